@@ -1,0 +1,248 @@
+//! The tables as hash maps, and builders, for tests.
+
+use std::boxed::Box;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::net::Ipv4Addr;
+use std::vec::Vec;
+
+use crate::addr::{Addr, Port, TCP};
+use crate::backend::{BackendEntry, BackendId, BackendState, EndpointEntry, EndpointKey};
+use crate::flow::{FlowEntry, FlowKey};
+use crate::service::{AllowKey, Balance, FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceState};
+use crate::slot::SlotTable;
+use crate::steer::Segment;
+use crate::tables::{Table, Tables};
+use crate::tcp::TcpFlags;
+
+/// Everything the kernel holds, in memory.
+#[derive(Default)]
+pub(crate) struct World {
+    pub frontends: BTreeMap<FrontendKey, FrontendEntry>,
+    pub services: BTreeMap<ServiceId, ServiceEntry>,
+    pub service_states: RefCell<BTreeMap<ServiceId, ServiceState>>,
+    pub allowed: Vec<AllowKey>,
+    pub slots: BTreeMap<ServiceId, Box<SlotTable>>,
+    pub backends: BTreeMap<BackendId, BackendEntry>,
+    pub states: BTreeMap<BackendId, BackendState>,
+    pub flows: RefCell<BTreeMap<FlowKey, FlowEntry>>,
+    pub pending: RefCell<BTreeMap<FlowKey, FlowEntry>>,
+    pub live: RefCell<BTreeMap<BackendId, i64>>,
+    pub steered: RefCell<BTreeMap<BackendId, u64>>,
+}
+
+/// The service of most tests.
+pub(crate) const WEB: ServiceId = ServiceId(1);
+/// Its frontend, `10.0.0.1:9000`, and a second address of the same host.
+pub(crate) const HOST: &str = "10.0.0.1";
+pub(crate) const HOST2: &str = "10.0.0.9";
+pub(crate) const CLIENT: &str = "192.0.2.7";
+
+pub(crate) fn addr(ip: &str) -> Addr {
+    ip.parse::<Ipv4Addr>().unwrap().into()
+}
+
+/// The address of backend `id`: `172.17.0.<id>`.
+pub(crate) fn backend_addr(id: u16) -> Addr {
+    Ipv4Addr::new(172, 17, 0, id as u8).into()
+}
+
+impl World {
+    /// Service `web` on two addresses of the host, port 9000 to 5000, with these backends, all ready.
+    pub(crate) fn with_backends(ids: &[u16]) -> Self {
+        let mut world = Self::default();
+        for host in [HOST, HOST2] {
+            let key = FrontendKey::new(addr(host), Port::new(9000), TCP);
+            world.frontends.insert(key, FrontendEntry { service: WEB, port_index: 0, flags: 0 });
+        }
+        world.services.insert(WEB, ServiceEntry::default());
+        for &id in ids {
+            let mut entry = BackendEntry {
+                addr: backend_addr(id),
+                generation: 1,
+                ifindex: 100 + u32::from(id),
+                service: WEB,
+                weight: 1,
+                ..BackendEntry::default()
+            };
+            entry.targets[0] = Port::new(5000);
+            world.backends.insert(BackendId(id), entry);
+            world.states.insert(BackendId(id), BackendState::Ready);
+        }
+        world.deal(ids);
+        world
+    }
+
+    /// Sets the slot table, one slot per id.
+    pub(crate) fn deal(&mut self, ids: &[u16]) {
+        let mut table = Box::new(SlotTable::EMPTY);
+        for (i, &id) in ids.iter().enumerate() {
+            table.slots[i] = BackendId(id);
+            table.members[i] = BackendId(id);
+        }
+        table.len = ids.len() as u32;
+        table.members_len = ids.len() as u32;
+        self.slots.insert(WEB, table);
+    }
+
+    pub(crate) fn balance(&mut self, balance: Balance) {
+        self.services.get_mut(&WEB).unwrap().balance = balance as u8;
+    }
+
+    pub(crate) fn set(&mut self, id: u16, state: BackendState) {
+        self.states.insert(BackendId(id), state);
+    }
+
+    /// The id gets a new tenant: same number, next generation.
+    pub(crate) fn replace(&mut self, id: u16) {
+        self.backends.get_mut(&BackendId(id)).unwrap().generation += 1;
+        self.live.borrow_mut().remove(&BackendId(id));
+    }
+
+    pub(crate) fn remove(&mut self, id: u16) {
+        self.backends.remove(&BackendId(id));
+        self.states.remove(&BackendId(id));
+    }
+
+    pub(crate) fn live_of(&self, id: u16) -> i64 {
+        self.live.borrow().get(&BackendId(id)).copied().unwrap_or(0)
+    }
+
+    fn state(&self, id: ServiceId) -> ServiceState {
+        self.service_states.borrow().get(&id).copied().unwrap_or_default()
+    }
+
+    fn table(&self, table: Table) -> &RefCell<BTreeMap<FlowKey, FlowEntry>> {
+        match table {
+            Table::Flows => &self.flows,
+            Table::Pending => &self.pending,
+        }
+    }
+}
+
+/// A flow entry as it was when it was looked up, and where it lies.
+pub(crate) struct Looked<'a> {
+    table: &'a RefCell<BTreeMap<FlowKey, FlowEntry>>,
+    key: FlowKey,
+    entry: FlowEntry,
+}
+
+impl Deref for Looked<'_> {
+    type Target = FlowEntry;
+    fn deref(&self) -> &FlowEntry {
+        &self.entry
+    }
+}
+
+impl Tables for World {
+    type Flow<'a> = Looked<'a>;
+
+    fn frontend(&self, key: &FrontendKey) -> Option<FrontendEntry> {
+        self.frontends.get(key).copied()
+    }
+    fn service(&self, id: ServiceId) -> Option<&ServiceEntry> {
+        self.services.get(&id)
+    }
+    fn is_allowed(&self, key: &AllowKey) -> bool {
+        self.allowed.contains(key)
+    }
+    fn slots(&self, id: ServiceId) -> Option<&SlotTable> {
+        self.slots.get(&id).map(|table| &**table)
+    }
+    fn backend(&self, id: BackendId) -> Option<&BackendEntry> {
+        self.backends.get(&id)
+    }
+    fn backend_state(&self, id: BackendId) -> BackendState {
+        self.states.get(&id).copied().unwrap_or_default()
+    }
+    fn live(&self, id: BackendId) -> u64 {
+        self.live.borrow().get(&id).map_or(0, |&live| live as u64)
+    }
+    fn endpoint(&self, key: &EndpointKey) -> Option<EndpointEntry> {
+        let (&id, backend) = self.backends.iter().find(|(_, b)| b.addr == key.addr && b.ifindex == key.ifindex)?;
+        let ports = (0..8).filter(|&i| backend.targets[i] == key.port && key.port != Port::NONE);
+        let ports = ports.fold(0, |bits, i| bits | 1 << i);
+        (ports != 0).then_some(EndpointEntry {
+            generation: backend.generation,
+            backend: id,
+            service: backend.service,
+            ports,
+            pad: [0; 3],
+        })
+    }
+    fn turn(&self, id: ServiceId) -> u32 {
+        let mut states = self.service_states.borrow_mut();
+        let state = states.entry(id).or_default();
+        state.cursor += 1;
+        (state.cursor - 1) as u32
+    }
+    fn extra_lanes(&self, id: ServiceId) -> u32 {
+        self.state(id).extra_lanes
+    }
+    fn raise_extra_lanes(&self, id: ServiceId, lanes: u32) {
+        self.service_states.borrow_mut().entry(id).or_default().extra_lanes = lanes;
+    }
+    fn none_since(&self, id: ServiceId) -> u64 {
+        self.state(id).none_since
+    }
+    fn set_none_since(&self, id: ServiceId, since: u64) {
+        self.service_states.borrow_mut().entry(id).or_default().none_since = since;
+    }
+    fn flow(&self, table: Table, key: &FlowKey) -> Option<Looked<'_>> {
+        let table = self.table(table);
+        let entry = table.borrow().get(key).copied()?;
+        Some(Looked { table, key: *key, entry })
+    }
+    fn put_flow(&self, table: Table, key: &FlowKey, entry: &FlowEntry) -> bool {
+        self.table(table).borrow_mut().insert(*key, *entry);
+        true
+    }
+    fn mark_flow(&self, flow: &Looked<'_>, marks: u64, secs: u32, uplink: u32) -> u64 {
+        let mut flows = flow.table.borrow_mut();
+        // As in the kernel, where an entry that was removed in between is still there to be written to.
+        let Some(entry) = flows.get_mut(&flow.key) else { return flow.entry.marks | marks };
+        entry.marks |= marks;
+        entry.last_seen = secs;
+        entry.uplink = uplink;
+        entry.marks
+    }
+    fn remove_flow(&self, table: Table, key: &FlowKey) -> bool {
+        self.table(table).borrow_mut().remove(key).is_some()
+    }
+    fn count_steered(&self, id: BackendId) {
+        *self.steered.borrow_mut().entry(id).or_default() += 1;
+    }
+    fn count_established(&self, id: BackendId) {
+        *self.live.borrow_mut().entry(id).or_default() += 1;
+    }
+    fn count_ended(&self, id: BackendId) {
+        *self.live.borrow_mut().entry(id).or_default() -= 1;
+    }
+}
+
+/// A packet from the client to the service.
+pub(crate) fn from_client(port: u16, flags: TcpFlags, seq: u32) -> Segment {
+    Segment {
+        src: addr(CLIENT),
+        dst: addr(HOST),
+        src_port: Port::new(port),
+        dst_port: Port::new(9000),
+        seq,
+        proto: TCP,
+        flags,
+    }
+}
+
+/// A packet of backend `id` to the client.
+pub(crate) fn from_backend(id: u16, port: u16, flags: TcpFlags) -> Segment {
+    Segment {
+        src: backend_addr(id),
+        dst: addr(CLIENT),
+        src_port: Port::new(5000),
+        dst_port: Port::new(port),
+        seq: 0,
+        proto: TCP,
+        flags,
+    }
+}

@@ -1,0 +1,115 @@
+//! Every bound of the data plane in one place. At each limit the behaviour is defined: see the item.
+
+/// Version of the map layout. Part of the pin path, so an agent never adopts maps it would misread.
+pub const ABI: u32 = 1;
+
+/// Services, counted by name. One more is an error that names the service; the others go on. Id 0 is never valid.
+pub const MAX_SERVICES: u32 = 256;
+
+/// Ports one service may publish. One more is an error that names the label.
+pub const MAX_PORTS: usize = 8;
+
+/// Frontends: services × ports × addresses of the host. When full, the frontend is an error that names it.
+pub const MAX_FRONTENDS: u32 = 16_384;
+
+/// Backends over all services. One more is an error that names the container. Id 0 is never valid.
+pub const MAX_BACKENDS: u32 = 4_096;
+
+/// Backends of one service. One more is an error that names the container.
+pub const MAX_MEMBERS: usize = 256;
+
+/// Positions of a slot table: the resolution of weights. A service's weights are scaled to fit.
+pub const MAX_SLOTS: usize = 4_096;
+
+/// Established flows. When the table is full the least recently used entry makes room (counted by user space: inserts minus
+/// removals exceed what the table holds).
+pub const MAX_FLOWS: u32 = 262_144;
+
+/// Flows that open or close. A SYN flood can only thrash this table, never [`MAX_FLOWS`].
+pub const MAX_PENDING: u32 = 65_536;
+
+/// Connections of this host's own sockets, steered at `connect`.
+pub const MAX_LOCAL_FLOWS: u32 = 65_536;
+
+/// Prefixes over all allow lists. One more is an error that names the service, which then admits nobody new.
+pub const MAX_ALLOW: u32 = 4_096;
+
+/// Slots tried for one new flow before the members of the service are looked through.
+pub const MAX_CANDIDATES: u32 = 4;
+
+/// Members looked through, from a rotating start, when no slot gave a ready backend.
+pub const MAX_SCAN: u32 = 64;
+
+/// Flows of one client address and port to different frontends of one service, at the same time.
+/// One more is refused and counted as [`crate::verdict::Counter::DropLanes`].
+pub const LANES: u8 = 4;
+
+/// Weights are `0..=256`, as in HAProxy.
+pub const MAX_WEIGHT: u16 = 256;
+
+/// Seconds an unanswered SYN is remembered: Linux gives up after 127 s, but its sixth retry is 63 s after the first.
+pub const PENDING_SECS: u32 = 64;
+
+/// Seconds a closed flow is remembered for its last packets: twice Linux's TIME_WAIT.
+pub const CLOSING_SECS: u32 = 120;
+
+/// Seconds an established flow may be idle: Linux's keepalive (7200 s, then 9 probes 75 s apart) and some more.
+pub const ESTABLISHED_SECS: u32 = 9_000;
+
+/// Seconds a half-closed flow may be idle.
+pub const HALF_CLOSED_SECS: u32 = 1_800;
+
+/// Names of the maps: of the statics in `steer-ebpf/src/maps.rs` and of their pins.
+pub mod names {
+    /// `FrontendKey` → `FrontendEntry`.
+    pub const FRONTENDS: &str = "FRONTENDS";
+    /// Longest-prefix map of `AllowKey` → `u32`.
+    pub const ALLOW: &str = "ALLOW";
+    /// `ServiceId` → `ServiceEntry`.
+    pub const SERVICES: &str = "SERVICES";
+    /// `ServiceId` → `ServiceState`.
+    pub const SERVICE_STATES: &str = "SERVICE_STATES";
+    /// `ServiceId` → `ServiceInfo`.
+    pub const SERVICE_INFO: &str = "SERVICE_INFO";
+    /// `ServiceId` → array of one `SlotTable`.
+    pub const SLOTS: &str = "SLOTS";
+    /// `BackendId` → `BackendEntry`.
+    pub const BACKENDS: &str = "BACKENDS";
+    /// `BackendId` → `BackendState` as `u32`.
+    pub const BACKEND_STATES: &str = "BACKEND_STATES";
+    /// `BackendId` → live flows, `u64`.
+    pub const BACKEND_LIVE: &str = "BACKEND_LIVE";
+    /// `BackendId` → `BackendStats` per CPU.
+    pub const BACKEND_STATS: &str = "BACKEND_STATS";
+    /// `BackendId` → `BackendInfo`.
+    pub const BACKEND_INFO: &str = "BACKEND_INFO";
+    /// `EndpointKey` → `EndpointEntry`.
+    pub const ENDPOINTS: &str = "ENDPOINTS";
+    /// `FlowKey` → `FlowEntry`, established.
+    pub const FLOWS: &str = "FLOWS";
+    /// `FlowKey` → `FlowEntry`, opening or closing.
+    pub const PENDING: &str = "PENDING";
+    /// Socket cookie, `u64` → `LocalFlow`.
+    pub const LOCAL_FLOWS: &str = "LOCAL_FLOWS";
+    /// `Counter` → `u64` per CPU.
+    pub const COUNTERS: &str = "COUNTERS";
+    /// Every map that is pinned.
+    pub const ALL: [&str; 16] = [
+        FRONTENDS,
+        ALLOW,
+        SERVICES,
+        SERVICE_STATES,
+        SERVICE_INFO,
+        SLOTS,
+        BACKENDS,
+        BACKEND_STATES,
+        BACKEND_LIVE,
+        BACKEND_STATS,
+        BACKEND_INFO,
+        ENDPOINTS,
+        FLOWS,
+        PENDING,
+        LOCAL_FLOWS,
+        COUNTERS,
+    ];
+}

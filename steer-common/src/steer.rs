@@ -1,0 +1,380 @@
+//! Client to backend: pass, steer or follow.
+//!
+//! | packet | flow entry | backend of the entry | verdict |
+//! |---|---|---|---|
+//! | not for a frontend | – | – | pass |
+//! | SYN | none, expired, closed or reset | – | steer |
+//! | SYN, same sequence number | opening | ready, or it has answered | the same backend |
+//! | SYN, same sequence number | opening, no answer yet | no longer ready | steer again |
+//! | SYN, another sequence number | opening or half-closed | any | steer anew, the entry is replaced |
+//! | SYN | established | there | follow: the backend answers with a challenge ACK (RFC 5961, 4), so nobody can break a connection by a forged SYN |
+//! | SYN | any | gone | steer anew |
+//! | other | none | – | pass, counted |
+//! | other | present | there, draining or not | follow |
+//! | other | present | gone | pass to the host, which resets it, counted |
+
+use crate::addr::{Addr, Port};
+use crate::backend::{BackendId, BackendState};
+use crate::flow::{FlowEntry, FlowKey};
+use crate::limits::LANES;
+use crate::pick::{Request, Taken, pick};
+use crate::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceId};
+use crate::tables::{Table, Tables};
+use crate::tcp::{Direction, TcpFlags, TcpState};
+use crate::verdict::{Counter, Forward, Verdict};
+
+/// What a decision needs to know of a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Segment {
+    pub src: Addr,
+    pub dst: Addr,
+    pub src_port: Port,
+    pub dst_port: Port,
+    /// TCP sequence number as on the wire.
+    pub seq: u32,
+    /// IANA protocol number.
+    pub proto: u8,
+    pub flags: TcpFlags,
+}
+
+/// A moment, in nanoseconds since boot.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Nanos(pub u64);
+
+impl Nanos {
+    /// Whole seconds since boot: the resolution of [`FlowEntry::last_seen`].
+    #[inline(always)]
+    pub const fn secs(self) -> u32 {
+        (self.0 / 1_000_000_000) as u32
+    }
+}
+
+/// Decides about a packet that came in on `uplink` at `now`, and writes down what was decided.
+#[inline(always)]
+pub fn steer<T: Tables>(tables: &T, segment: &Segment, uplink: u32, now: Nanos) -> Verdict {
+    let frontend_key = FrontendKey::new(segment.dst, segment.dst_port, segment.proto);
+    let Some(frontend) = tables.frontend(&frontend_key) else {
+        return Verdict::Pass(Counter::PassNotFrontend);
+    };
+    if frontend.flags & FrontendEntry::LOOPBACK != 0 {
+        return Verdict::Pass(Counter::PassNotFrontend);
+    }
+    let mut key = FlowKey {
+        client: segment.src,
+        client_port: segment.src_port,
+        service: frontend.service,
+        proto: segment.proto,
+        lane: 0,
+        pad: 0,
+    };
+    let extra_lanes = tables.extra_lanes(frontend.service);
+    let found = find(tables, &mut key, segment, extra_lanes);
+    if !segment.flags.opens() {
+        return match found {
+            Some((table, flow)) => follow(tables, segment, &key, table, &flow, uplink, now),
+            None => Verdict::Pass(Counter::PassNoFlow),
+        };
+    }
+    let mut reason = Counter::SteerNew;
+    if let Some((_, flow)) = &found {
+        let same_syn = flow.isn == segment.seq;
+        if let Some(verdict) = again(tables, same_syn, flow, &frontend, uplink, now) {
+            return verdict;
+        }
+        reason = if same_syn && flow.tcp().is_opening() { Counter::SteerAgain } else { Counter::SteerReuse };
+    }
+    let mut new = NewFlow {
+        frontend,
+        uplink,
+        now,
+        reason,
+        taken: Taken::NONE,
+        has_lane: true,
+        verdict: Verdict::Pass(Counter::PassNoBackend),
+    };
+    if extra_lanes != 0 || found.is_none() {
+        new.find_lane(tables, &mut key, segment, extra_lanes, found.is_some());
+    }
+    open(tables, segment, &key, &mut new);
+    new.verdict
+}
+
+/// The flow of a packet from a client; `key` is left at its lane. Nearly always the first lane has it or there is none.
+#[inline(always)]
+fn find<'t, T: Tables>(
+    tables: &'t T,
+    key: &mut FlowKey,
+    segment: &Segment,
+    extra_lanes: u32,
+) -> Option<(Table, T::Flow<'t>)> {
+    for lane in 0..LANES {
+        if u32::from(lane) > extra_lanes {
+            break;
+        }
+        key.lane = lane;
+        if let Some((table, flow)) = lookup(tables, key)
+            && flow.is_for(segment.dst, segment.dst_port)
+        {
+            return Some((table, flow));
+        }
+    }
+    key.lane = 0;
+    None
+}
+
+/// The flow at a key, from either table.
+#[inline(always)]
+pub(crate) fn lookup<'t, T: Tables>(tables: &'t T, key: &FlowKey) -> Option<(Table, T::Flow<'t>)> {
+    match tables.flow(Table::Flows, key) {
+        Some(flow) => Some((Table::Flows, flow)),
+        None => Some((Table::Pending, tables.flow(Table::Pending, key)?)),
+    }
+}
+
+/// A SYN of a flow that is known: the same backend, or `None` for a new one.
+#[inline(always)]
+fn again<T: Tables>(
+    tables: &T,
+    same_syn: bool,
+    flow: &T::Flow<'_>,
+    frontend: &FrontendEntry,
+    uplink: u32,
+    now: Nanos,
+) -> Option<Verdict> {
+    let target = live_target(tables, flow, frontend.service)?;
+    let keep = match flow.tcp() {
+        TcpState::SynSent => same_syn && tables.backend_state(flow.backend) == BackendState::Ready,
+        // Its SYN-ACK is on the way: moving now would let the client acknowledge one backend to another.
+        TcpState::SynReceived | TcpState::FinForward | TcpState::FinReverse => same_syn,
+        TcpState::Established => true,
+        TcpState::Closed | TcpState::Reset => false,
+    };
+    if !keep || flow.is_expired(now.secs()) {
+        return None;
+    }
+    tables.mark_flow(flow, 0, now.secs(), uplink);
+    Some(Verdict::Forward(Forward { backend: flow.backend, target, reason: Counter::SteerRetransmit }))
+}
+
+/// The container port of a flow's backend, if that backend is still the one the flow began on.
+#[inline(always)]
+fn live_target<T: Tables>(tables: &T, flow: &FlowEntry, service: ServiceId) -> Option<Port> {
+    let backend = tables.backend(flow.backend)?;
+    if backend.generation != flow.generation || backend.service != service {
+        return None;
+    }
+    backend.target(flow.port_index as u8)
+}
+
+/// A flow about to begin.
+struct NewFlow {
+    frontend: FrontendEntry,
+    uplink: u32,
+    now: Nanos,
+    /// Why it is steered, if it is.
+    reason: Counter,
+    taken: Taken,
+    /// Whether it has a lane to itself.
+    has_lane: bool,
+    verdict: Verdict,
+}
+
+impl NewFlow {
+    /// Looks through the lanes for one that is free (unless the flow stands in one already) and for the endpoints that the
+    /// client's other flows use.
+    #[inline(always)]
+    fn find_lane<T: Tables>(
+        &mut self,
+        tables: &T,
+        key: &mut FlowKey,
+        segment: &Segment,
+        extra_lanes: u32,
+        has_lane: bool,
+    ) {
+        let own = key.lane;
+        let mut free = if has_lane { Some(own) } else { None };
+        for lane in 0..LANES {
+            if u32::from(lane) > extra_lanes {
+                break;
+            }
+            key.lane = lane;
+            match lookup(tables, key) {
+                Some((_, flow)) if flow.is_for(segment.dst, segment.dst_port) => {}
+                Some((_, flow)) if !flow.is_over(self.now.secs()) => {
+                    if let Some(target) = tables.backend(flow.backend).and_then(|b| b.target(flow.port_index as u8)) {
+                        self.taken.add(flow.backend, target);
+                    }
+                }
+                // Nothing, or what is left of a flow that has ended: a new flow may stand here.
+                _ => {
+                    if free.is_none() {
+                        free = Some(lane);
+                    }
+                }
+            }
+        }
+        // All lanes in use so far are taken: open one more, if there is one.
+        let next = extra_lanes + 1;
+        if free.is_none() && next < u32::from(LANES) {
+            free = Some(next as u8);
+        }
+        self.has_lane = free.is_some();
+        key.lane = free.unwrap_or(0);
+    }
+}
+
+/// Gives a new flow to a backend. Once per connection, and a function of its own: its variables would not fit on the stack
+/// beside those of the packets that follow.
+#[inline(never)]
+fn open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, new: &mut NewFlow) {
+    let NewFlow { frontend, uplink, now, reason, ref taken, has_lane, ref mut verdict } = *new;
+    if !has_lane {
+        *verdict = Verdict::Drop(Counter::DropLanes);
+        return;
+    }
+    if frontend.flags & FrontendEntry::CLOSED != 0 {
+        *verdict = Verdict::Pass(Counter::PassClosed);
+        return;
+    }
+    let Some(service) = tables.service(frontend.service) else {
+        *verdict = Verdict::Pass(Counter::PassNotFrontend);
+        return;
+    };
+    if service.flags & ServiceEntry::ALLOW_LIST != 0
+        && !tables.is_allowed(&AllowKey::new(frontend.service, segment.src))
+    {
+        *verdict = Verdict::Drop(Counter::DropNotAllowed);
+        return;
+    }
+    let request = Request {
+        service: frontend.service,
+        port_index: frontend.port_index,
+        client: segment.src,
+        client_port: segment.src_port,
+        frontend_port: segment.dst_port,
+        taken: *taken,
+    };
+    let picked = pick(tables, &request).and_then(|id| tables.backend(id).map(|backend| (id, backend)));
+    let Some((id, backend)) = picked else {
+        *verdict = on_none(tables, frontend.service, service, now);
+        return;
+    };
+    let Some(target) = backend.target(frontend.port_index) else { return };
+    if tables.none_since(frontend.service) != 0 {
+        tables.set_none_since(frontend.service, 0);
+    }
+    let entry = FlowEntry {
+        frontend: segment.dst,
+        frontend_port: segment.dst_port,
+        backend: id,
+        generation: backend.generation,
+        isn: segment.seq,
+        uplink,
+        last_seen: now.secs(),
+        port_index: frontend.port_index.into(),
+        marks: TcpState::SynSent.marks(),
+    };
+    if !tables.put_flow(Table::Pending, key, &entry) {
+        *verdict = Verdict::Drop(Counter::DropTableFull);
+        return;
+    }
+    // What stood here before (a client port used again, or a flow that nobody ended) is over.
+    if let Some(old) = tables.flow(Table::Flows, key) {
+        remove(tables, Table::Flows, key, old.backend, old.generation);
+    }
+    if u32::from(key.lane) > tables.extra_lanes(frontend.service) {
+        tables.raise_extra_lanes(frontend.service, key.lane.into());
+    }
+    tables.count_steered(id);
+    *verdict = Verdict::Forward(Forward { backend: id, target, reason });
+}
+
+/// No backend: the client waits (its SYN is dropped, it will send another), but not for longer than the service says.
+#[inline(always)]
+fn on_none<T: Tables>(tables: &T, id: ServiceId, service: &ServiceEntry, now: Nanos) -> Verdict {
+    let since = tables.none_since(id);
+    if since == 0 {
+        tables.set_none_since(id, now.0);
+    }
+    let waited = if since == 0 { 0 } else { now.0.saturating_sub(since) };
+    if waited < service.hold_ns {
+        Verdict::Drop(Counter::DropHold)
+    } else {
+        Verdict::Pass(Counter::PassNoBackend)
+    }
+}
+
+/// A packet of a known flow goes where the flow began.
+#[inline(always)]
+fn follow<T: Tables>(
+    tables: &T,
+    segment: &Segment,
+    key: &FlowKey,
+    table: Table,
+    flow: &T::Flow<'_>,
+    uplink: u32,
+    now: Nanos,
+) -> Verdict {
+    let Some(target) = live_target(tables, flow, key.service) else {
+        remove(tables, table, key, flow.backend, flow.generation);
+        return Verdict::Pass(Counter::PassGone);
+    };
+    let backend = flow.backend;
+    let state = flow.tcp().advance(Direction::Forward, segment.flags);
+    touch(tables, key, table, flow, state, uplink, now);
+    Verdict::Forward(Forward { backend, target, reason: Counter::Follow })
+}
+
+/// Writes down what a packet changed: nothing for nearly all packets, so that a lookup is all they cost.
+#[inline(always)]
+pub(crate) fn touch<T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    table: Table,
+    flow: &T::Flow<'_>,
+    state: TcpState,
+    uplink: u32,
+    now: Nanos,
+) {
+    let secs = now.secs();
+    let marks = flow.marks | state.marks();
+    if marks == flow.marks && secs == flow.last_seen && uplink == flow.uplink {
+        return;
+    }
+    let marks = tables.mark_flow(flow, state.marks(), secs, uplink);
+    let home = if TcpState::from_marks(marks).is_live() { Table::Flows } else { Table::Pending };
+    if home != table {
+        relocate(tables, key, flow, home);
+    }
+}
+
+/// Moves an entry: into `FLOWS` when the handshake completes, out of it when the connection has ended and what may still come
+/// (the last acknowledgement, retransmissions) is a pending matter. Of several CPUs that see it, the one that removes the old
+/// entry counts. If the new table takes nothing, the entry stays where it is.
+#[inline(never)]
+fn relocate<T: Tables>(tables: &T, key: &FlowKey, flow: &T::Flow<'_>, home: Table) {
+    let entry: FlowEntry = **flow;
+    if !tables.put_flow(home, key, &entry) {
+        return;
+    }
+    match home {
+        Table::Flows => {
+            if tables.remove_flow(Table::Pending, key) {
+                tables.count_established(entry.backend);
+            }
+        }
+        Table::Pending => remove(tables, Table::Flows, key, entry.backend, entry.generation),
+    }
+}
+
+/// Removes an entry, and takes it off the count of its backend if it was live there.
+#[inline(always)]
+fn remove<T: Tables>(tables: &T, table: Table, key: &FlowKey, backend: BackendId, generation: u32) {
+    if tables.remove_flow(table, key) && table == Table::Flows {
+        // The id may have a new tenant, whose count this flow was never part of.
+        if tables.backend(backend).is_some_and(|backend| backend.generation == generation) {
+            tables.count_ended(backend);
+        }
+    }
+}
+

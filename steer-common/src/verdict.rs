@@ -1,0 +1,127 @@
+//! What comes out of a decision, and the counter of each reason.
+
+use crate::addr::{Addr, Port};
+use crate::backend::BackendId;
+
+/// What to do with a packet from a client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "a verdict that is not carried out loses the packet's fate"]
+pub enum Verdict {
+    /// Leave it to the kernel, untouched.
+    Pass(Counter),
+    /// Send it to that backend's container port.
+    Forward(Forward),
+    /// Drop it.
+    Drop(Counter),
+}
+
+/// Where a packet from a client goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Forward {
+    pub backend: BackendId,
+    /// The container's port.
+    pub target: Port,
+    /// Why: one of the `Steer…` counters, or [`Counter::Follow`].
+    pub reason: Counter,
+}
+
+/// Where a reply goes, and whom it must come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reply {
+    /// Source the client expects.
+    pub frontend: Addr,
+    pub frontend_port: Port,
+    /// Interface the client's packets come in on.
+    pub uplink: u32,
+}
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident = $label:literal),+ $(,)?) => {
+        /// Index into the per-CPU array `COUNTERS`: every pass, steer, follow and drop has its reason.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+        #[repr(u32)]
+        pub enum Counter {
+            $($(#[doc = $doc])+ $name),+
+        }
+
+        impl Counter {
+            /// Every counter, in index order.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// The word used in output and as metric label.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => $label),+
+                }
+            }
+
+            /// What it counts, for help texts.
+            pub const fn help(self) -> &'static str {
+                match self {
+                    $(Self::$name => concat!($($doc),+)),+
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Passed: not for a frontend.
+    PassNotFrontend = "pass_not_frontend",
+    /// Passed: for a frontend, but no flow of ours (open before steer attached, or long over).
+    PassNoFlow = "pass_no_flow",
+    /// Passed: a new flow while steer is being detached.
+    PassClosed = "pass_closed",
+    /// Passed to the host, which refuses it: a new flow, no backend, and the time to hold is over.
+    PassNoBackend = "pass_no_backend",
+    /// Passed to the host, which resets it: the backend of the flow is gone.
+    PassGone = "pass_gone",
+    /// Passed: an IP fragment or a header with IP options, for a frontend's address.
+    PassUnparsed = "pass_unparsed",
+    /// Passed by XDP: the backend is reached through tc (its veth takes no frames from XDP yet).
+    PassToTc = "pass_to_tc",
+    /// Steered: a new flow.
+    SteerNew = "steer_new",
+    /// Steered: a SYN again, to the same backend.
+    SteerRetransmit = "steer_retransmit",
+    /// Steered: a SYN again, to another backend since the first is no longer ready.
+    SteerAgain = "steer_again",
+    /// Steered: a client port used again for a new connection.
+    SteerReuse = "steer_reuse",
+    /// Followed: a packet of a known flow.
+    Follow = "follow",
+    /// Sent back: a reply of a backend.
+    Reply = "reply",
+    /// Delivered: an ICMP error about a flow.
+    FollowIcmp = "follow_icmp",
+    /// Dropped: a new flow, no backend is ready, the client will try again.
+    DropHold = "drop_hold",
+    /// Dropped: the client is not on the service's allow list.
+    DropNotAllowed = "drop_not_allowed",
+    /// Dropped: the client uses one port for more frontends of the service than there are lanes.
+    DropLanes = "drop_lanes",
+    /// Dropped: the flow table took no entry.
+    DropTableFull = "drop_table_full",
+    /// Dropped: the packet could not be rewritten.
+    DropRewrite = "drop_rewrite",
+    /// Connections of this host's own sockets, steered at connect.
+    SteerLocal = "steer_local",
+    /// Connections of this host's own sockets left alone: no backend was ready.
+    PassLocalNoBackend = "pass_local_no_backend",
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn counters_are_numbered_in_order_and_named_apart() {
+        let mut names = HashSet::new();
+        for (index, counter) in Counter::ALL.iter().enumerate() {
+            assert_eq!(*counter as usize, index);
+            assert!(names.insert(counter.name()), "{} twice", counter.name());
+        }
+    }
+}

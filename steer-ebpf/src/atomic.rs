@@ -1,0 +1,27 @@
+//! Atomic additions to map values.
+//!
+//! The instruction set has them since version 3 (kernel 5.12), but core's atomic types lack their methods on this target:
+//! it declares no compare-and-swap, which is all-or-nothing there. The intrinsics behind the methods do compile, for double
+//! words (narrower ones need 32-bit registers, which this target does not use).
+
+use core::intrinsics::{AtomicOrdering, atomic_or, atomic_xadd};
+
+/// Adds (wrapping, so a "negative" number subtracts) and returns the value before.
+///
+/// # Safety
+/// `value` points into a map value, aligned to eight bytes, and is only changed atomically.
+#[inline(always)]
+pub(crate) unsafe fn add(value: *mut u64, operand: u64) -> u64 {
+    // SAFETY: by contract.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(value, operand) }
+}
+
+/// Sets bits and returns the value before.
+///
+/// # Safety
+/// As for [`add`].
+#[inline(always)]
+pub(crate) unsafe fn or(value: *mut u64, operand: u64) -> u64 {
+    // SAFETY: by contract.
+    unsafe { atomic_or::<u64, u64, { AtomicOrdering::Relaxed }>(value, operand) }
+}

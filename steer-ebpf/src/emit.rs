@@ -1,0 +1,193 @@
+//! From a packet to a verdict, and from the verdict to the kernel's action: count, rewrite, redirect.
+//!
+//! `None` always means: leave the packet alone, untouched.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_SHOT,
+    bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1, xdp_action, xdp_md,
+};
+use aya_ebpf::helpers::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
+use aya_ebpf::programs::{TcContext, XdpContext};
+use steer_common::addr::{Addr, TCP};
+use steer_common::backend::BackendEntry;
+use steer_common::reverse::reverse;
+use steer_common::steer::{Nanos, Segment, steer};
+use steer_common::tables::Tables as _;
+use steer_common::verdict::{Counter, Reply, Verdict};
+
+use crate::maps::{Maps, count};
+use crate::packet::{Frame, Parsed, tc_frame};
+use crate::rewrite;
+
+const AF_INET: u8 = 2;
+
+#[inline(always)]
+pub(crate) fn now() -> Nanos {
+    // SAFETY: a helper without arguments. Coarse: it costs a few nanoseconds, and a tick is finer than any timeout here.
+    Nanos(unsafe { bpf_ktime_get_coarse_ns() })
+}
+
+/// The TCP segment in a frame, if steer can have anything to do with it.
+#[inline(always)]
+fn segment(frame: Frame) -> Option<Segment> {
+    match frame.parse() {
+        Parsed::Tcp(segment) => Some(segment),
+        Parsed::Unparsed => {
+            count(Counter::PassUnparsed);
+            None
+        }
+        Parsed::Other => None,
+    }
+}
+
+#[inline(always)]
+pub(crate) fn uplink_xdp(ctx: &XdpContext) -> Option<u32> {
+    let frame = Frame::of_xdp(ctx)?;
+    let segment = segment(frame)?;
+    // SAFETY: the context pointer is valid for the life of the program.
+    let uplink = unsafe { (*ctx.as_ptr().cast::<xdp_md>()).ingress_ifindex };
+    let forward = match steer(&Maps, &segment, uplink, now()) {
+        Verdict::Forward(forward) => forward,
+        Verdict::Pass(reason) => {
+            count(reason);
+            return None;
+        }
+        Verdict::Drop(reason) => {
+            count(reason);
+            return Some(xdp_action::XDP_DROP);
+        }
+    };
+    let backend = Maps.backend(forward.backend)?;
+    if backend.flags & BackendEntry::XDP == 0 {
+        // The decision stands in the flow table, and the packet is untouched: tc takes it from here.
+        count(Counter::PassToTc);
+        return None;
+    }
+    count(forward.reason);
+    rewrite::dnat_xdp(frame, backend.addr, forward.target, backend.mac);
+    // SAFETY: a helper call with plain arguments.
+    Some(unsafe { bpf_redirect(backend.ifindex, 0) } as u32)
+}
+
+#[inline(always)]
+pub(crate) fn uplink_tc(ctx: &TcContext) -> Option<i32> {
+    let frame = tc_frame(ctx)?;
+    let segment = segment(frame)?;
+    let forward = match steer(&Maps, &segment, ingress(ctx), now()) {
+        Verdict::Forward(forward) => forward,
+        Verdict::Pass(reason) => {
+            count(reason);
+            return None;
+        }
+        Verdict::Drop(reason) => {
+            count(reason);
+            return Some(TC_ACT_SHOT);
+        }
+    };
+    let backend = Maps.backend(forward.backend)?;
+    if rewrite::dnat_tc(ctx, frame, backend.addr, forward.target, backend.mac).is_none() {
+        count(Counter::DropRewrite);
+        return Some(TC_ACT_SHOT);
+    }
+    count(forward.reason);
+    // Straight into the container's namespace: no second pass through the host's receive path.
+    // SAFETY: a helper call with plain arguments.
+    Some(unsafe { bpf_redirect_peer(backend.ifindex, 0) } as i32)
+}
+
+#[inline(always)]
+pub(crate) fn backend_tc(ctx: &TcContext) -> Option<i32> {
+    let frame = Frame::of_tc(ctx)?;
+    let Parsed::Tcp(segment) = frame.parse() else { return None };
+    let reply = reverse(&Maps, &segment, ingress(ctx), now())?;
+    // The route first: where the reply does not fit, it is passed on as it is, and the host's stack tells the container.
+    let route = route(ctx, frame, &segment, &reply)?;
+    if rewrite::reverse_tc(ctx, frame, reply.frontend, reply.frontend_port).is_none() {
+        count(Counter::DropRewrite);
+        return Some(TC_ACT_SHOT);
+    }
+    count(Counter::Reply);
+    Some(send(&route))
+}
+
+#[inline(always)]
+fn ingress(ctx: &TcContext) -> u32 {
+    // SAFETY: the context pointer is valid for the life of the program.
+    unsafe { (*ctx.as_ptr().cast::<__sk_buff>()).ifindex }
+}
+
+/// Where a reply leaves this host.
+struct Route {
+    ifindex: u32,
+    /// Next hop, or the client itself; unspecified: whoever the routing table names.
+    next_hop: Addr,
+}
+
+/// Filler for words that a helper wants initialised but does not look at. Not zero: a run of zeros becomes a call of `memset`,
+/// which the verifier does not take and nobody wants to wait for.
+const UNUSED: u32 = 1;
+
+/// `struct bpf_fib_lookup` of the kernel's UAPI, in words (see [`UNUSED`]).
+#[repr(C)]
+struct FibLookup {
+    family: u8,
+    l4_protocol: u8,
+    sport: u16,
+    dport: u16,
+    tot_len: u16,
+    ifindex: u32,
+    tos: u32,
+    src: [u32; 4],
+    dst: [u32; 4],
+    vlan: u32,
+    macs: [u32; 3],
+}
+
+const _: () = assert!(size_of::<FibLookup>() == size_of::<aya_ebpf::bindings::bpf_fib_lookup>());
+
+/// The host's own route to the client, as its policy rules and metrics have it. `None`: too large for it.
+#[inline(always)]
+fn route(ctx: &TcContext, frame: Frame, segment: &Segment, reply: &Reply) -> Option<Route> {
+    let mut params = FibLookup {
+        family: AF_INET,
+        l4_protocol: TCP,
+        sport: reply.frontend_port.0,
+        dport: segment.dst_port.0,
+        tot_len: 0,
+        ifindex: reply.uplink,
+        tos: frame.tos().into(),
+        src: [reply.frontend.v4_be(), UNUSED, UNUSED, UNUSED],
+        dst: [segment.dst.v4_be(), UNUSED, UNUSED, UNUSED],
+        vlan: UNUSED,
+        macs: [UNUSED; 3],
+    };
+    // SAFETY: the parameters are on the stack and their size is given.
+    let answer = unsafe {
+bpf_fib_lookup(ctx.as_ptr(), (&raw mut params).cast(), size_of::<FibLookup>() as i32, 0)
+    };
+    match answer as u32 {
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {
+            let next_hop = Addr::from_v4_be(params.dst[0]);
+            Some(Route { ifindex: params.ifindex, next_hop })
+        }
+        BPF_FIB_LKUP_RET_FRAG_NEEDED => None,
+        // Forwarding may be off on the uplink (a host without Docker): back where the client's packets come in.
+        _ => Some(Route { ifindex: reply.uplink, next_hop: Addr::UNSPECIFIED }),
+    }
+}
+
+/// Sends the rewritten reply: the kernel's neighbour table has or finds the MAC address.
+#[inline(always)]
+fn send(route: &Route) -> i32 {
+    if route.next_hop == Addr::UNSPECIFIED {
+        // SAFETY: no parameters: the helper looks the route up itself.
+        return unsafe { bpf_redirect_neigh(route.ifindex, core::ptr::null_mut(), 0, 0) } as i32;
+    }
+    let mut next_hop = bpf_redir_neigh {
+        nh_family: AF_INET.into(),
+        __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: [route.next_hop.v4_be(), UNUSED, UNUSED, UNUSED] },
+    };
+    // SAFETY: the parameters are on the stack and their size is given.
+    unsafe { bpf_redirect_neigh(route.ifindex, &raw mut next_hop, size_of::<bpf_redir_neigh>() as i32, 0) as i32 }
+}

@@ -1,0 +1,188 @@
+//! Bytes to values and back: all raw packet pointers live here.
+//!
+//! Read once, checked once: [`Frame::of`] proves that Ethernet, IPv4 and the fixed part of TCP are there, and no accessor
+//! checks again. The verifier follows that proof only while the pointers come from the same load of `data`, so a frame is
+//! taken anew after every helper that may move the packet.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::programs::{TcContext, XdpContext};
+use steer_common::addr::{Addr, Port, TCP};
+use steer_common::steer::Segment;
+use steer_common::tcp::TcpFlags;
+
+/// Offsets from the start of the frame. IPv4 options never get this far, so TCP has a fixed place.
+pub(crate) mod offset {
+    pub(crate) const ETH_DST: usize = 0;
+    pub(crate) const ETH_TYPE: usize = 12;
+    pub(crate) const IP: usize = 14;
+    pub(crate) const IP_FRAGMENT: usize = IP + 6;
+    pub(crate) const IP_PROTO: usize = IP + 9;
+    pub(crate) const IP_CHECKSUM: usize = IP + 10;
+    pub(crate) const IP_SRC: usize = IP + 12;
+    pub(crate) const IP_DST: usize = IP + 16;
+    pub(crate) const TCP: usize = IP + 20;
+    pub(crate) const TCP_SRC: usize = TCP;
+    pub(crate) const TCP_DST: usize = TCP + 2;
+    pub(crate) const TCP_SEQ: usize = TCP + 4;
+    pub(crate) const TCP_FLAGS: usize = TCP + 13;
+    pub(crate) const TCP_CHECKSUM: usize = TCP + 16;
+    /// End of the part that is read.
+    pub(crate) const END: usize = TCP + 20;
+}
+
+const ETH_P_IP: u16 = 0x0800_u16.to_be();
+/// Version 4, header of five words.
+const IP_PLAIN: u8 = 0x45;
+/// More fragments, or an offset: not a whole packet. "Don't fragment" is no matter.
+const IP_FRAGMENTED: u16 = 0x3fff_u16.to_be();
+
+/// An Ethernet frame of at least [`offset::END`] bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Frame {
+    start: *mut u8,
+}
+
+/// What a frame turned out to be.
+pub(crate) enum Parsed {
+    /// Plain IPv4 TCP.
+    Tcp(Segment),
+    /// IPv4 TCP that cannot be steered: a fragment, or with IP options.
+    Unparsed,
+    /// Anything else.
+    Other,
+}
+
+impl Frame {
+    /// The frame between two packet pointers, if it is long enough.
+    #[inline(always)]
+    fn of(data: usize, end: usize) -> Option<Self> {
+        if data + offset::END > end { None } else { Some(Self { start: data as *mut u8 }) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn of_xdp(ctx: &XdpContext) -> Option<Self> {
+        Self::of(ctx.data(), ctx.data_end())
+    }
+
+    #[inline(always)]
+    pub(crate) fn of_tc(ctx: &TcContext) -> Option<Self> {
+        Self::of(ctx.data(), ctx.data_end())
+    }
+
+    #[inline(always)]
+    fn read<T: Copy>(self, at: usize) -> T {
+        // SAFETY: every caller reads a field of the headers, which end before `offset::END`, and `of` checked that many bytes.
+        // Fields are as aligned as the kernel's own accesses to them: the IP header starts on a word boundary (NET_IP_ALIGN),
+        // or the CPU does not care.
+        unsafe { *self.start.add(at).cast::<T>() }
+    }
+
+    #[inline(always)]
+    fn write<T: Copy>(self, at: usize, value: T) {
+        // SAFETY: as in `read`; both program types may write to the packet directly.
+        unsafe { *self.start.add(at).cast::<T>() = value };
+    }
+
+    #[inline(always)]
+    pub(crate) fn parse(self) -> Parsed {
+        if self.read::<u16>(offset::ETH_TYPE) != ETH_P_IP || self.read::<u8>(offset::IP_PROTO) != TCP {
+            return Parsed::Other;
+        }
+        if self.read::<u8>(offset::IP) != IP_PLAIN || self.read::<u16>(offset::IP_FRAGMENT) & IP_FRAGMENTED != 0 {
+            return Parsed::Unparsed;
+        }
+        Parsed::Tcp(Segment {
+            src: self.src(),
+            dst: self.dst(),
+            src_port: self.src_port(),
+            dst_port: self.dst_port(),
+            seq: self.read(offset::TCP_SEQ),
+            proto: TCP,
+            flags: TcpFlags(self.read(offset::TCP_FLAGS)),
+        })
+    }
+
+    #[inline(always)]
+    pub(crate) fn src(self) -> Addr {
+        Addr::from_v4_be(self.read(offset::IP_SRC))
+    }
+
+    #[inline(always)]
+    pub(crate) fn dst(self) -> Addr {
+        Addr::from_v4_be(self.read(offset::IP_DST))
+    }
+
+    #[inline(always)]
+    pub(crate) fn src_port(self) -> Port {
+        Port(self.read(offset::TCP_SRC))
+    }
+
+    #[inline(always)]
+    pub(crate) fn dst_port(self) -> Port {
+        Port(self.read(offset::TCP_DST))
+    }
+
+    #[inline(always)]
+    pub(crate) fn ip_checksum(self) -> u16 {
+        self.read(offset::IP_CHECKSUM)
+    }
+
+    #[inline(always)]
+    pub(crate) fn tcp_checksum(self) -> u16 {
+        self.read(offset::TCP_CHECKSUM)
+    }
+
+    #[inline(always)]
+    pub(crate) fn tos(self) -> u8 {
+        self.read(offset::IP + 1)
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_src(self, addr: Addr, port: Port, ip_checksum: u16) {
+        self.write(offset::IP_SRC, addr.v4_be());
+        self.write(offset::IP_CHECKSUM, ip_checksum);
+        self.write(offset::TCP_SRC, port.0);
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_dst(self, addr: Addr, port: Port, ip_checksum: u16) {
+        self.write(offset::IP_DST, addr.v4_be());
+        self.write(offset::IP_CHECKSUM, ip_checksum);
+        self.write(offset::TCP_DST, port.0);
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_tcp_checksum(self, checksum: u16) {
+        self.write(offset::TCP_CHECKSUM, checksum);
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_dst_mac(self, mac: [u8; 6]) {
+        let [a, b, c, d, e, f] = mac;
+        self.write(offset::ETH_DST, u32::from_ne_bytes([a, b, c, d]));
+        self.write(offset::ETH_DST + 4, u16::from_ne_bytes([e, f]));
+    }
+}
+
+/// The frame of a tc packet, its headers made linear if they are not; `None` if it is too short, tagged, or not for this
+/// host's MAC address.
+#[inline(always)]
+pub(crate) fn tc_frame(ctx: &TcContext) -> Option<Frame> {
+    const PACKET_OTHERHOST: u32 = 3;
+    let skb = ctx.as_ptr().cast::<__sk_buff>();
+    // SAFETY: the context pointer is valid for the life of the program; these are plain fields of it.
+    let (pkt_type, vlan, len) = unsafe { ((*skb).pkt_type, (*skb).vlan_present, (*skb).len) };
+    // A tagged packet belongs to the VLAN interface above, where steer may be attached too.
+    if pkt_type == PACKET_OTHERHOST || vlan != 0 {
+        return None;
+    }
+    if let Some(frame) = Frame::of_tc(ctx) {
+        return Some(frame);
+    }
+    if (len as usize) < offset::END {
+        return None;
+    }
+    ctx.pull_data(offset::END as u32).ok()?;
+    Frame::of_tc(ctx)
+}

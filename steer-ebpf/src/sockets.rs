@@ -1,0 +1,209 @@
+//! Sockets of this host: a frontend becomes a backend at `connect`, so no packet needs a rewrite.
+//!
+//! Only sockets in the host's own network namespace: a container's packets to a frontend pass a bridge, where `uplink_tc` is.
+//! A container that is the only backend of the service it calls is the exception (what comes out of a veth cannot be sent
+//! back into it): it is connected to its own address, inside.
+
+use core::ptr::{read_volatile, write_volatile};
+
+use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie};
+use aya_ebpf::programs::{SockAddrContext, SockContext};
+use aya_ebpf::{EbpfContext as _, Global};
+use steer_common::addr::{Addr, Port, TCP};
+use steer_common::backend::{BackendId, BackendState};
+use steer_common::flow::LocalFlow;
+use steer_common::pick::{Request, Taken, pick};
+use steer_common::service::{FrontendEntry, FrontendKey};
+use steer_common::tables::Tables as _;
+use steer_common::verdict::Counter;
+
+use crate::maps::{Maps, count};
+
+/// Cookie of the host's network namespace, set by the agent.
+#[unsafe(no_mangle)]
+static HOST_NETNS: Global<u64> = Global::new(0);
+
+pub(crate) fn connect4(ctx: &SockAddrContext) {
+    let fields = Fields(ctx.sock_addr);
+    if let Some((addr, port)) = connect(ctx, &fields, fields.v4()) {
+        fields.set_v4(addr, port);
+    }
+}
+
+/// IPv6 sockets that connect to an IPv4-mapped address, as Java's do.
+pub(crate) fn connect6(ctx: &SockAddrContext) {
+    let fields = Fields(ctx.sock_addr);
+    let addr = fields.v6();
+    if !addr.is_v4() {
+        return;
+    }
+    if let Some((addr, port)) = connect(ctx, &fields, addr) {
+        fields.set_mapped(addr, port);
+    }
+}
+
+pub(crate) fn peername4(ctx: &SockAddrContext) {
+    let fields = Fields(ctx.sock_addr);
+    if let Some(flow) = flow_to(ctx, fields.v4()) {
+        fields.set_v4(flow.frontend, flow.frontend_port);
+    }
+}
+
+pub(crate) fn peername6(ctx: &SockAddrContext) {
+    let fields = Fields(ctx.sock_addr);
+    let addr = fields.v6();
+    if !addr.is_v4() {
+        return;
+    }
+    if let Some(flow) = flow_to(ctx, addr) {
+        fields.set_mapped(flow.frontend, flow.frontend_port);
+    }
+}
+
+pub(crate) fn release(ctx: &SockContext) {
+    // SAFETY: the context pointer is valid for the life of the program.
+    forget(unsafe { bpf_get_socket_cookie(ctx.as_ptr()) });
+}
+
+/// Where a socket that asks for `dst` shall connect instead.
+#[inline(always)]
+fn connect(ctx: &SockAddrContext, fields: &Fields, dst: Addr) -> Option<(Addr, Port)> {
+    if fields.protocol() != u32::from(TCP) {
+        return None;
+    }
+    let dst_port = fields.port();
+    let frontend = Maps.frontend(&FrontendKey::new(dst, dst_port, TCP))?;
+    if frontend.flags & FrontendEntry::CLOSED != 0 {
+        return None;
+    }
+    // SAFETY: the context pointer is valid for the life of the program.
+    let (cookie, netns) = unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_get_netns_cookie(ctx.as_ptr())) };
+    let on_host = netns == HOST_NETNS.load();
+    let picked = if on_host { any(&frontend, dst_port, cookie) } else { only_itself(&frontend, netns) };
+    let Some(id) = picked else {
+        if on_host {
+            count(Counter::PassLocalNoBackend);
+        }
+        return None;
+    };
+    let backend = Maps.backend(id)?;
+    let target = backend.target(frontend.port_index)?;
+    // A socket may try again after a refusal.
+    forget(cookie);
+    let flow = LocalFlow { frontend: dst, frontend_port: dst_port, backend: id, generation: backend.generation };
+    if Maps::put_local_flow(cookie, &flow) {
+        Maps.count_established(id);
+    }
+    Maps.count_steered(id);
+    count(Counter::SteerLocal);
+    Some((backend.addr, target))
+}
+
+#[inline(always)]
+fn any(frontend: &FrontendEntry, dst_port: Port, cookie: u64) -> Option<BackendId> {
+    pick(
+        &Maps,
+        &Request {
+            service: frontend.service,
+            port_index: frontend.port_index,
+            // The kernel has chosen neither yet: the host is one client, its sockets tell its flows apart.
+            client: Addr::UNSPECIFIED,
+            client_port: Port(cookie as u16),
+            frontend_port: dst_port,
+            taken: Taken::NONE,
+        },
+    )
+}
+
+/// The socket's own container, if it is all that the service has.
+#[inline(always)]
+fn only_itself(frontend: &FrontendEntry, netns: u64) -> Option<BackendId> {
+    if frontend.flags & FrontendEntry::LOOPBACK != 0 {
+        return None;
+    }
+    let slots = Maps.slots(frontend.service)?;
+    if slots.members_len != 1 {
+        return None;
+    }
+    let id = slots.member(0)?;
+    let backend = Maps.backend(id)?;
+    let itself = backend.netns_cookie == netns && backend.service == frontend.service;
+    (itself && Maps.backend_state(id) == BackendState::Ready).then_some(id)
+}
+
+/// The flow of a socket that is connected to a backend's address.
+#[inline(always)]
+fn flow_to(ctx: &SockAddrContext, peer: Addr) -> Option<LocalFlow> {
+    // SAFETY: the context pointer is valid for the life of the program.
+    let flow = Maps::local_flow(unsafe { bpf_get_socket_cookie(ctx.as_ptr()) })?;
+    let backend = Maps.backend(flow.backend)?;
+    (backend.generation == flow.generation && backend.addr == peer).then_some(flow)
+}
+
+/// The socket's flow, if it had one, has ended.
+#[inline(always)]
+fn forget(cookie: u64) {
+    let Some(flow) = Maps::local_flow(cookie) else { return };
+    if Maps::remove_local_flow(cookie) && Maps.backend(flow.backend).is_some_and(|b| b.generation == flow.generation) {
+        Maps.count_ended(flow.backend);
+    }
+}
+
+/// The address fields of a socket hook's context. Read and written one by one and volatile: the verifier allows no access
+/// that spans two of them, which the compiler would like to make.
+struct Fields(*mut bpf_sock_addr);
+
+impl Fields {
+    #[inline(always)]
+    fn protocol(&self) -> u32 {
+        // SAFETY: the context pointer is valid for the life of the program.
+        unsafe { read_volatile(&raw const (*self.0).protocol) }
+    }
+
+    /// The lower half of the word holds the port in network byte order.
+    #[inline(always)]
+    fn port(&self) -> Port {
+        // SAFETY: as above.
+        Port(unsafe { read_volatile(&raw const (*self.0).user_port) } as u16)
+    }
+
+    #[inline(always)]
+    fn v4(&self) -> Addr {
+        // SAFETY: as above.
+        Addr::from_v4_be(unsafe { read_volatile(&raw const (*self.0).user_ip4) })
+    }
+
+    #[inline(always)]
+    fn v6(&self) -> Addr {
+        // SAFETY: as above; the four words are inside the field.
+        unsafe {
+            let words = (&raw const (*self.0).user_ip6).cast::<u32>();
+            Addr([
+                read_volatile(words),
+                read_volatile(words.add(1)),
+                read_volatile(words.add(2)),
+                read_volatile(words.add(3)),
+            ])
+        }
+    }
+
+    #[inline(always)]
+    fn set_v4(&self, addr: Addr, port: Port) {
+        // SAFETY: as above; both fields are open to writes in these hooks.
+        unsafe {
+            write_volatile(&raw mut (*self.0).user_ip4, addr.v4_be());
+            write_volatile(&raw mut (*self.0).user_port, port.0.into());
+        }
+    }
+
+    /// The address stays a mapped one: only its last word changes.
+    #[inline(always)]
+    fn set_mapped(&self, addr: Addr, port: Port) {
+        // SAFETY: as above.
+        unsafe {
+            write_volatile((&raw mut (*self.0).user_ip6).cast::<u32>().add(3), addr.v4_be());
+            write_volatile(&raw mut (*self.0).user_port, port.0.into());
+        }
+    }
+}

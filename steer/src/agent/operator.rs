@@ -1,0 +1,138 @@
+//! What the socket asks for.
+
+use anyhow::Result;
+use serde::Serialize;
+use serde_json::Value;
+use steer_common::backend::BackendState;
+
+use super::Agent;
+use crate::api::{
+    Action, AgentStatus, ApiError, Changed, ChangedBackend, Detaching, Drained, DrainedBackend, Request,
+};
+use crate::dataplane::read::Reader;
+use crate::model::ContainerId;
+
+impl Agent {
+    pub(super) fn on_request(&mut self, request: Request) {
+        let Request { action, reply } = request;
+        let detach_now = matches!(action, Action::Detach { now: true });
+        let answer = match action {
+            Action::Status => to_value(&self.status()),
+            Action::Drain { target } => self.drain(&target),
+            Action::Undrain { target } => self.undrain(&target),
+            Action::Weight { target, weight } => self.weight(&target, weight),
+            Action::Detach { now } => self.close(now),
+        };
+        // A caller that has gone away does not want the answer.
+        let _ = reply.send(answer);
+        if detach_now {
+            self.detach();
+        }
+    }
+
+    fn status(&self) -> AgentStatus {
+        let since = jiff::Timestamp::try_from(self.since).map_or_else(|_| String::new(), |since| since.to_string());
+        AgentStatus {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            since,
+            docker: self.docker_version.clone(),
+            attach: self.uplinks.attachments(),
+            problems: self.problems.values().flatten().cloned().collect(),
+        }
+    }
+
+    fn drain(&mut self, target: &str) -> Result<Value, ApiError> {
+        let id = self.find(target)?;
+        self.change(&id, |tracked| tracked.maintenance = true);
+        let backends = self.backends_of(&id, |id, tracked| DrainedBackend {
+            id,
+            name: tracked.name.clone(),
+            drain_ms: tracked.spec.drain.as_millis() as u64,
+        });
+        to_value(&Drained { backends })
+    }
+
+    fn undrain(&mut self, target: &str) -> Result<Value, ApiError> {
+        let id = self.find(target)?;
+        self.change(&id, |tracked| {
+            tracked.maintenance = false;
+            tracked.put_in = true;
+            // The operator knows better than a signal that the container survived.
+            tracked.stopping = None;
+            if matches!(tracked.state, BackendState::Draining | BackendState::Drained) {
+                tracked.state = BackendState::Unready;
+            }
+            if tracked.by_listening() {
+                tracked.look();
+            }
+        });
+        self.changed(&id)
+    }
+
+    fn weight(&mut self, target: &str, weight: Option<u16>) -> Result<Value, ApiError> {
+        let id = self.find(target)?;
+        self.change(&id, |tracked| tracked.operator_weight = weight);
+        self.changed(&id)
+    }
+
+    /// Takes no new flows, and ends when the last one has; at once if need be.
+    fn close(&mut self, now: bool) -> Result<Value, ApiError> {
+        let live_flows = Reader::open(&self.settings.paths)
+            .and_then(|reader| reader.snapshot())
+            .map(|snapshot| snapshot.live_flows())
+            .map_err(|error| ApiError::failed(error.to_string()))?;
+        if !now {
+            tracing::info!(live_flows, "detaching: no new flows; waiting for the last one");
+            self.closing = true;
+        }
+        to_value(&Detaching { live_flows })
+    }
+
+    /// Changes a container and carries that to the maps before the answer goes out.
+    fn change(&mut self, id: &ContainerId, change: impl FnOnce(&mut super::tracked::Tracked)) {
+        if let Some(tracked) = self.tracked.get_mut(id) {
+            change(tracked);
+        }
+        self.settle(id);
+        self.reconcile();
+    }
+
+    fn changed(&self, id: &ContainerId) -> Result<Value, ApiError> {
+        let backends = self.backends_of(id, |id, tracked| ChangedBackend {
+            id,
+            name: tracked.name.clone(),
+            state: tracked.state.name().to_owned(),
+            weight: tracked.operator_weight.unwrap_or(tracked.spec.weight),
+        });
+        to_value(&Changed { backends })
+    }
+
+    fn backends_of<T>(&self, id: &ContainerId, make: impl Fn(u16, &super::tracked::Tracked) -> T) -> Vec<T> {
+        let Some(tracked) = self.tracked.get(id) else { return Vec::new() };
+        let applied = self.applied.backends.get(&tracked.key());
+        applied.map(|applied| make(applied.id.0, tracked)).into_iter().collect()
+    }
+
+    /// The container of that name, id, or unique beginning of its id.
+    fn find(&self, target: &str) -> Result<ContainerId, ApiError> {
+        let exact = self.tracked.values().find(|tracked| tracked.name == target || tracked.id.0 == target);
+        if let Some(tracked) = exact {
+            return Ok(tracked.id.clone());
+        }
+        let mut matching = self.tracked.keys().filter(|id| !target.is_empty() && id.0.starts_with(target));
+        match (matching.next(), matching.next()) {
+            (Some(id), None) => Ok(id.clone()),
+            (Some(_), Some(_)) => Err(ApiError::conflict(format!("{target} is the beginning of more than one container's id"))),
+            (None, _) => {
+                let names: Vec<_> = self.tracked.values().map(|tracked| tracked.name.as_str()).collect();
+                let there = if names.is_empty() { "there are no backends".to_owned() } else { format!("there are: {}", names.join(", ")) };
+                Err(ApiError::not_found(format!("no backend is called {target}, nor does its id begin so; {there}")))
+            }
+        }
+    }
+}
+
+fn to_value(value: &impl Serialize) -> Result<Value, ApiError> {
+    serde_json::to_value(value).map_err(|error| ApiError::failed(error.to_string()))
+}

@@ -1,0 +1,155 @@
+//! Desired, plan, apply; and what has to be looked at because nobody tells.
+
+use std::time::Duration;
+
+use steer_common::backend::BackendState;
+
+use super::{Agent, Source, boot_secs};
+use crate::dataplane::{attach, detach};
+use crate::dataplane::paths::LinkName;
+use crate::dataplane::read::Reader;
+use crate::model::desired::desired;
+use crate::model::plan::{Op, plan};
+use crate::model::{ContainerId, Observed, Problem};
+
+impl Agent {
+    /// Brings the maps in line with what is known. Does nothing when they are.
+    pub(super) fn reconcile(&mut self) {
+        let observed = Observed {
+            candidates: self.tracked.values().map(super::tracked::Tracked::candidate).collect(),
+            host_addresses: self.host_addresses.clone(),
+            closing: self.closing,
+        };
+        let (desired, problems) = desired(&observed, &self.applied.port_index());
+        self.say(Source::Desired, problems);
+        let (ops, problems) = plan(&desired, &self.applied, boot_secs());
+        self.say(Source::Plan, problems);
+        for op in ops {
+            if let Err(error) = self.maps.apply(&op) {
+                // The next round tries again: what was not noted is still to be done.
+                tracing::error!(error = format!("{error:#}"), "writing to the maps failed");
+                continue;
+            }
+            self.applied.note(&op);
+            if let Op::RemoveBackend { .. } = op {
+                self.drop_unused_veths();
+            }
+        }
+    }
+
+    /// Takes the programs off veths that no backend is behind any more.
+    fn drop_unused_veths(&mut self) {
+        let used = |ifindex| self.applied.backends.values().any(|backend| backend.entry.ifindex == ifindex)
+            || self.tracked.values().any(|tracked| tracked.reach.ifindex == ifindex);
+        let unused: Vec<_> = self.uplinks.veths.iter().copied().filter(|ifindex| !used(*ifindex)).collect();
+        for ifindex in unused {
+            if let Err(error) = attach::remove(&self.settings.paths, &LinkName::Veth(ifindex)) {
+                tracing::warn!(ifindex, %error, "detaching from a veth failed");
+            }
+            self.uplinks.veths.remove(&ifindex);
+        }
+    }
+
+    /// Keeps the problems of a source, and logs those that are new.
+    pub(super) fn say(&mut self, source: Source, problems: Vec<Problem>) {
+        let before = self.problems.get(&source);
+        for problem in &problems {
+            if before.is_none_or(|before| !before.contains(problem)) {
+                tracing::error!(container = problem.container, label = problem.label, "{}", problem.message);
+            }
+        }
+        if problems.is_empty() {
+            self.problems.remove(&source);
+        } else {
+            self.problems.insert(source, problems);
+        }
+    }
+
+    /// Attaches to the host end of a container's veth.
+    pub(super) fn attach_backend(&mut self, ifindex: u32) -> anyhow::Result<()> {
+        if self.uplinks.veths.contains(&ifindex) {
+            return Ok(());
+        }
+        attach::backend(&mut self.bpf, &self.settings.paths, ifindex)?;
+        self.uplinks.veths.insert(ifindex);
+        Ok(())
+    }
+
+    /// Whether something changes that nobody tells of: a listener that comes up, a flow that ends.
+    pub(super) fn has_to_look(&self) -> bool {
+        self.closing || self.tracked.values().any(|tracked| waits_for_listener(tracked) || tracked.stopping.is_some())
+    }
+
+    /// Looks; whether anything changed.
+    pub(super) fn look(&mut self) -> bool {
+        let mut changed = false;
+        let waiting: Vec<ContainerId> =
+            self.tracked.values().filter(|tracked| waits_for_listener(tracked)).map(|tracked| tracked.id.clone()).collect();
+        for id in waiting {
+            if let Some(tracked) = self.tracked.get_mut(&id) {
+                tracked.look();
+            }
+            changed |= self.settle_changed(&id);
+        }
+        changed |= self.look_at_flows();
+        changed
+    }
+
+    /// Counts the flows of who is stopping, and of all when steer is being detached.
+    fn look_at_flows(&mut self) -> bool {
+        let stopping = self.tracked.values().any(|tracked| tracked.stopping.is_some());
+        if !stopping && !self.closing {
+            return false;
+        }
+        let snapshot = match Reader::open(&self.settings.paths).and_then(|reader| reader.snapshot()) {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                tracing::warn!(%error, "counting flows failed");
+                return false;
+            }
+        };
+        if self.closing {
+            let left: u64 = snapshot.backends().map(|(_, backend)| backend.live_flows + backend.pending_flows).sum();
+            if left == 0 {
+                self.detach();
+                return false;
+            }
+        }
+        let mut changed = false;
+        let ids: Vec<_> =
+            self.tracked.values().filter(|tracked| tracked.stopping.is_some()).map(|tracked| tracked.id.clone()).collect();
+        for id in ids {
+            let Some(tracked) = self.tracked.get_mut(&id) else { continue };
+            let Some(applied) = self.applied.backends.get(&tracked.key()) else { continue };
+            if let Some((_, backend)) = snapshot.backend(applied.id) {
+                tracked.flows = backend.live_flows + backend.pending_flows;
+                changed |= self.settle_changed(&id);
+            }
+        }
+        changed
+    }
+
+    fn settle_changed(&mut self, id: &ContainerId) -> bool {
+        let before = self.tracked.get(id).map(|tracked| tracked.state);
+        self.settle(id);
+        before != self.tracked.get(id).map(|tracked| tracked.state)
+    }
+
+    /// Leaves the host, and ends.
+    pub(super) fn detach(&mut self) {
+        match detach::now(&self.settings.paths) {
+            Ok(()) => tracing::info!("detached"),
+            Err(error) => tracing::error!(error = format!("{error:#}"), "detaching left something behind"),
+        }
+        self.done = true;
+    }
+}
+
+/// Starting, and its listener is what it waits for. Eagerly at first, then every now and then.
+fn waits_for_listener(tracked: &super::tracked::Tracked) -> bool {
+    const EAGER: Duration = Duration::from_secs(120);
+    tracked.by_listening()
+        && tracked.stopping.is_none()
+        && matches!(tracked.state, BackendState::Starting | BackendState::Unready)
+        && tracked.seen.elapsed() < EAGER
+}

@@ -1,0 +1,87 @@
+//! The static services of the configuration file: their backends are network namespaces on this host.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use steer_common::backend::BackendState;
+
+use super::tracked::Tracked;
+use super::{Agent, unix_micros};
+use crate::config::{StaticBackend, StaticService};
+use crate::host::netns::{Netns, enable_gro, reach};
+use crate::model::{ContainerId, Health, Problem};
+
+/// What the ids of static backends begin with.
+pub(super) const PREFIX: &str = "netns:";
+
+impl Agent {
+    /// Looks for the namespaces of the static services: new ones are taken in, others are gone.
+    pub(super) fn read_statics(&mut self) {
+        let services = self.settings.config.services.clone();
+        let mut there = BTreeSet::new();
+        for service in &services {
+            for backend in &service.backends {
+                let id = ContainerId(format!("{PREFIX}{}", backend.netns.display()));
+                match self.read_static(&id, service, backend) {
+                    Ok(()) => {
+                        there.insert(id);
+                    }
+                    Err(error) => {
+                        let message = format!("{error:#}");
+                        self.refuse(&id, vec![Problem { container: backend.name.clone(), label: None, message }]);
+                    }
+                }
+            }
+        }
+        let gone: Vec<_> =
+            self.tracked.keys().filter(|id| id.0.starts_with(PREFIX) && !there.contains(*id)).cloned().collect();
+        for id in gone {
+            self.forget(&id);
+        }
+    }
+
+    fn read_static(&mut self, id: &ContainerId, service: &StaticService, backend: &StaticBackend) -> anyhow::Result<()> {
+        let netns = Netns::at(&backend.netns)?;
+        let wanted = backend.address.map(IpAddr::V4);
+        let (address, mut found) = reach(&netns, wanted)?;
+        if self.uplinks.has_xdp() && !found.xdp {
+            found.xdp = enable_gro(&netns, address)?;
+        }
+        let known = self.tracked.get(id).is_some_and(|tracked| tracked.reach == found && tracked.address == address);
+        if known {
+            return Ok(());
+        }
+        self.forget(id);
+        self.attach_backend(found.ifindex)?;
+        let mut tracked = Tracked {
+            id: id.clone(),
+            name: backend.name.clone(),
+            run: String::new(),
+            spec: service.spec(backend),
+            netns,
+            address,
+            reach: found,
+            health: Health::None,
+            paused: false,
+            listening: None,
+            stop_signal: 0,
+            stopping: None,
+            maintenance: false,
+            put_in: false,
+            operator_weight: None,
+            flows: 0,
+            state: BackendState::Starting,
+            cause: "config: static backend".to_owned(),
+            since: unix_micros(),
+            seen: Instant::now(),
+        };
+        self.resume(&tracked.key(), &mut tracked);
+        if tracked.by_listening() {
+            tracked.look();
+        }
+        self.tracked.insert(id.clone(), tracked);
+        self.settle(id);
+        Ok(())
+    }
+}

@@ -1,0 +1,122 @@
+//! What is known of one container, and what follows from it.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use steer_common::backend::BackendState;
+
+use crate::host::netns::Netns;
+use crate::model::desired::BackendKey;
+use crate::model::lifecycle::{Facts, next};
+use crate::model::{Candidate, ContainerId, Health, Reach, ReadyPolicy, Spec, UnixMicros};
+
+/// One run of a container (or one static backend) that is steered to.
+pub struct Tracked {
+    pub id: ContainerId,
+    pub name: String,
+    /// When this run started, as Docker writes it.
+    pub run: String,
+    pub spec: Spec,
+    pub netns: Netns,
+    pub address: IpAddr,
+    pub reach: Reach,
+    pub health: Health,
+    pub paused: bool,
+    pub listening: Option<bool>,
+    /// The container's own stop signal.
+    pub stop_signal: i32,
+    /// The signal that asked it to stop.
+    pub stopping: Option<i32>,
+    pub maintenance: bool,
+    pub put_in: bool,
+    pub operator_weight: Option<u16>,
+    pub flows: u64,
+    pub state: BackendState,
+    pub cause: String,
+    pub since: UnixMicros,
+    /// When it was first seen: how eagerly it is looked at.
+    pub seen: Instant,
+}
+
+impl Tracked {
+    /// What [`crate::model::lifecycle`] decides on.
+    pub fn facts(&self) -> Facts {
+        Facts {
+            policy: self.spec.ready,
+            health: self.health,
+            listening: self.listening,
+            paused: self.paused,
+            stop_signal: self.stopping,
+            maintenance: self.maintenance,
+            put_in: self.put_in,
+            flows: self.flows,
+        }
+    }
+
+    /// Moves to the state that follows from the facts; whether that changed anything.
+    pub fn settle(&mut self, now: UnixMicros) -> bool {
+        let (state, cause) = next(self.state, &self.facts());
+        if state == self.state {
+            return false;
+        }
+        tracing::info!(
+            backend = self.name,
+            service = self.spec.service,
+            from = self.state.name(),
+            to = state.name(),
+            cause,
+            "backend changes"
+        );
+        self.state = state;
+        self.cause = cause;
+        self.since = now;
+        true
+    }
+
+    /// Whether listening decides about it.
+    pub fn by_listening(&self) -> bool {
+        match self.spec.ready {
+            ReadyPolicy::Listen => true,
+            ReadyPolicy::Auto => self.health == Health::None,
+            ReadyPolicy::Health | ReadyPolicy::Manual => false,
+        }
+    }
+
+    /// Looks whether every port it serves has a listener.
+    pub fn look(&mut self) {
+        let listening = |target| crate::host::listen::is_listening_in(&self.netns, self.address, target);
+        let mut all = true;
+        for port in &self.spec.ports {
+            match listening(port.target) {
+                Ok(yes) => all &= yes,
+                Err(error) => {
+                    tracing::debug!(backend = self.name, %error, "looking for listeners failed");
+                    all = false;
+                }
+            }
+        }
+        self.listening = Some(all);
+    }
+
+    /// What it is in the maps.
+    pub fn key(&self) -> BackendKey {
+        BackendKey { container: self.id.clone(), netns_cookie: self.reach.netns_cookie }
+    }
+
+    /// As [`crate::model::desired`] wants it.
+    pub fn candidate(&self) -> Candidate {
+        Candidate {
+            id: self.id.clone(),
+            run: self.run.clone(),
+            name: self.name.clone(),
+            spec: self.spec.clone(),
+            address: self.address,
+            reach: self.reach,
+            state: self.state,
+            cause: self.cause.clone(),
+            since: self.since,
+            operator_weight: self.operator_weight,
+            maintenance: self.maintenance,
+        }
+    }
+}

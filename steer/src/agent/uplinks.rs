@@ -1,0 +1,157 @@
+//! Where clients come in: attach there, and follow the host's interfaces and addresses.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context as _, Result, bail};
+use aya::programs::xdp::XdpMode;
+
+use super::{Agent, Source};
+use crate::api::Attachment;
+use crate::cli::AttachMode;
+use crate::dataplane::attach;
+use crate::dataplane::paths::LinkName;
+use crate::host::addresses::{HostChange, addresses};
+use crate::host::links::{Link, bridges, link, links, uplinks};
+use crate::model::Problem;
+
+/// What is attached.
+#[derive(Debug, Default)]
+pub(super) struct Uplinks {
+    /// Interface name → its index and hooks.
+    pub(super) attached: BTreeMap<String, Attached>,
+    /// Host ends of backends' veths.
+    pub(super) veths: BTreeSet<u32>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Attached {
+    index: u32,
+    xdp: bool,
+}
+
+impl Uplinks {
+    /// Whether packets may come to a backend straight from XDP.
+    pub(super) fn has_xdp(&self) -> bool {
+        self.attached.values().any(|attached| attached.xdp)
+    }
+
+    pub(super) fn attachments(&self) -> Vec<Attachment> {
+        let mut list = Vec::new();
+        for (interface, attached) in &self.attached {
+            if attached.xdp {
+                list.push(Attachment { interface: interface.clone(), hook: "xdp".to_owned() });
+            }
+            list.push(Attachment { interface: interface.clone(), hook: "tcx".to_owned() });
+        }
+        list
+    }
+}
+
+/// Fails when an interface that was asked for by name does not exist: told at the start, when someone is looking.
+pub fn check(interfaces: &[String]) -> Result<()> {
+    for name in interfaces {
+        if link(name).with_context(|| format!("looking up interface {name}"))?.is_none() {
+            let there: Vec<_> = links()?.into_iter().map(|link| link.name).collect();
+            bail!("interface {name} does not exist; there are: {}", there.join(", "));
+        }
+    }
+    Ok(())
+}
+
+impl Agent {
+    /// Reads what changed of the host's addresses and interfaces, and attaches where steer is not yet.
+    pub(super) fn read_host(&mut self, change: HostChange) -> Result<()> {
+        if change.addresses {
+            self.host_addresses = addresses().context("reading the host's addresses")?;
+        }
+        let wanted = self.wanted()?;
+        let names: BTreeSet<_> = wanted.iter().map(|(link, _)| link.name.clone()).collect();
+        let mut problems = Vec::new();
+        for (link, is_uplink) in wanted {
+            let xdp = is_uplink && self.wants_xdp(&link);
+            let before = self.uplinks.attached.get(&link.name).copied();
+            if before.is_some_and(|before| before.index == link.index) {
+                continue;
+            }
+            match self.attach_uplink(&link, xdp) {
+                Ok(attached) => {
+                    tracing::info!(interface = link.name, xdp = attached.xdp, "attached");
+                    self.uplinks.attached.insert(link.name, attached);
+                }
+                Err(error) => {
+                    problems.push(Problem { container: link.name, label: None, message: format!("{error:#}") });
+                }
+            }
+        }
+        self.uplinks.attached.retain(|name, _| names.contains(name));
+        self.remove_stale_links()?;
+        self.say(Source::Uplink, problems);
+        Ok(())
+    }
+
+    /// Interfaces to attach to; `true` = an uplink, `false` = one of Docker's bridges, which containers call frontends by.
+    fn wanted(&self) -> Result<Vec<(Link, bool)>> {
+        let mut wanted = Vec::new();
+        if self.settings.interfaces.is_empty() {
+            wanted.extend(uplinks().context("looking for uplinks")?.into_iter().map(|link| (link, true)));
+        } else {
+            for name in &self.settings.interfaces {
+                match link(name).with_context(|| format!("looking up interface {name}"))? {
+                    Some(link) => wanted.push((link, true)),
+                    None => tracing::warn!(interface = name, "interface is gone; steer attaches when it is back"),
+                }
+            }
+        }
+        for bridge in bridges().context("looking for bridges")? {
+            if !wanted.iter().any(|(link, _)| link.index == bridge.index) {
+                wanted.push((bridge, false));
+            }
+        }
+        Ok(wanted)
+    }
+
+    fn wants_xdp(&self, link: &Link) -> bool {
+        match self.settings.attach {
+            AttachMode::Tc => false,
+            AttachMode::Xdp | AttachMode::Generic => true,
+            // On virtual interfaces native XDP switches segmentation offload off, which costs more than it brings.
+            AttachMode::Auto => link.kind.is_none() && link.driver.as_deref().is_some_and(|driver| driver != "virtio_net"),
+        }
+    }
+
+    /// tcx always: it takes what XDP leaves (a backend whose veth takes no frames from XDP yet), and is there when XDP is not.
+    fn attach_uplink(&mut self, link: &Link, xdp: bool) -> Result<Attached> {
+        let paths = &self.settings.paths;
+        attach::uplink(&mut self.bpf, paths, &link.name)?;
+        let mut attached = Attached { index: link.index, xdp: false };
+        if !xdp {
+            attach::remove(paths, &LinkName::Xdp(link.name.clone()))?;
+            return Ok(attached);
+        }
+        let mode = if self.settings.attach == AttachMode::Generic { XdpMode::Skb } else { XdpMode::Driver };
+        match attach::xdp(&mut self.bpf, paths, &link.name, mode) {
+            Ok(()) => attached.xdp = true,
+            Err(error) if self.settings.attach == AttachMode::Auto => {
+                tracing::info!(interface = link.name, error = format!("{error:#}"), "no native XDP here, tcx it is");
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(attached)
+    }
+
+    /// Links of an earlier agent that attached elsewhere.
+    fn remove_stale_links(&self) -> Result<()> {
+        let paths = &self.settings.paths;
+        for name in attach::links(paths)? {
+            let stale = match &name {
+                LinkName::Xdp(interface) => !self.uplinks.attached.get(interface).is_some_and(|attached| attached.xdp),
+                LinkName::Tcx(interface) => !self.uplinks.attached.contains_key(interface),
+                LinkName::Veth(_) | LinkName::Cgroup(_) => false,
+            };
+            if stale {
+                attach::remove(paths, &name).with_context(|| format!("removing the stale link {name}"))?;
+            }
+        }
+        Ok(())
+    }
+}

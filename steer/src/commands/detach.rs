@@ -1,0 +1,72 @@
+//! `steer detach`: steer leaves the host. A living agent does it; without one, this command does.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use tokio::time::sleep;
+
+use super::report::count;
+use crate::api::client::{Client, ClientError};
+use crate::cli::DetachArgs;
+use crate::dataplane;
+use crate::dataplane::paths::Paths;
+use crate::dataplane::read::{ReadError, Reader, close_frontends};
+
+/// How often it is looked whether the last flow has ended.
+const TICK: Duration = Duration::from_millis(100);
+
+pub(super) async fn detach(args: &DetachArgs, paths: &Paths) -> anyhow::Result<()> {
+    match Client::connect(paths).await {
+        Ok(mut client) => {
+            let left = client.detach(args.now).await?.live_flows;
+            if !args.now && left > 0 {
+                super::print(&format!("no new connections are taken, {} left\n", count(left, "connection")))?;
+            }
+            gone(paths).await?;
+        }
+        Err(ClientError::NotRunning { .. }) => {
+            if !args.now {
+                empty(paths).await?;
+            }
+            if !paths.pins.exists() {
+                bail!(ReadError::NoDataPlane { instance: paths.instance.clone() });
+            }
+            dataplane::detach::now(paths)?;
+        }
+        Err(error) => return Err(error.into()),
+    }
+    super::print(&format!("steer is off this host (instance {})\n", paths.instance))
+}
+
+/// Waits until a living agent has removed its pins. An agent that dies meanwhile leaves them: that is told.
+async fn gone(paths: &Paths) -> anyhow::Result<()> {
+    while paths.pins.exists() {
+        if let Err(ClientError::NotRunning { .. }) = Client::connect(paths).await
+            && paths.pins.exists()
+        {
+            bail!("the agent ended before it was done: `steer detach` again finishes it");
+        }
+        sleep(TICK).await;
+    }
+    Ok(())
+}
+
+/// Without an agent: closes the frontends, then waits for the last flow.
+async fn empty(paths: &Paths) -> anyhow::Result<()> {
+    let reader = Reader::open(paths)?;
+    close_frontends(paths)?;
+    let left = || -> Result<u64, ReadError> {
+        let snapshot = reader.snapshot()?;
+        Ok(snapshot.backends().map(|(_, backend)| backend.live_flows + backend.pending_flows).sum())
+    };
+    let mut remaining = left()?;
+    if remaining > 0 {
+        let remaining = count(remaining, "connection");
+        super::print(&format!("no new connections are taken, {remaining} left; `steer detach --now` breaks them\n"))?;
+    }
+    while remaining > 0 {
+        sleep(TICK).await;
+        remaining = left()?;
+    }
+    Ok(())
+}

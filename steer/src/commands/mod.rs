@@ -1,0 +1,61 @@
+//! One file per subcommand.
+//!
+//! Each reads what it needs (the pinned maps, the agent's socket), hands plain values to pure functions that make text or
+//! JSON of them ([`report`]), and prints.
+
+pub mod backends;
+pub mod detach;
+pub mod doctor;
+pub mod drain;
+pub mod flows;
+pub mod report;
+pub mod run;
+pub mod services;
+pub mod status;
+pub mod undrain;
+pub mod weight;
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::cli::{Cli, Command};
+use crate::dataplane::paths::Paths;
+use crate::model::UnixMicros;
+
+/// Does what was asked for.
+pub async fn execute(Cli { instance, log: _, command }: Cli) -> anyhow::Result<ExitCode> {
+    let paths = Paths::of(&instance);
+    match command {
+        Command::Run(args) => run::run(args, &instance).await?,
+        Command::Status(args) => status::status(&args, &paths).await?,
+        Command::Services(args) => services::services(&args, &paths)?,
+        Command::Backends(args) => backends::backends(&args, &paths)?,
+        Command::Flows(args) => flows::flows(&args, &paths)?,
+        Command::Drain(args) => drain::drain(&args, &paths).await?,
+        Command::Undrain(args) => undrain::undrain(&args, &paths).await?,
+        Command::Weight(args) => weight::weight(&args, &paths).await?,
+        Command::Detach(args) => detach::detach(&args, &paths).await?,
+        Command::Doctor(args) => return doctor::doctor(&args, &paths).await,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn now() -> UnixMicros {
+    UnixMicros(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64))
+}
+
+/// Prints text as it is. A reader that has seen enough (`| head`) is no failure.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    print(&format!("{}\n", serde_json::to_string_pretty(value)?))
+}

@@ -1,0 +1,83 @@
+//! `steer run`: the agent, in the foreground.
+
+use std::fs::File;
+use std::io::Read as _;
+
+use anyhow::{Context as _, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+use steer_common::limits::MAX_FLOWS;
+use tokio::sync::mpsc;
+
+use crate::agent::{Agent, Settings, check_interfaces};
+use crate::api::server;
+use crate::cli::RunArgs;
+use crate::config::{self, Config};
+use crate::dataplane::load::{self, Options};
+use crate::dataplane::maps::Maps;
+use crate::dataplane::paths::Paths;
+use crate::dataplane::{attach, prepare};
+use crate::docker::Docker;
+use crate::host::netns::own_cookie;
+
+/// Runs the agent until it is told to end.
+pub async fn run(args: RunArgs, instance: &str) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("steer run loads BPF programs and enters network namespaces: run it as root");
+    }
+    let paths = Paths::of(instance);
+    let config = match &args.config {
+        Some(path) => config::load(path)?,
+        None => Config::default(),
+    };
+    let interfaces = if args.interfaces.is_empty() { config.agent.interfaces.clone() } else { args.interfaces };
+    check_interfaces(&interfaces)?;
+    let docker_host = args.docker_host.or_else(|| config.agent.docker_host.clone());
+    let docker = if args.no_docker { None } else { Some(Docker::at(docker_host.as_deref())?) };
+    let attach_mode = args.attach.or(config.agent.attach).unwrap_or_default();
+    let _lock = lock(&paths)?;
+
+    prepare::bpffs()?;
+    prepare::directories(&paths)?;
+    let run_dir = paths.lock.parent().context("the lock file has no directory")?;
+    let cgroup = prepare::cgroup2(run_dir)?;
+    let options = Options { host_netns: own_cookie()?, max_flows: config.agent.max_flows.unwrap_or(MAX_FLOWS) };
+    let mut bpf = load::load(&paths, options)?;
+    attach::sockets(&mut bpf, &paths, &cgroup)?;
+    let maps = Maps::open(&paths)?;
+
+    let (sender, requests) = mpsc::channel(16);
+    let settings = Settings { paths: paths.clone(), config, interfaces, attach: attach_mode, docker };
+    let agent = Agent::adopt(settings, bpf, maps)?;
+    tokio::select! {
+        ended = agent.run(requests) => ended,
+        failed = server::serve(&paths, sender) => failed.context("the agent's socket"),
+    }
+}
+
+/// Holds the instance's lock for as long as this process lives, or says who does.
+fn lock(paths: &Paths) -> Result<Flock<File>> {
+    let directory = paths.lock.parent().context("the lock file has no directory")?;
+    std::fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&paths.lock)
+        .with_context(|| format!("opening {}", paths.lock.display()))?;
+    let mut holder = String::new();
+    let _ = file.read_to_string(&mut holder);
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => {
+            std::fs::write(&paths.lock, std::process::id().to_string())
+                .with_context(|| format!("writing {}", paths.lock.display()))?;
+            Ok(lock)
+        }
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => bail!(
+            "another steer agent is alive (instance {}, pid {}): stop it first, or run this one with another `--instance`",
+            paths.instance,
+            holder.trim()
+        ),
+        Err((_, error)) => Err(error).with_context(|| format!("locking {}", paths.lock.display())),
+    }
+}

@@ -1,0 +1,142 @@
+//! Puts the programs on their hooks and pins the links, or, where a pinned link is there, replaces its program in one step.
+//!
+//! A pinned link outlives the agent: that is what keeps packets flowing while there is none.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use aya::Ebpf;
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::xdp::{XdpLink, XdpMode};
+use aya::programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr, LinkOrder, SchedClassifier, TcAttachType, Xdp};
+
+use super::load::{program, program_mut};
+use super::paths::{LinkName, Paths};
+
+/// Attaches to an uplink by XDP.
+pub fn xdp(bpf: &mut Ebpf, paths: &Paths, interface: &str, mode: XdpMode) -> Result<()> {
+    let pin = paths.link(&LinkName::Xdp(interface.to_owned()));
+    let xdp: &mut Xdp = program_mut(bpf, program::UPLINK_XDP)?;
+    if let Some(link) = pinned(&pin)? {
+        let adopted = XdpLink::try_from(link).map_err(anyhow::Error::from).and_then(|link| Ok(xdp.attach_to_link(link)?));
+        match adopted {
+            Ok(id) => {
+                // The pin stands; the link itself need not be held open.
+                drop(FdLink::try_from(xdp.take_link(id)?)?);
+                return Ok(());
+            }
+            Err(error) => unpin_defunct(&pin, &error)?,
+        }
+    }
+    let id = xdp.attach(interface, mode).with_context(|| {
+        format!("attaching XDP to {interface}: is another program there? `steer doctor` says whose; `--attach tc` shares")
+    })?;
+    let link = FdLink::try_from(xdp.take_link(id)?)
+        .map_err(|_| anyhow!("the kernel gave no link for XDP on {interface}: such an attachment would end with the agent"))?;
+    pin_link(link, &pin)
+}
+
+/// Attaches a program to an interface's tcx ingress, before other programs.
+fn tcx(bpf: &mut Ebpf, name: &str, pin: &Path, interface: &str) -> Result<()> {
+    let tc: &mut SchedClassifier = program_mut(bpf, name)?;
+    if let Some(link) = pinned(pin)? {
+        let adopted =
+            SchedClassifierLink::try_from(link).map_err(anyhow::Error::from).and_then(|link| Ok(tc.attach_to_link(link)?));
+        match adopted {
+            Ok(id) => {
+                drop(FdLink::try_from(tc.take_link(id)?)?);
+                return Ok(());
+            }
+            // The interface is gone, or has come back under the same name: the old link leads nowhere.
+            Err(error) => unpin_defunct(pin, &error)?,
+        }
+    }
+    let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let id = tc
+        .attach_with_options(interface, TcAttachType::Ingress, order)
+        .with_context(|| format!("attaching {name} to tcx ingress of {interface} (kernel 6.6 or later)"))?;
+    pin_link(FdLink::try_from(tc.take_link(id)?)?, pin)
+}
+
+/// Attaches to an uplink, or to one of Docker's bridges, by tcx.
+pub fn uplink(bpf: &mut Ebpf, paths: &Paths, interface: &str) -> Result<()> {
+    tcx(bpf, program::UPLINK_TC, &paths.link(&LinkName::Tcx(interface.to_owned())), interface)
+}
+
+/// Attaches to the host end of a backend's veth.
+pub fn backend(bpf: &mut Ebpf, paths: &Paths, ifindex: u32) -> Result<()> {
+    let interface = nix::net::if_::if_indextoname(ifindex)
+        .with_context(|| format!("looking up interface {ifindex}, the host end of a container's veth"))?;
+    let interface = interface.to_str().with_context(|| format!("the name of interface {ifindex} is not UTF-8"))?;
+    tcx(bpf, program::BACKEND_TC, &paths.link(&LinkName::Veth(ifindex)), interface)
+}
+
+/// Attaches the socket hooks to the root cgroup. Their links cannot change programs (aya 0.14), so a second set is attached and
+/// the first one dropped: a socket that meets both is steered once, since a backend is no frontend.
+pub fn sockets(bpf: &mut Ebpf, paths: &Paths, cgroup: &Path) -> Result<()> {
+    let root = File::open(cgroup).with_context(|| format!("opening the root cgroup {}", cgroup.display()))?;
+    for name in program::SOCKET_ADDR {
+        let hook: &mut CgroupSockAddr = program_mut(bpf, name)?;
+        let id = hook.attach(&root, CgroupAttachMode::Single).with_context(|| cgroup_refused(name, cgroup))?;
+        replace_pin(FdLink::try_from(hook.take_link(id)?)?, &paths.link(&LinkName::Cgroup(name.to_owned())))?;
+    }
+    let name = program::RELEASE;
+    let hook: &mut CgroupSock = program_mut(bpf, name)?;
+    let id = hook.attach(&root, CgroupAttachMode::Single).with_context(|| cgroup_refused(name, cgroup))?;
+    replace_pin(FdLink::try_from(hook.take_link(id)?)?, &paths.link(&LinkName::Cgroup(name.to_owned())))
+}
+
+fn cgroup_refused(name: &str, cgroup: &Path) -> String {
+    format!("attaching {name} to the cgroup {}", cgroup.display())
+}
+
+/// Takes one link away, if it is there.
+pub fn remove(paths: &Paths, name: &LinkName) -> io::Result<()> {
+    match std::fs::remove_file(paths.link(name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The links that are pinned.
+pub fn links(paths: &Paths) -> Result<Vec<LinkName>> {
+    let entries = match std::fs::read_dir(&paths.links) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("listing {}", paths.links.display())),
+    };
+    let names = entries.filter_map(|entry| LinkName::parse(entry.ok()?.file_name().to_str()?));
+    Ok(names.collect())
+}
+
+fn pinned(pin: &Path) -> Result<Option<FdLink>> {
+    if !pin.exists() {
+        return Ok(None);
+    }
+    match PinnedLink::from_pin(pin) {
+        Ok(link) => Ok(Some(link.into())),
+        Err(error) => bail!("opening the pinned link {}: {error}", pin.display()),
+    }
+}
+
+fn unpin_defunct(pin: &Path, error: &anyhow::Error) -> Result<()> {
+    tracing::debug!(pin = %pin.display(), error = format!("{error:#}"), "pinned link leads nowhere, attaching anew");
+    std::fs::remove_file(pin).with_context(|| format!("removing the pin {}", pin.display()))
+}
+
+fn pin_link(link: FdLink, pin: &Path) -> Result<()> {
+    link.pin(pin).map(drop).with_context(|| format!("pinning the link at {}", pin.display()))
+}
+
+/// Pins a new link in the place of an old one, which ends by it.
+fn replace_pin(link: FdLink, pin: &Path) -> Result<()> {
+    match std::fs::remove_file(pin) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("removing the pin {}", pin.display()));
+        }
+        _ => pin_link(link, pin),
+    }
+}

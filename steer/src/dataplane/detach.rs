@@ -1,0 +1,63 @@
+//! Takes everything away: the host is as it was before.
+
+use std::io;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+use super::paths::Paths;
+
+/// Detaches all programs and removes all maps, at once: steered connections that are open break.
+pub fn now(paths: &Paths) -> Result<()> {
+    // Links first: a program without maps is no use, maps without a program do no harm.
+    remove_all(&paths.links)?;
+    remove_all(&paths.maps)?;
+    remove_directory(&paths.pins)?;
+    if let Some(instance) = paths.pins.parent() {
+        // Another ABI's pins may be there.
+        let _ = std::fs::remove_dir(instance);
+    }
+    for file in [&paths.socket, &paths.lock] {
+        remove_file(file)?;
+    }
+    if let Some(run) = paths.socket.parent() {
+        let own_cgroup = run.join("cgroup2");
+        if own_cgroup.exists() {
+            let _ = nix::mount::umount(&own_cgroup);
+            remove_directory(&own_cgroup)?;
+        }
+        let _ = std::fs::remove_dir(run);
+    }
+    Ok(())
+}
+
+fn remove_all(directory: &Path) -> Result<()> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("listing {}", directory.display())),
+    };
+    for entry in entries {
+        let path = entry.with_context(|| format!("listing {}", directory.display()))?.path();
+        remove_file(&path)?;
+    }
+    remove_directory(directory)
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn remove_directory(path: &Path) -> Result<()> {
+    match std::fs::remove_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,72 @@
+//! Puts the programs into the kernel, with the maps that are pinned already.
+
+use anyhow::{Context as _, Result, anyhow};
+use aya::programs::{CgroupSock, CgroupSockAddr, SchedClassifier, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use steer_common::limits::names;
+
+use super::paths::Paths;
+
+/// The compiled programs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
+
+/// Names of the programs: of the functions in `steer-ebpf/src/main.rs`.
+pub mod program {
+    pub const UPLINK_XDP: &str = "uplink_xdp";
+    pub const UPLINK_TC: &str = "uplink_tc";
+    pub const BACKEND_TC: &str = "backend_tc";
+    /// Socket hooks on addresses: `connect` and `getpeername`.
+    pub const SOCKET_ADDR: [&str; 4] = ["connect4", "connect6", "peername4", "peername6"];
+    /// Socket hook at `close`.
+    pub const RELEASE: &str = "release";
+}
+
+/// What may differ from host to host.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Cookie of the host's network namespace.
+    pub host_netns: u64,
+    /// Size of the table of established flows.
+    pub max_flows: u32,
+}
+
+/// Loads the programs; maps that are pinned are taken over with all they hold, the others are created and pinned.
+pub fn load(paths: &Paths, options: Options) -> Result<Ebpf> {
+    let pins: Vec<_> = names::ALL.iter().map(|name| (*name, paths.map(name))).collect();
+    let mut loader = EbpfLoader::new();
+    loader.override_global("HOST_NETNS", &options.host_netns, true);
+    loader.map_max_entries(names::FLOWS, options.max_flows);
+    for (name, pin) in &pins {
+        loader.map_pin_path(name, pin.as_path());
+    }
+    let mut bpf = loader.load(OBJECT).with_context(|| {
+        format!("loading the BPF object (pins at {}): `steer doctor` says what this kernel lacks", paths.pins.display())
+    })?;
+    into_kernel(&mut bpf)?;
+    Ok(bpf)
+}
+
+/// Has the verifier take every program.
+fn into_kernel(bpf: &mut Ebpf) -> Result<()> {
+    program_mut::<Xdp>(bpf, program::UPLINK_XDP)?.load().with_context(|| refused(program::UPLINK_XDP))?;
+    for name in [program::UPLINK_TC, program::BACKEND_TC] {
+        program_mut::<SchedClassifier>(bpf, name)?.load().with_context(|| refused(name))?;
+    }
+    for name in program::SOCKET_ADDR {
+        program_mut::<CgroupSockAddr>(bpf, name)?.load().with_context(|| refused(name))?;
+    }
+    program_mut::<CgroupSock>(bpf, program::RELEASE)?.load().with_context(|| refused(program::RELEASE))
+}
+
+fn refused(name: &str) -> String {
+    format!("the kernel refused the program {name}: `steer doctor` says what this kernel lacks")
+}
+
+/// A program of the object, by name and type.
+pub fn program_mut<'a, P>(bpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
+where
+    &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = aya::programs::ProgramError>,
+{
+    let program = bpf.program_mut(name).ok_or_else(|| anyhow!("the BPF object has no program {name}"))?;
+    program.try_into().with_context(|| format!("the program {name} is of another type"))
+}

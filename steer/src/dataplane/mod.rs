@@ -1,0 +1,25 @@
+//! BPF programs and maps: load, attach, pin, adopt, write, read.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`paths`] | where the pins are |
+//! | [`prepare`] | mounts what is not mounted |
+//! | [`load`] | puts the programs into the kernel, with the maps that are pinned already |
+//! | [`attach`] | puts them on their hooks, or replaces what is there, atomically |
+//! | [`maps`] | the maps, opened for writing |
+//! | [`adopt`] | reads what an earlier agent applied |
+//! | [`apply`] | carries out the operations of a plan |
+//! | [`sweep`] | flows that nobody ended |
+//! | [`detach`] | takes everything away |
+//! | [`read`] | what inspection commands see |
+
+pub mod adopt;
+pub mod apply;
+pub mod attach;
+pub mod detach;
+pub mod load;
+pub mod maps;
+pub mod paths;
+pub mod prepare;
+pub mod read;
+pub mod sweep;

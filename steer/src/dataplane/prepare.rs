@@ -1,0 +1,54 @@
+//! Mounts what is not mounted, and finds what is: bpffs for the pins, cgroup2 for the socket hooks.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, FsType, statfs};
+
+const BPFFS: &str = "/sys/fs/bpf";
+/// Where cgroup2 is usually found: alone, or beside version 1.
+const CGROUP2: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+
+/// Makes sure that bpffs is there to pin to.
+pub fn bpffs() -> Result<()> {
+    let path = Path::new(BPFFS);
+    if is(path, BPF_FS_MAGIC) {
+        return Ok(());
+    }
+    mount(Some("bpf"), path, Some("bpf"), MsFlags::empty(), None::<&str>).with_context(|| {
+        format!("mounting the BPF file system at {BPFFS}: steer pins its maps there (it needs root, or CAP_SYS_ADMIN)")
+    })?;
+    tracing::info!(path = BPFFS, "mounted bpffs");
+    Ok(())
+}
+
+/// The root of the cgroup2 hierarchy, mounted at a place of its own (`run`) if it is nowhere else.
+pub fn cgroup2(run: &Path) -> Result<PathBuf> {
+    if let Some(found) = CGROUP2.iter().map(Path::new).find(|path| is(path, CGROUP2_SUPER_MAGIC)) {
+        return Ok(found.to_owned());
+    }
+    let own = run.join("cgroup2");
+    std::fs::create_dir_all(&own).with_context(|| format!("creating {}", own.display()))?;
+    if !is(&own, CGROUP2_SUPER_MAGIC) {
+        mount(Some("cgroup2"), &own, Some("cgroup2"), MsFlags::empty(), None::<&str>)
+            .with_context(|| format!("mounting cgroup2 at {}", own.display()))?;
+        tracing::info!(path = %own.display(), "mounted cgroup2");
+    }
+    Ok(own)
+}
+
+/// Creates the directories of the pins.
+pub fn directories(paths: &super::paths::Paths) -> Result<()> {
+    for directory in [&paths.maps, &paths.links] {
+        std::fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
+    }
+    if !is(&paths.maps, BPF_FS_MAGIC) {
+        bail!("{} is not on a BPF file system: mount one at {BPFFS}", paths.maps.display());
+    }
+    Ok(())
+}
+
+fn is(path: &Path, magic: FsType) -> bool {
+    statfs(path).is_ok_and(|found| found.filesystem_type() == magic)
+}

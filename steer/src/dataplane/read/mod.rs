@@ -1,0 +1,268 @@
+//! The pinned maps as inspection sees them: with no agent needed, while the kernel goes on writing.
+
+mod view;
+
+use std::collections::HashSet;
+use std::hash::Hash;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::Pod;
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::sys::SyscallError;
+use nix::time::{ClockId, clock_gettime};
+use steer_common::backend::{BackendEntry, BackendId, BackendInfo, BackendState, BackendStats};
+use steer_common::flow::{FlowEntry, FlowKey, LocalFlow};
+use steer_common::limits::{MAX_FLOWS, MAX_LOCAL_FLOWS, MAX_PENDING, names};
+use steer_common::service::{FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceInfo};
+use steer_common::verdict::Counter;
+
+use self::view::{BackendRow, FlowCounts, ServiceRow};
+pub use self::view::{BackendView, FlowTable, FlowView, PortView, ServiceView, Snapshot, balance_name};
+use super::paths::{LinkName, Paths};
+
+/// Why the maps cannot be read.
+#[derive(thiserror::Error, Debug)]
+pub enum ReadError {
+    #[error("no steer data plane on this host (instance {instance}): start it with `steer run`")]
+    NoDataPlane { instance: String },
+    #[error("not allowed to read the data plane at {}: run as root", path.display())]
+    Denied { path: PathBuf },
+    #[error("cannot open the pinned map {}: is it another version's? restarting the agent puts it right", path.display())]
+    Open { path: PathBuf, source: MapError },
+    #[error("cannot read the map {map}")]
+    Read { map: &'static str, source: MapError },
+    #[error("cannot list {}", path.display())]
+    List { path: PathBuf, source: io::Error },
+}
+
+/// The pinned maps, opened.
+pub struct Reader {
+    services: Array<MapData, ServiceEntry>,
+    service_info: Array<MapData, ServiceInfo>,
+    backends: Array<MapData, BackendEntry>,
+    backend_states: Array<MapData, u32>,
+    backend_live: Array<MapData, u64>,
+    backend_stats: PerCpuArray<MapData, BackendStats>,
+    backend_info: Array<MapData, BackendInfo>,
+    flows: HashMap<MapData, FlowKey, FlowEntry>,
+    pending: HashMap<MapData, FlowKey, FlowEntry>,
+    local_flows: HashMap<MapData, u64, LocalFlow>,
+    counters: PerCpuArray<MapData, u64>,
+}
+
+/// What keeps a backend from being drained.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Remaining {
+    /// Established flows, those of this host's own sockets with them.
+    pub live: u64,
+    /// Flows whose handshake is under way.
+    pub pending: u64,
+}
+
+impl Remaining {
+    pub const fn total(self) -> u64 {
+        self.live + self.pending
+    }
+}
+
+impl Reader {
+    /// Opens the maps of an instance.
+    pub fn open(paths: &Paths) -> Result<Self, ReadError> {
+        match std::fs::metadata(&paths.maps) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(ReadError::Denied { path: paths.maps.clone() });
+            }
+            Err(_) => return Err(ReadError::NoDataPlane { instance: paths.instance.clone() }),
+        }
+        Ok(Self {
+            services: open(paths, names::SERVICES)?,
+            service_info: open(paths, names::SERVICE_INFO)?,
+            backends: open(paths, names::BACKENDS)?,
+            backend_states: open(paths, names::BACKEND_STATES)?,
+            backend_live: open(paths, names::BACKEND_LIVE)?,
+            backend_stats: open(paths, names::BACKEND_STATS)?,
+            backend_info: open(paths, names::BACKEND_INFO)?,
+            flows: open(paths, names::FLOWS)?,
+            pending: open(paths, names::PENDING)?,
+            local_flows: open(paths, names::LOCAL_FLOWS)?,
+            counters: open(paths, names::COUNTERS)?,
+        })
+    }
+
+    /// Services, backends and counters.
+    pub fn snapshot(&self) -> Result<Snapshot, ReadError> {
+        let mut services = Vec::new();
+        for index in 1..self.service_info.len() {
+            services.push(ServiceRow {
+                id: ServiceId(index as u16),
+                entry: self.services.get(&index, 0).map_err(read(names::SERVICES))?,
+                info: self.service_info.get(&index, 0).map_err(read(names::SERVICE_INFO))?,
+            });
+        }
+        let mut backends = Vec::new();
+        for index in 1..self.backends.len() {
+            let entry = self.backends.get(&index, 0).map_err(read(names::BACKENDS))?;
+            if entry.generation == 0 {
+                continue;
+            }
+            let mut stats = BackendStats::default();
+            for cpu in self.backend_stats.get(&index, 0).map_err(read(names::BACKEND_STATS))?.iter() {
+                stats.steered += cpu.steered;
+                stats.established += cpu.established;
+            }
+            let state = self.backend_states.get(&index, 0).map_err(read(names::BACKEND_STATES))?;
+            backends.push(BackendRow {
+                id: BackendId(index as u16),
+                entry,
+                info: self.backend_info.get(&index, 0).map_err(read(names::BACKEND_INFO))?,
+                state: BackendState::from_u32(state),
+                live: self.backend_live.get(&index, 0).map_err(read(names::BACKEND_LIVE))?,
+                stats,
+            });
+        }
+        let services = view::services(services, backends, &self.count_local()?, &self.count_pending()?);
+        Ok(Snapshot { services, counters: self.counters()? })
+    }
+
+    /// Every flow that the tables hold, ended ones too: see [`FlowView::is_current`]. A flow whose backend's id has another
+    /// generation by now belongs to a backend that is gone.
+    pub fn flows(&self) -> Result<impl Iterator<Item = Result<FlowView, ReadError>>, ReadError> {
+        let now = now_secs();
+        let of = move |table| {
+            move |row: Result<(FlowKey, FlowEntry), _>| row.map(|(key, entry)| FlowView::of_packets(&key, &entry, table, now))
+        };
+        let flows = entries(&self.flows, names::FLOWS, MAX_FLOWS)?.map(of(FlowTable::Flows));
+        let pending = entries(&self.pending, names::PENDING, MAX_PENDING)?.map(of(FlowTable::Pending));
+        let local = entries(&self.local_flows, names::LOCAL_FLOWS, MAX_LOCAL_FLOWS)?
+            .map(|row| row.map(|(_, flow)| FlowView::of_socket(&flow)));
+        Ok(flows.chain(pending).chain(local))
+    }
+
+    /// What one backend still has. Nothing, if its id has another generation by now: the flows died with the backend.
+    ///
+    /// Established flows are one number in the kernel; the other tables are only walked when that number is 0, or when asked
+    /// for `exactly`, since they may hold many thousand entries.
+    pub fn remaining(&self, id: BackendId, generation: u32, exactly: bool) -> Result<Remaining, ReadError> {
+        let index = id.0.into();
+        let live = || self.backend_live.get(&index, 0).map(view::live_count).map_err(read(names::BACKEND_LIVE));
+        if self.generation(id)? != generation {
+            return Ok(Remaining::default());
+        }
+        let before = live()?;
+        if before > 0 && !exactly {
+            return Ok(Remaining { live: before, pending: 0 });
+        }
+        let count = |counts: FlowCounts| counts.get(&(id, generation)).copied().unwrap_or_default();
+        let pending = count(self.count_pending()?);
+        let local = count(self.count_local()?);
+        // Once more, and last: a flow that became established while the pending ones were counted is in this number.
+        Ok(Remaining { live: live()? + local, pending })
+    }
+
+    /// The generation of a backend's id; 0 = the id is free.
+    pub fn generation(&self, id: BackendId) -> Result<u32, ReadError> {
+        Ok(self.backends.get(&id.0.into(), 0).map_err(read(names::BACKENDS))?.generation)
+    }
+
+    fn counters(&self) -> Result<Vec<(Counter, u64)>, ReadError> {
+        let value = |counter: &Counter| {
+            let values = self.counters.get(&(*counter as u32), 0).map_err(read(names::COUNTERS))?;
+            Ok((*counter, values.iter().sum()))
+        };
+        Counter::ALL.iter().map(value).collect()
+    }
+
+    fn count_local(&self) -> Result<FlowCounts, ReadError> {
+        let mut counts = FlowCounts::new();
+        for row in entries(&self.local_flows, names::LOCAL_FLOWS, MAX_LOCAL_FLOWS)? {
+            let (_, flow) = row?;
+            *counts.entry((flow.backend, flow.generation)).or_default() += 1;
+        }
+        Ok(counts)
+    }
+
+    fn count_pending(&self) -> Result<FlowCounts, ReadError> {
+        let now = now_secs();
+        let mut counts = FlowCounts::new();
+        for row in entries(&self.pending, names::PENDING, MAX_PENDING)? {
+            let (_, flow) = row?;
+            if flow.tcp().is_opening() && !flow.is_expired(now) {
+                *counts.entry((flow.backend, flow.generation)).or_default() += 1;
+            }
+        }
+        Ok(counts)
+    }
+}
+
+/// The pinned links: what is attached.
+pub fn links(paths: &Paths) -> Result<Vec<LinkName>, ReadError> {
+    let list = |path: &Path| -> io::Result<Vec<LinkName>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(path)? {
+            names.extend(LinkName::parse(&entry?.file_name().to_string_lossy()));
+        }
+        names.sort();
+        Ok(names)
+    };
+    list(&paths.links).or_else(|source| match source.kind() {
+        io::ErrorKind::NotFound => Ok(Vec::new()),
+        io::ErrorKind::PermissionDenied => Err(ReadError::Denied { path: paths.links.clone() }),
+        _ => Err(ReadError::List { path: paths.links.clone(), source }),
+    })
+}
+
+/// Closes every frontend to new flows; what is known is followed. For a host whose agent is gone: a living one does this
+/// itself, and opens them again when it reconciles.
+pub fn close_frontends(paths: &Paths) -> Result<(), ReadError> {
+    let mut frontends: HashMap<MapData, FrontendKey, FrontendEntry> = open(paths, names::FRONTENDS)?;
+    let keys = frontends.keys().collect::<Result<Vec<_>, _>>().map_err(read(names::FRONTENDS))?;
+    for key in keys {
+        let mut entry = match frontends.get(&key, 0) {
+            Err(MapError::KeyNotFound) => continue,
+            entry => entry.map_err(read(names::FRONTENDS))?,
+        };
+        entry.flags |= FrontendEntry::CLOSED;
+        frontends.insert(key, entry, 0).map_err(read(names::FRONTENDS))?;
+    }
+    Ok(())
+}
+
+/// The clock of [`FlowEntry::last_seen`]: `bpf_ktime_get_coarse_ns` is the monotonic one.
+fn now_secs() -> u32 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map(|now| now.tv_sec() as u32).unwrap_or_default()
+}
+
+fn open<T: TryFrom<Map, Error = MapError>>(paths: &Paths, name: &str) -> Result<T, ReadError> {
+    let path = paths.map(name);
+    let map = MapData::from_pin(&path).and_then(Map::from_map_data).and_then(T::try_from);
+    map.map_err(|source| match &source {
+        MapError::SyscallError(SyscallError { io_error, .. }) if io_error.kind() == io::ErrorKind::PermissionDenied => {
+            ReadError::Denied { path }
+        }
+        _ => ReadError::Open { path, source },
+    })
+}
+
+fn read(map: &'static str) -> impl Fn(MapError) -> ReadError {
+    move |source| ReadError::Read { map, source }
+}
+
+/// The entries of a table that the kernel keeps changing.
+///
+/// A walk begins anew when the key it stands on is removed under its feet, so each key is counted once and the steps are
+/// bounded. All keys come first, values later: the less time between two steps, the less often that happens.
+fn entries<'map, K: Pod + Eq + Hash, V: Pod>(
+    map: &'map HashMap<MapData, K, V>,
+    name: &'static str,
+    max: u32,
+) -> Result<impl Iterator<Item = Result<(K, V), ReadError>> + use<'map, K, V>, ReadError> {
+    let steps = 4 * max as usize;
+    let keys = map.keys().take(steps).collect::<Result<HashSet<K>, _>>().map_err(read(name))?;
+    Ok(keys.into_iter().filter_map(move |key| match map.get(&key, 0) {
+        Ok(value) => Some(Ok((key, value))),
+        Err(MapError::KeyNotFound) => None,
+        Err(source) => Some(Err(ReadError::Read { map: name, source })),
+    }))
+}

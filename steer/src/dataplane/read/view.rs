@@ -1,0 +1,454 @@
+//! What the maps say, in words for people: pure.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use steer_common::addr::{Addr, Port, UDP};
+use steer_common::backend::{BackendEntry, BackendId, BackendInfo, BackendState, BackendStats};
+use steer_common::flow::{FlowEntry, FlowKey, LocalFlow};
+use steer_common::service::{Balance, PortInfo, ServiceEntry, ServiceId, ServiceInfo};
+use steer_common::tcp::TcpState;
+use steer_common::verdict::Counter;
+
+use crate::model::{Protocol, UnixMicros};
+
+/// The maps at about one moment.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Snapshot {
+    /// By name.
+    pub services: Vec<ServiceView>,
+    /// In index order.
+    pub counters: Vec<(Counter, u64)>,
+}
+
+impl Snapshot {
+    /// A backend by its id in the maps, with its service.
+    pub fn backend(&self, id: BackendId) -> Option<(&ServiceView, &BackendView)> {
+        self.backends().find(|(_, backend)| backend.id == id)
+    }
+
+    /// All backends, each with its service.
+    pub fn backends(&self) -> impl Iterator<Item = (&ServiceView, &BackendView)> {
+        self.services.iter().flat_map(|service| service.backends.iter().map(move |backend| (service, backend)))
+    }
+
+    /// Live flows of all backends.
+    pub fn live_flows(&self) -> u64 {
+        self.backends().map(|(_, backend)| backend.live_flows).sum()
+    }
+}
+
+/// A service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServiceView {
+    pub id: ServiceId,
+    pub name: String,
+    pub ports: Vec<PortView>,
+    pub balance: Balance,
+    /// How long new flows wait while no backend is ready.
+    pub hold: Duration,
+    /// By name.
+    pub backends: Vec<BackendView>,
+}
+
+/// A published port, as its label wrote it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PortView {
+    /// `None` = every address of the host.
+    pub address: Option<IpAddr>,
+    pub port: u16,
+    pub protocol: Protocol,
+}
+
+impl std::fmt::Display for PortView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let address = self.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let protocol = match self.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        };
+        write!(f, "{}/{protocol}", SocketAddr::new(address, self.port))
+    }
+}
+
+/// A backend.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BackendView {
+    pub id: BackendId,
+    pub generation: u32,
+    /// Full container id, or `netns:<path>`.
+    pub container: String,
+    pub name: String,
+    pub address: IpAddr,
+    /// The container's port behind each port of the service; `None` where it does not serve that one.
+    pub targets: Vec<Option<u16>>,
+    pub state: BackendState,
+    pub cause: String,
+    pub since: UnixMicros,
+    /// In force.
+    pub weight: u16,
+    pub label_weight: u32,
+    pub operator_weight: Option<u16>,
+    /// The operator took it out.
+    pub maintenance: bool,
+    /// Established flows, those of this host's own sockets with them.
+    pub live_flows: u64,
+    /// Flows whose handshake is under way.
+    pub pending_flows: u64,
+    pub steered_total: u64,
+    pub established_total: u64,
+    /// How long it may keep flows when it drains.
+    pub drain: Duration,
+}
+
+/// One connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FlowView {
+    /// `None` = one of this host's own sockets.
+    pub client: Option<SocketAddr>,
+    pub frontend: SocketAddr,
+    /// `None` where only the backend tells (this host's own sockets).
+    pub service: Option<ServiceId>,
+    pub backend: BackendId,
+    pub generation: u32,
+    pub state: TcpState,
+    /// Since the last packet; `None` where that is not known (this host's own sockets).
+    pub idle: Option<Duration>,
+    pub table: FlowTable,
+    pub lane: u8,
+}
+
+impl FlowView {
+    /// Whether the connection opens or is open: neither ended, nor idle for longer than its state allows.
+    pub fn is_current(&self) -> bool {
+        let in_time = self.idle.is_none_or(|idle| idle.as_secs() <= u64::from(self.state.timeout_secs()));
+        in_time && (self.state.is_live() || self.state.is_opening())
+    }
+
+    pub(super) fn of_packets(key: &FlowKey, entry: &FlowEntry, table: FlowTable, now_secs: u32) -> Self {
+        Self {
+            client: Some(SocketAddr::new(key.client.to_ip(), key.client_port.get())),
+            frontend: SocketAddr::new(entry.frontend.to_ip(), entry.frontend_port.get()),
+            service: Some(key.service),
+            backend: entry.backend,
+            generation: entry.generation,
+            state: entry.tcp(),
+            idle: Some(Duration::from_secs(now_secs.saturating_sub(entry.last_seen).into())),
+            table,
+            lane: key.lane,
+        }
+    }
+
+    pub(super) fn of_socket(flow: &LocalFlow) -> Self {
+        Self {
+            client: None,
+            frontend: SocketAddr::new(flow.frontend.to_ip(), flow.frontend_port.get()),
+            service: None,
+            backend: flow.backend,
+            generation: flow.generation,
+            state: TcpState::Established,
+            idle: None,
+            table: FlowTable::Local,
+            lane: 0,
+        }
+    }
+}
+
+/// Which table holds a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FlowTable {
+    /// Established.
+    Flows,
+    /// Opening or closing.
+    Pending,
+    /// Of this host's own sockets, steered at `connect`.
+    Local,
+}
+
+impl FlowTable {
+    /// The word used in output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Flows => "flows",
+            Self::Pending => "pending",
+            Self::Local => "local",
+        }
+    }
+}
+
+/// The word of `steer.balance`.
+pub const fn balance_name(balance: Balance) -> &'static str {
+    match balance {
+        Balance::RoundRobin => "round-robin",
+        Balance::LeastConn => "least-conn",
+        Balance::Maglev => "maglev",
+        Balance::Source => "source",
+    }
+}
+
+/// A service as three maps have it.
+pub(super) struct ServiceRow {
+    pub(super) id: ServiceId,
+    pub(super) entry: ServiceEntry,
+    pub(super) info: ServiceInfo,
+}
+
+/// A backend as the maps that are indexed by its id have it.
+pub(super) struct BackendRow {
+    pub(super) id: BackendId,
+    pub(super) entry: BackendEntry,
+    pub(super) info: BackendInfo,
+    pub(super) state: BackendState,
+    pub(super) live: u64,
+    /// Over all CPUs.
+    pub(super) stats: BackendStats,
+}
+
+/// Flows per backend and generation.
+pub(super) type FlowCounts = HashMap<(BackendId, u32), u64>;
+
+/// Puts backends to their services. A backend whose service has no name (the agent is just removing it) stands under the
+/// service's number, so that nothing is hidden.
+pub(super) fn services(
+    services: Vec<ServiceRow>,
+    backends: Vec<BackendRow>,
+    local: &FlowCounts,
+    pending: &FlowCounts,
+) -> Vec<ServiceView> {
+    let mut views: Vec<_> = services
+        .iter()
+        .map(|row| (row, zero_padded(&row.info.name)))
+        .filter(|(row, name)| !name.is_empty() || backends.iter().any(|backend| backend.entry.service == row.id))
+        .map(|(row, name)| ServiceView {
+            id: row.id,
+            name: if name.is_empty() { format!("#{}", row.id.0) } else { name },
+            ports: row.info.ports.iter().map_while(port).collect(),
+            balance: Balance::from_u8(row.entry.balance),
+            hold: Duration::from_nanos(row.entry.hold_ns),
+            backends: Vec::new(),
+        })
+        .collect();
+    for row in backends {
+        if let Some(view) = views.iter_mut().find(|view| view.id == row.entry.service) {
+            let count = |counts: &FlowCounts| counts.get(&(row.id, row.entry.generation)).copied().unwrap_or_default();
+            view.backends.push(backend(&row, view.ports.len(), count(local), count(pending)));
+        }
+    }
+    for view in &mut views {
+        view.backends.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
+    }
+    views.sort_by(|a, b| a.name.cmp(&b.name));
+    views
+}
+
+fn port(info: &PortInfo) -> Option<PortView> {
+    (info.port != Port::NONE).then(|| PortView {
+        address: (info.addr != Addr::UNSPECIFIED).then(|| info.addr.to_ip()),
+        port: info.port.get(),
+        protocol: if info.proto == UDP { Protocol::Udp } else { Protocol::Tcp },
+    })
+}
+
+fn backend(row: &BackendRow, ports: usize, local: u64, pending: u64) -> BackendView {
+    let BackendRow { id, entry, info, state, live, stats } = row;
+    BackendView {
+        id: *id,
+        generation: entry.generation,
+        container: zero_padded(&info.container),
+        name: zero_padded(&info.name),
+        address: entry.addr.to_ip(),
+        targets: (0..ports).map(|index| entry.target(index as u8).map(Port::get)).collect(),
+        state: *state,
+        cause: zero_padded(&info.cause),
+        since: UnixMicros(info.since_us),
+        weight: entry.weight,
+        label_weight: info.label_weight,
+        operator_weight: u16::try_from(info.operator_weight).ok(),
+        maintenance: info.maintenance != 0,
+        live_flows: live_count(*live) + local,
+        pending_flows: pending,
+        steered_total: stats.steered,
+        established_total: stats.established,
+        drain: Duration::from_millis(info.drain_ms.into()),
+    }
+}
+
+/// The kernel adds and subtracts on several CPUs: an end may be counted a moment before its beginning.
+pub(super) const fn live_count(live: u64) -> u64 {
+    if live > i64::MAX as u64 { 0 } else { live }
+}
+
+/// Text that was padded with zeros to fit a record; what is not UTF-8 is replaced.
+pub(super) fn zero_padded(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use steer_common::addr::TCP;
+    use steer_common::limits::MAX_PORTS;
+
+    use super::*;
+
+    fn padded<const N: usize>(text: &str) -> [u8; N] {
+        let mut bytes = [0; N];
+        bytes[..text.len()].copy_from_slice(text.as_bytes());
+        bytes
+    }
+
+    fn service(id: u16, name: &str) -> ServiceRow {
+        let mut ports = [PortInfo::default(); MAX_PORTS];
+        ports[0] = PortInfo { addr: Addr::UNSPECIFIED, port: Port::new(9000), proto: TCP, pad: 0 };
+        ports[1] = PortInfo { addr: Ipv4Addr::new(10, 0, 0, 1).into(), port: Port::new(53), proto: UDP, pad: 0 };
+        ServiceRow {
+            id: ServiceId(id),
+            entry: ServiceEntry { hold_ns: 10_000_000_000, balance: 1, ..ServiceEntry::default() },
+            info: ServiceInfo { name: padded(name), ports },
+        }
+    }
+
+    fn backend(id: u16, service: u16, name: &str) -> BackendRow {
+        let mut targets = [Port::NONE; MAX_PORTS];
+        targets[0] = Port::new(5000);
+        BackendRow {
+            id: BackendId(id),
+            entry: BackendEntry {
+                addr: Ipv4Addr::new(172, 17, 0, 2).into(),
+                generation: 7,
+                service: ServiceId(service),
+                targets,
+                weight: 3,
+                ..BackendEntry::default()
+            },
+            info: BackendInfo {
+                container: padded("0123"),
+                name: padded(name),
+                cause: padded("health: healthy"),
+                since_us: 5,
+                operator_weight: -1,
+                maintenance: 0,
+                label_weight: 3,
+                drain_ms: 1500,
+            },
+            state: BackendState::Ready,
+            live: 2,
+            stats: BackendStats { steered: 10, established: 9 },
+        }
+    }
+
+    #[test]
+    fn a_backend_stands_under_its_service_with_its_counts() {
+        let local = FlowCounts::from([((BackendId(4), 7), 5), ((BackendId(4), 6), 100)]);
+        let pending = FlowCounts::from([((BackendId(4), 7), 1)]);
+        let views = services(vec![service(2, "web"), service(3, "")], vec![backend(4, 2, "web-1")], &local, &pending);
+        let expected = ServiceView {
+            id: ServiceId(2),
+            name: "web".into(),
+            ports: vec![
+                PortView { address: None, port: 9000, protocol: Protocol::Tcp },
+                PortView { address: Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))), port: 53, protocol: Protocol::Udp },
+            ],
+            balance: Balance::LeastConn,
+            hold: Duration::from_secs(10),
+            backends: vec![BackendView {
+                id: BackendId(4),
+                generation: 7,
+                container: "0123".into(),
+                name: "web-1".into(),
+                address: IpAddr::V4(Ipv4Addr::new(172, 17, 0, 2)),
+                targets: vec![Some(5000), None],
+                state: BackendState::Ready,
+                cause: "health: healthy".into(),
+                since: UnixMicros(5),
+                weight: 3,
+                label_weight: 3,
+                operator_weight: None,
+                maintenance: false,
+                live_flows: 2 + 5,
+                pending_flows: 1,
+                steered_total: 10,
+                established_total: 9,
+                drain: Duration::from_millis(1500),
+            }],
+        };
+        assert_eq!(views, [expected], "the other generation's flows are not counted, the free service is not shown");
+    }
+
+    #[test]
+    fn services_and_backends_come_by_name_and_none_is_hidden() {
+        let rows = vec![backend(9, 2, "b"), backend(8, 2, "a"), backend(7, 3, "lost")];
+        let views = services(vec![service(3, ""), service(2, "web")], rows, &FlowCounts::new(), &FlowCounts::new());
+        let names: Vec<_> = views
+            .iter()
+            .map(|view| (view.name.as_str(), view.backends.iter().map(|b| b.name.as_str()).collect::<Vec<_>>()))
+            .collect();
+        assert_eq!(names, [("#3", vec!["lost"]), ("web", vec!["a", "b"])]);
+    }
+
+    #[test]
+    fn an_end_counted_before_its_beginning_is_no_flow() {
+        assert_eq!(live_count(u64::MAX), 0);
+        assert_eq!(live_count(3), 3);
+    }
+
+    #[rstest]
+    #[case(b"web\0\0\0", "web")]
+    #[case(b"web", "web")]
+    #[case(b"\0web", "")]
+    #[case(b"w\xff\0", "w\u{fffd}")]
+    fn text_ends_at_the_first_zero(#[case] bytes: &[u8], #[case] text: &str) {
+        assert_eq!(zero_padded(bytes), text);
+    }
+
+    #[rstest]
+    #[case(TcpState::SynSent, 10, true)]
+    #[case(TcpState::SynSent, 65, false)]
+    #[case(TcpState::Established, 7200, true)]
+    #[case(TcpState::Established, 9001, false)]
+    #[case(TcpState::FinReverse, 10, true)]
+    #[case(TcpState::Closed, 0, false)]
+    #[case(TcpState::Reset, 0, false)]
+    fn a_flow_is_current_until_it_ends_or_its_time_is_over(
+        #[case] state: TcpState,
+        #[case] idle: u32,
+        #[case] current: bool,
+    ) {
+        let key = FlowKey {
+            client: Ipv4Addr::new(10, 9, 0, 1).into(),
+            client_port: Port::new(40_000),
+            service: ServiceId(2),
+            proto: TCP,
+            lane: 1,
+            pad: 0,
+        };
+        let entry = FlowEntry {
+            frontend: Ipv4Addr::new(10, 0, 0, 1).into(),
+            frontend_port: Port::new(9000),
+            backend: BackendId(4),
+            generation: 7,
+            isn: 1,
+            uplink: 2,
+            last_seen: 100_000 - idle,
+            marks: state.marks(),
+            port_index: 0,
+            pad: [0; 3],
+        };
+        let flow = FlowView::of_packets(&key, &entry, FlowTable::Pending, 100_000);
+        assert_eq!(flow.is_current(), current);
+        assert_eq!(flow.client.unwrap().to_string(), "10.9.0.1:40000");
+        assert_eq!(flow.frontend.to_string(), "10.0.0.1:9000");
+        assert_eq!((flow.idle, flow.lane), (Some(Duration::from_secs(idle.into())), 1));
+    }
+
+    #[rstest]
+    #[case(None, "0.0.0.0:80/tcp")]
+    #[case(Some("10.0.0.1"), "10.0.0.1:80/tcp")]
+    #[case(Some("fd00::1"), "[fd00::1]:80/tcp")]
+    fn a_frontend_is_printed_as_it_would_be_bound(#[case] address: Option<&str>, #[case] text: &str) {
+        let address = address.map(|address| address.parse().unwrap());
+        assert_eq!(PortView { address, port: 80, protocol: Protocol::Tcp }.to_string(), text);
+    }
+}

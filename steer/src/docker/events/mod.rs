@@ -1,0 +1,123 @@
+//! Docker's events about containers, and how Docker writes them. Pure.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use serde::Deserialize;
+
+use super::PORT_LABEL;
+use super::inspect::signal_number;
+use crate::model::{ContainerId, Health};
+
+/// Which events the server sends at all: without this, every health probe makes three more.
+pub(super) const FILTERS: &str = r#"{"type":["container","network"],"event":["start","kill","die","pause","unpause","health_status","rename","destroy","connect","disconnect"]}"#;
+
+/// Something that happened to a container.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Event {
+    pub container: ContainerId,
+    pub kind: EventKind,
+    /// When dockerd says it happened, in nanoseconds of Unix time.
+    pub time_ns: i64,
+    /// It carries the label that makes it steer's; false for network events, which carry no labels: it may or may not.
+    pub labels_say_steer: bool,
+    /// When it was read from the socket.
+    pub received: Instant,
+}
+
+/// What happened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum EventKind {
+    /// Its first process was started; it need not listen yet.
+    Start,
+    /// A signal WAS sent to it, any signal: compare with the container's stop signal.
+    Kill {
+        signal: i32,
+    },
+    /// Its first process has ended; its address is free for others since before this. -1 = exit code not told.
+    Die {
+        exit_code: i32,
+    },
+    Pause,
+    Unpause,
+    /// Its health has changed; there is no event for starting over.
+    Health(Health),
+    Rename {
+        name: String,
+    },
+    Destroy,
+    NetworkConnect,
+    NetworkDisconnect,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    #[serde(rename = "Type", default)]
+    of: String,
+    #[serde(rename = "Action", default)]
+    action: String,
+    #[serde(rename = "Actor")]
+    actor: Option<Actor>,
+    #[serde(rename = "timeNano", default)]
+    time_ns: i64,
+}
+
+#[derive(Deserialize)]
+struct Actor {
+    #[serde(rename = "ID", default)]
+    id: String,
+    #[serde(rename = "Attributes")]
+    attributes: Option<HashMap<String, String>>,
+}
+
+/// Reads one event as Docker writes it; `None` = it is none of steer's business.
+pub fn parse(line: &[u8], received: Instant) -> Result<Option<Event>, serde_json::Error> {
+    let Message { of, action, actor, time_ns } = serde_json::from_slice(line)?;
+    let Some(Actor { id, attributes }) = actor else { return Ok(None) };
+    let mut attributes = attributes.unwrap_or_default();
+    let (container, labels_say_steer, kind) = match of.as_str() {
+        "container" if attributes.contains_key(PORT_LABEL) => (id, true, container_event(&action, &mut attributes)),
+        "network" => match attributes.remove("container") {
+            Some(container) => (container, false, network_event(&action)),
+            None => return Ok(None),
+        },
+        _ => return Ok(None),
+    };
+    let container = ContainerId(container);
+    Ok(kind.map(|kind| Event { container, kind, time_ns, labels_say_steer, received }))
+}
+
+fn container_event(action: &str, attributes: &mut HashMap<String, String>) -> Option<EventKind> {
+    // `health_status: healthy`: the state is part of the action's name.
+    let (action, detail) = action.split_once(':').unwrap_or((action, ""));
+    Some(match action {
+        "start" => EventKind::Start,
+        "kill" => EventKind::Kill { signal: attributes.get("signal").and_then(|signal| signal_number(signal))? },
+        "die" => {
+            let exit_code = attributes.get("exitCode").and_then(|code| code.parse().ok());
+            EventKind::Die { exit_code: exit_code.unwrap_or(-1) }
+        }
+        "pause" => EventKind::Pause,
+        "unpause" => EventKind::Unpause,
+        "health_status" => EventKind::Health(match detail.trim() {
+            "healthy" => Health::Healthy,
+            "unhealthy" => Health::Unhealthy,
+            "starting" => Health::Starting,
+            _ => return None,
+        }),
+        "rename" => EventKind::Rename { name: attributes.remove("name")?.trim_start_matches('/').to_owned() },
+        "destroy" => EventKind::Destroy,
+        _ => return None,
+    })
+}
+
+fn network_event(action: &str) -> Option<EventKind> {
+    match action {
+        "connect" => Some(EventKind::NetworkConnect),
+        "disconnect" => Some(EventKind::NetworkDisconnect),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,214 @@
+//! Docker's containers and events, as the model's types.
+//!
+//! Problem: Docker tells changes, not state, and it may lose them; it answers for a container that is gone a moment later.
+//! Approach: [`Subscription`] says [`Feed::Connected`] once events flow, so whoever lists *then* misses nothing, and says so again
+//! after every interruption. [`Docker::containers`] gives the whole state at once, with what vanished meanwhile left out.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`events`] | events, and how Docker writes them |
+//! | [`feed`] | the stream of events, and reconnecting |
+//! | `inspect` | from Docker's description of a container to the model's |
+//! | `http` | requests over Docker's socket |
+
+pub mod events;
+pub mod feed;
+mod http;
+mod inspect;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bollard::errors::Error;
+use bollard::query_parameters::{InspectContainerOptions, ListContainersOptionsBuilder};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::Deserialize;
+use tokio::time::timeout;
+
+use self::http::Host;
+use crate::model::{Container, ContainerId};
+
+pub use self::events::{Event, EventKind};
+pub use self::feed::{Feed, Subscription};
+
+/// The label without which a container is none of steer's business.
+pub const PORT_LABEL: &str = "steer.port";
+
+/// Newest version of Docker's API that is spoken here.
+const NEWEST_API: ApiVersion = ApiVersion(1, 53);
+
+/// Containers inspected at once: enough to hide the latency, too few to burden dockerd.
+const INSPECT_AT_ONCE: usize = 8;
+
+/// After this, dockerd counts as hung.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A Docker daemon. Cheap to clone; clones share what was negotiated.
+#[derive(Clone, Debug)]
+pub struct Docker {
+    host: Host,
+    session: Arc<Mutex<Option<Session>>>,
+}
+
+/// What holds until dockerd restarts, maybe as another version.
+#[derive(Clone, Debug)]
+struct Session {
+    client: bollard::Docker,
+    api: ApiVersion,
+}
+
+/// What a Docker daemon says of itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Version {
+    /// Release, e.g. `28.5.2`.
+    pub engine: String,
+    /// Newest version of the API it speaks.
+    pub api: ApiVersion,
+    /// Version of the API that steer speaks with it.
+    pub negotiated: ApiVersion,
+}
+
+/// Version of Docker's API, e.g. `1.41`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ApiVersion(pub u16, pub u16);
+
+impl fmt::Display for ApiVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.0, self.1)
+    }
+}
+
+impl ApiVersion {
+    fn parse(text: &str) -> Option<Self> {
+        let (major, minor) = text.split_once('.')?;
+        Some(Self(major.parse().ok()?, minor.parse().ok()?))
+    }
+}
+
+/// `GET /version`, as far as it is needed.
+#[derive(Deserialize)]
+struct VersionAnswer {
+    #[serde(rename = "Version")]
+    engine: String,
+    #[serde(rename = "ApiVersion")]
+    newest: String,
+    #[serde(rename = "MinAPIVersion")]
+    oldest: Option<String>,
+}
+
+impl Docker {
+    /// The daemon at `host`, else at `$DOCKER_HOST`, else at `unix:///var/run/docker.sock`. Nothing is sent yet.
+    pub fn at(host: Option<&str>) -> anyhow::Result<Self> {
+        let environment = std::env::var("DOCKER_HOST").unwrap_or_default();
+        let host = host.filter(|host| !host.is_empty()).or(Some(environment.as_str()).filter(|host| !host.is_empty()));
+        Ok(Self { host: Host::parse(host.unwrap_or(http::DEFAULT_HOST))?, session: Arc::default() })
+    }
+
+    /// As [`Docker::at`], and checks that a daemon answers there which can be spoken with.
+    pub async fn connect(host: Option<&str>) -> anyhow::Result<Self> {
+        let docker = Self::at(host)?;
+        docker.version().await?;
+        Ok(docker)
+    }
+
+    /// Where the daemon is, as `--docker-host` takes it.
+    pub fn host(&self) -> String {
+        self.host.to_string()
+    }
+
+    /// Asks the daemon for its version, and settles which version of the API to speak from now on.
+    pub async fn version(&self) -> anyhow::Result<Version> {
+        // Without a version in the path: any daemon answers this, whatever versions it speaks.
+        let body = self.host.get("/version").await?;
+        let answer: VersionAnswer = serde_json::from_slice(&body)
+            .with_context(|| format!("what answers at {} is not Docker (GET /version)", self.host))?;
+        let newest = ApiVersion::parse(&answer.newest)
+            .with_context(|| format!("Docker {} names an API version of `{}`", answer.engine, answer.newest))?;
+        let oldest = answer.oldest.as_deref().and_then(ApiVersion::parse).unwrap_or(newest.min(NEWEST_API));
+        if oldest > NEWEST_API {
+            bail!(
+                "Docker {} speaks API {oldest} to {newest}, this steer up to {NEWEST_API}: use a newer steer",
+                answer.engine
+            );
+        }
+        let api = newest.min(NEWEST_API);
+        let client = self.host.client(api)?;
+        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(Session { client, api });
+        Ok(Version { engine: answer.engine, api: newest, negotiated: api })
+    }
+
+    async fn session(&self) -> anyhow::Result<Session> {
+        if let Some(session) = self.settled() {
+            return Ok(session);
+        }
+        self.version().await?;
+        self.settled().context("Docker's API version is not settled")
+    }
+
+    fn settled(&self) -> Option<Session> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// All running containers that carry [`PORT_LABEL`], by name. All or nothing: a part taken for the whole would make the
+    /// missing containers look gone.
+    pub async fn containers(&self) -> anyhow::Result<Vec<Container>> {
+        let filters = HashMap::from([("label", vec![PORT_LABEL])]);
+        let options = ListContainersOptionsBuilder::default().filters(&filters).build();
+        let client = self.session().await?.client;
+        let listed =
+            timeout(TIMEOUT, client.list_containers(Some(options))).await.unwrap_or(Err(Error::RequestTimeoutError));
+        let listed = listed.with_context(|| format!("cannot list the containers of Docker at {}", self.host))?;
+        let ids = listed.into_iter().filter_map(|summary| summary.id).map(ContainerId);
+        let found: Vec<_> =
+            stream::iter(ids).map(|id| self.inspect_owned(id)).buffer_unordered(INSPECT_AT_ONCE).try_collect().await?;
+        let mut containers: Vec<_> = found.into_iter().flatten().filter(|container| container.running).collect();
+        containers.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(containers)
+    }
+
+    async fn inspect_owned(&self, id: ContainerId) -> anyhow::Result<Option<Container>> {
+        self.inspect(&id).await
+    }
+
+    /// One container, running or not, with or without label; `None` = there is none of that id (or name).
+    pub async fn inspect(&self, id: &ContainerId) -> anyhow::Result<Option<Container>> {
+        let client = self.session().await?.client;
+        let answer = timeout(TIMEOUT, client.inspect_container(&id.0, None::<InspectContainerOptions>)).await;
+        match answer.unwrap_or(Err(Error::RequestTimeoutError)) {
+            Ok(response) => Ok(inspect::container(response)),
+            Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                Err(error.context(format!("cannot inspect container {id} of Docker at {}", self.host)))
+            }
+        }
+    }
+
+    /// Events from now on. Opened once this returns; ends with the connection. [`Docker::subscribe`] also reconnects.
+    pub async fn events(&self) -> anyhow::Result<feed::Events> {
+        feed::Events::open(&self.host, self.session().await?.api).await
+    }
+
+    /// Events from now on, for as long as the subscription lives, over restarts of dockerd. Needs a tokio runtime.
+    pub fn subscribe(&self) -> Subscription {
+        Subscription::start(self.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn api_versions_compare_as_numbers() {
+        let parsed: Vec<_> = ["1.9", "1.41", "1.53", "2.0"].into_iter().filter_map(ApiVersion::parse).collect();
+        assert_eq!(parsed, [ApiVersion(1, 9), ApiVersion(1, 41), ApiVersion(1, 53), ApiVersion(2, 0)]);
+        assert!(parsed.is_sorted());
+        for wrong in ["", "1", "1.", ".1", "1.x", "v1.41"] {
+            assert_eq!(ApiVersion::parse(wrong), None, "{wrong}");
+        }
+    }
+}

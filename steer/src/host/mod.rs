@@ -1,0 +1,22 @@
+//! This host as the kernel knows it: its interfaces and addresses, and the network namespaces of containers.
+//!
+//! Everything asks the kernel over netlink, once, and blocks for it: a question costs some tens of microseconds, a dump of a
+//! host with hundreds of interfaces a few milliseconds. From an async task, call through `tokio::task::spawn_blocking`.
+//!
+//! | module | answers |
+//! |---|---|
+//! | [`links`] | which interfaces there are, which are uplinks and bridges, what XDP is attached |
+//! | [`addresses`] | which addresses are this host's, and when to look again |
+//! | [`netns`] | how a container's address is reached from the host |
+//! | [`listen`] | whether a port is being listened on |
+//! | `ethtool` | offloads of an interface |
+//! | `netlink` | one question to the kernel and its answer |
+//! | `sys` | the socket option no library has |
+
+pub mod addresses;
+mod ethtool;
+pub mod links;
+pub mod listen;
+mod netlink;
+pub mod netns;
+mod sys;

@@ -1,0 +1,230 @@
+//! Which services and backends there should be: candidates grouped by service, conflicts found.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use steer_common::backend::BackendState;
+use steer_common::limits::{MAX_MEMBERS, MAX_PORTS};
+use steer_common::service::Balance;
+
+use super::{Candidate, ContainerId, Observed, PortSpec, Problem, Protocol, Reach, ServiceName, UnixMicros};
+
+/// A frontend as its label wrote it: `address` `None` = every address of the host.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Listen {
+    pub address: Option<IpAddr>,
+    pub port: u16,
+    pub protocol: Protocol,
+}
+
+impl Listen {
+    fn of(spec: &PortSpec) -> Self {
+        Self { address: spec.address, port: spec.port, protocol: spec.protocol }
+    }
+
+    /// Whether some packet could be for both.
+    fn overlaps(&self, other: &Self) -> bool {
+        self.port == other.port
+            && self.protocol == other.protocol
+            && (self.address == other.address || self.address.is_none() || other.address.is_none())
+    }
+}
+
+/// What the maps should hold.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Desired {
+    pub services: BTreeMap<ServiceName, DesiredService>,
+    pub host_addresses: BTreeSet<IpAddr>,
+    /// steer is being detached: no new flows.
+    pub closing: bool,
+}
+
+/// One service. Its attributes are those of the container that started last: a new version brings its own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DesiredService {
+    /// Index = port index. A port that was given up leaves a hole while flows may use its index.
+    pub ports: Vec<Option<Listen>>,
+    pub balance: Balance,
+    pub hold: Duration,
+    pub allow: Vec<IpNet>,
+    pub backends: BTreeMap<BackendKey, DesiredBackend>,
+}
+
+/// One run of a container: a restarted one has a new namespace, and its flows are dead.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct BackendKey {
+    pub container: ContainerId,
+    pub netns_cookie: u64,
+}
+
+/// One backend.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DesiredBackend {
+    pub name: String,
+    pub address: IpAddr,
+    pub reach: Reach,
+    /// The container's port per port index, where it serves that one.
+    pub targets: [Option<u16>; MAX_PORTS],
+    pub state: BackendState,
+    pub cause: String,
+    pub since: UnixMicros,
+    pub label_weight: u16,
+    pub operator_weight: Option<u16>,
+    pub maintenance: bool,
+    pub drain: Duration,
+}
+
+impl DesiredBackend {
+    /// The operator's weight, else the label's.
+    pub fn weight(&self) -> u16 {
+        self.operator_weight.unwrap_or(self.label_weight)
+    }
+}
+
+/// Ports by index, per service, as the maps have them now: indices of living flows must not change their meaning.
+pub type PortIndex = BTreeMap<ServiceName, Vec<Option<Listen>>>;
+
+/// What there should be, and what stands in the way of the rest.
+pub fn desired(observed: &Observed, current: &PortIndex) -> (Desired, Vec<Problem>) {
+    let mut problems = Vec::new();
+    let mut groups: BTreeMap<&str, Vec<&Candidate>> = BTreeMap::new();
+    for candidate in &observed.candidates {
+        groups.entry(&candidate.spec.service).or_default().push(candidate);
+    }
+    // Who has a frontend keeps it: services in the maps come first, the others in the order of their names.
+    let mut names: Vec<&str> = groups.keys().copied().collect();
+    names.sort_by_key(|name| (!current.contains_key(*name), *name));
+
+    let mut claimed: Vec<(Listen, &str)> = Vec::new();
+    let mut services = BTreeMap::new();
+    for name in names {
+        let Some(candidates) = groups.get_mut(name) else { continue };
+        candidates.sort_by(|a, b| (&a.run, &a.id).cmp(&(&b.run, &b.id)));
+        if let Some(service) = service(name, candidates, current.get(name), &mut claimed, &mut problems) {
+            services.insert(name.to_owned(), service);
+        }
+    }
+    let desired = Desired { services, host_addresses: observed.host_addresses.clone(), closing: observed.closing };
+    (desired, problems)
+}
+
+/// One service of the candidates that name it, oldest first.
+fn service<'a>(
+    name: &'a str,
+    candidates: &[&Candidate],
+    current: Option<&Vec<Option<Listen>>>,
+    claimed: &mut Vec<(Listen, &'a str)>,
+    problems: &mut Vec<Problem>,
+) -> Option<DesiredService> {
+    let newest = candidates.last()?;
+    let mut ports = ports_of(candidates, current);
+    let mut backends = BTreeMap::new();
+    for candidate in candidates {
+        let problem = |message: String, label: &str| Problem {
+            container: candidate.name.clone(),
+            label: Some(label.to_owned()),
+            message,
+        };
+        if backends.len() == MAX_MEMBERS {
+            problems.push(problem(format!("service {name} has {MAX_MEMBERS} backends already: not steered"), "steer.service"));
+            continue;
+        }
+        let mut targets = [None; MAX_PORTS];
+        let mut serves = false;
+        for port in &candidate.spec.ports {
+            let listen = Listen::of(port);
+            if let Some((_, owner)) = claimed.iter().find(|(other, owner)| *owner != name && other.overlaps(&listen)) {
+                problems.push(problem(
+                    format!("frontend {} of service {name} belongs to service {owner} already: not steered", show(&listen)),
+                    "steer.port",
+                ));
+                continue;
+            }
+            let Some(index) = index_of(&mut ports, listen) else {
+                problems.push(problem(
+                    format!("service {name} has {MAX_PORTS} ports already: {} is not steered", show(&listen)),
+                    "steer.port",
+                ));
+                continue;
+            };
+            if !claimed.contains(&(listen, name)) {
+                claimed.push((listen, name));
+            }
+            targets[index] = Some(port.target);
+            serves = true;
+        }
+        if !serves {
+            continue;
+        }
+        let key = BackendKey { container: candidate.id.clone(), netns_cookie: candidate.reach.netns_cookie };
+        backends.insert(
+            key,
+            DesiredBackend {
+                name: candidate.name.clone(),
+                address: candidate.address,
+                reach: candidate.reach,
+                targets,
+                state: candidate.state,
+                cause: candidate.cause.clone(),
+                since: candidate.since,
+                label_weight: candidate.spec.weight,
+                operator_weight: candidate.operator_weight,
+                maintenance: candidate.maintenance,
+                drain: candidate.spec.drain,
+            },
+        );
+    }
+    // A port nobody serves any more is no frontend.
+    for (index, port) in ports.iter_mut().enumerate() {
+        if !backends.values().any(|backend: &DesiredBackend| backend.targets[index].is_some()) {
+            *port = None;
+        }
+    }
+    if backends.is_empty() {
+        return None;
+    }
+    Some(DesiredService {
+        ports,
+        balance: newest.spec.balance,
+        hold: newest.spec.hold,
+        allow: newest.spec.allow.clone(),
+        backends,
+    })
+}
+
+/// The ports in use, each at the index it has now.
+fn ports_of(candidates: &[&Candidate], current: Option<&Vec<Option<Listen>>>) -> Vec<Option<Listen>> {
+    let wanted: BTreeSet<Listen> =
+        candidates.iter().flat_map(|candidate| candidate.spec.ports.iter().map(Listen::of)).collect();
+    let mut ports = current.cloned().unwrap_or_default();
+    for port in &mut ports {
+        *port = port.filter(|port| wanted.contains(port));
+    }
+    ports
+}
+
+/// The index of a port, a new one if need be; `None` when all are taken.
+fn index_of(ports: &mut Vec<Option<Listen>>, listen: Listen) -> Option<usize> {
+    if let Some(index) = ports.iter().position(|port| *port == Some(listen)) {
+        return Some(index);
+    }
+    if ports.len() < MAX_PORTS {
+        ports.push(Some(listen));
+        return Some(ports.len() - 1);
+    }
+    let index = ports.iter().position(Option::is_none)?;
+    ports[index] = Some(listen);
+    Some(index)
+}
+
+/// A frontend as people write it.
+pub fn show(listen: &Listen) -> String {
+    let address = listen.address.map_or_else(|| "0.0.0.0".to_owned(), |address| address.to_string());
+    let protocol = match listen.protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    };
+    format!("{address}:{}/{protocol}", listen.port)
+}

@@ -1,0 +1,193 @@
+//! What a container's labels ask for.
+//!
+//! [`spec`] reads all labels at once and reports everything that is wrong with them, so that one look at the log is enough to
+//! mend a Compose file. A container with a bad label is not steered: half-understood settings are worse than none.
+//! [`value`] knows the form of each value, [`network`] which of the container's addresses is meant.
+
+mod network;
+#[cfg(test)]
+mod tests;
+pub mod value;
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use steer_common::service::Balance;
+
+pub use network::network_leg;
+
+use super::{Problem, ReadyPolicy, Spec};
+
+/// What makes a container one of ours; without it, it is none of our business.
+pub const PORT: &str = "steer.port";
+pub const SERVICE: &str = "steer.service";
+pub const NETWORK: &str = "steer.network";
+pub const WEIGHT: &str = "steer.weight";
+pub const BALANCE: &str = "steer.balance";
+pub const READY: &str = "steer.ready";
+pub const DRAIN: &str = "steer.drain";
+pub const HOLD: &str = "steer.hold";
+pub const ALLOW: &str = "steer.allow";
+/// `true`: leave this container alone, whatever its other labels say.
+pub const IGNORE: &str = "steer.ignore";
+
+/// Every label there is.
+pub const ALL: [&str; 10] = [PORT, SERVICE, NETWORK, WEIGHT, BALANCE, READY, DRAIN, HOLD, ALLOW, IGNORE];
+
+const COMPOSE_PROJECT: &str = "com.docker.compose.project";
+const COMPOSE_SERVICE: &str = "com.docker.compose.service";
+/// `docker compose run` gives its container all labels of the service, `steer.port` among them.
+const COMPOSE_ONEOFF: &str = "com.docker.compose.oneoff";
+/// A container that runs before or after the service's own (`post_start` and the like).
+const COMPOSE_HOOK: &str = "com.docker.compose.hook";
+const SWARM_SERVICE: &str = "com.docker.swarm.service.name";
+
+/// What holds where a label is absent. The built-in values can be changed in the configuration file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Defaults {
+    pub network: Option<String>,
+    /// `0..=256`.
+    pub weight: u16,
+    pub balance: Balance,
+    pub ready: ReadyPolicy,
+    pub drain: Duration,
+    pub hold: Duration,
+    /// Empty = everyone.
+    pub allow: Vec<IpNet>,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            network: None,
+            weight: 1,
+            balance: Balance::RoundRobin,
+            ready: ReadyPolicy::Auto,
+            drain: Duration::from_secs(30),
+            hold: Duration::from_secs(10),
+            allow: Vec::new(),
+        }
+    }
+}
+
+/// What the container `name` with these labels asks for. `Ok(None)`: nothing, it is not to be steered. Of bad labels, each
+/// gives one problem.
+pub fn spec(name: &str, labels: &BTreeMap<String, String>, defaults: &Defaults) -> Result<Option<Spec>, Vec<Problem>> {
+    if is_left_out(labels) {
+        return Ok(None);
+    }
+    let mut read = Reader { name, labels, problems: Vec::new() };
+    read.unknown_labels();
+    read.optional(IGNORE, value::switch);
+    let Some(ports) = labels.get(PORT) else {
+        return if read.problems.is_empty() { Ok(None) } else { Err(read.problems) };
+    };
+    let ports = read.checked(PORT, value::ports(ports));
+    let service = read.service();
+    let network = read.optional(NETWORK, value::network);
+    let weight = read.optional(WEIGHT, value::weight);
+    let balance = read.optional(BALANCE, value::balance);
+    let ready = read.optional(READY, value::ready);
+    let drain = read.optional(DRAIN, value::duration);
+    let hold = read.optional(HOLD, value::duration);
+    let allow = read.optional(ALLOW, value::allow);
+
+    let (Some(ports), Some(service), true) = (ports, service, read.problems.is_empty()) else {
+        return Err(read.problems);
+    };
+    Ok(Some(Spec {
+        service,
+        ports,
+        network: network.or_else(|| defaults.network.clone()),
+        weight: weight.unwrap_or(defaults.weight),
+        balance: balance.unwrap_or(defaults.balance),
+        ready: ready.unwrap_or(defaults.ready),
+        drain: drain.unwrap_or(defaults.drain),
+        hold: hold.unwrap_or(defaults.hold),
+        allow: allow.unwrap_or_else(|| defaults.allow.clone()),
+    }))
+}
+
+/// Whether a container is left out, whatever its labels ask for: no service of its own, or told so.
+fn is_left_out(labels: &BTreeMap<String, String>) -> bool {
+    let is_true = |label: &str| labels.get(label).is_some_and(|value| value.trim().eq_ignore_ascii_case("true"));
+    is_true(IGNORE) || is_true(COMPOSE_ONEOFF) || labels.contains_key(COMPOSE_HOOK)
+}
+
+/// Reads labels of one container and gathers what is wrong with them.
+struct Reader<'a> {
+    name: &'a str,
+    labels: &'a BTreeMap<String, String>,
+    problems: Vec<Problem>,
+}
+
+impl Reader<'_> {
+    /// A label's value, if it is there and good.
+    fn optional<T>(&mut self, label: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let value = self.labels.get(label)?;
+        self.checked(label, parse(value))
+    }
+
+    /// The value, or a problem more.
+    fn checked<T, E: Display>(&mut self, label: &str, result: Result<T, E>) -> Option<T> {
+        result.map_err(|message| self.problem(label, message.to_string())).ok()
+    }
+
+    /// The label that says so, else what Compose or Swarm calls it, else the container's name.
+    fn service(&mut self) -> Option<String> {
+        let label = |name| self.labels.get(name).map(String::as_str);
+        let service = match (label(SERVICE), label(COMPOSE_PROJECT), label(COMPOSE_SERVICE), label(SWARM_SERVICE)) {
+            (Some(service), ..) => service.trim().to_owned(),
+            (None, Some(project), Some(service), _) => format!("{project}_{service}"),
+            (None, _, _, Some(service)) => service.to_owned(),
+            (None, ..) => self.name.to_owned(),
+        };
+        let remedy = if label(SERVICE).is_none() { ", set this label to give it another" } else { "" };
+        let checked = value::name(&service).map_err(|message| format!("{message}{remedy}"));
+        self.checked(SERVICE, checked)
+    }
+
+    /// A label that only looks like one of ours would otherwise be lost in silence.
+    fn unknown_labels(&mut self) {
+        for label in self.labels.keys() {
+            let ours = label.get(..6).is_some_and(|prefix| prefix.eq_ignore_ascii_case("steer."));
+            if !ours || ALL.contains(&label.as_str()) {
+                continue;
+            }
+            let message = match nearest(label) {
+                Some(known) => format!("no such label, did you mean `{known}`?"),
+                None => format!("no such label, expected one of {}", ALL.join(", ")),
+            };
+            self.problem(label, message);
+        }
+    }
+
+    fn problem(&mut self, label: &str, message: String) {
+        self.problems.push(Problem { container: self.name.to_owned(), label: Some(label.to_owned()), message });
+    }
+}
+
+/// The label somebody probably meant.
+fn nearest(label: &str) -> Option<&'static str> {
+    /// More slips of the finger than this make it another word.
+    const SLIPS: usize = 2;
+    let label = label.to_ascii_lowercase();
+    let by_distance = ALL.iter().map(|known| (distance(&label, known), *known));
+    by_distance.min().filter(|(slips, _)| *slips <= SLIPS).map(|(_, known)| known)
+}
+
+/// How many characters must be changed, added or left out to make one word the other (Levenshtein).
+fn distance(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, a) in from.chars().enumerate() {
+        let mut next = vec![i + 1];
+        for (j, &b) in to.iter().enumerate() {
+            next.push((row[j] + usize::from(a != b)).min(row[j + 1] + 1).min(next[j] + 1));
+        }
+        row = next;
+    }
+    row[to.len()]
+}

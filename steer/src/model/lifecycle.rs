@@ -1,0 +1,183 @@
+//! When a backend is ready, draining or gone.
+//!
+//! `starting → ready ⇄ unready → draining → drained → gone`, and `maintenance`, an operator's. A healthcheck decides readiness
+//! where there is one, listening where there is none; unready is not dead. Strongest first: the operator, a stop signal, a
+//! pause, then health or listening.
+
+use steer_common::backend::BackendState;
+
+use super::{Health, ReadyPolicy};
+
+/// All that is known about one run of a container.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Facts {
+    pub policy: ReadyPolicy,
+    pub health: Health,
+    /// Whether its ports listen; `None` = nobody has looked yet.
+    pub listening: Option<bool>,
+    pub paused: bool,
+    /// The signal that asked it to stop, if one did.
+    pub stop_signal: Option<i32>,
+    /// The operator took it out (`steer drain`).
+    pub maintenance: bool,
+    /// The operator put it in (`steer undrain`); only asked for by [`ReadyPolicy::Manual`].
+    pub put_in: bool,
+    /// Flows that are live or about to be.
+    pub flows: u64,
+}
+
+/// The state that follows from the facts, and its cause in words. `current` matters where silence must not demote: after a
+/// restart of dockerd every healthcheck starts over at `starting`, while the containers serve as before.
+pub fn next(current: BackendState, facts: &Facts) -> (BackendState, String) {
+    use BackendState::{Drained, Draining, Maintenance, Ready, Starting, Unready};
+    let Facts { policy, health, listening, paused, stop_signal, maintenance, put_in, flows } = *facts;
+    if let Some(signal) = stop_signal {
+        let state = if flows == 0 && matches!(current, Draining | Drained) { Drained } else { Draining };
+        return (state, format!("signal: {}", signal_name(signal)));
+    }
+    if maintenance {
+        return (Maintenance, "operator: drain".to_owned());
+    }
+    if paused {
+        return (Unready, "event: pause".to_owned());
+    }
+    let has_served = matches!(current, Ready | Unready | Maintenance);
+    let by_health = |health| match health {
+        Health::Healthy => (Ready, "health: healthy"),
+        Health::Unhealthy => (Unready, "health: unhealthy"),
+        Health::Starting if current == Ready => (Ready, "health: healthy"),
+        Health::Starting if has_served => (Unready, "health: starting"),
+        Health::Starting => (Starting, "health: starting"),
+        Health::None => (Starting, "health: the container has no healthcheck, and steer.ready=health waits for one"),
+    };
+    let by_listening = || match listening {
+        Some(true) => (Ready, "listen: listening"),
+        Some(false) if has_served => (Unready, "listen: not listening"),
+        Some(false) => (Starting, "listen: not listening yet"),
+        None if current == Ready => (Ready, "listen: listening"),
+        None => (Starting, "listen: not looked at yet"),
+    };
+    let (state, cause) = match (policy, health) {
+        (ReadyPolicy::Manual, _) if put_in || current == Ready => (Ready, "operator: undrain"),
+        (ReadyPolicy::Manual, _) => (Starting, "steer.ready=manual waits for `steer undrain`"),
+        (ReadyPolicy::Health, health) => by_health(health),
+        (ReadyPolicy::Listen, _) | (ReadyPolicy::Auto, Health::None) => by_listening(),
+        (ReadyPolicy::Auto, health) => by_health(health),
+    };
+    (state, cause.to_owned())
+}
+
+/// Whether a signal asks this container to stop: its own stop signal, or `KILL`. Others (a reload by `HUP`, logs reopened by
+/// `USR1`) are none of steer's business.
+pub const fn is_stop(signal: i32, stop_signal: i32) -> bool {
+    signal == stop_signal || signal == 9
+}
+
+fn signal_name(signal: i32) -> String {
+    let name = match signal {
+        1 => "HUP",
+        2 => "INT",
+        3 => "QUIT",
+        9 => "KILL",
+        10 => "USR1",
+        12 => "USR2",
+        15 => "TERM",
+        28 => "WINCH",
+        other => return other.to_string(),
+    };
+    name.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use steer_common::backend::BackendState::{Drained, Draining, Maintenance, Ready, Starting, Unready};
+
+    use super::*;
+
+    const AUTO: Facts = Facts {
+        policy: ReadyPolicy::Auto,
+        health: Health::None,
+        listening: None,
+        paused: false,
+        stop_signal: None,
+        maintenance: false,
+        put_in: false,
+        flows: 0,
+    };
+
+    #[rstest]
+    #[case::a_new_container_with_a_healthcheck_waits_for_it(Starting, Facts { health: Health::Starting, ..AUTO }, Starting)]
+    #[case::a_healthy_one_is_ready(Starting, Facts { health: Health::Healthy, ..AUTO }, Ready)]
+    #[case::an_unhealthy_one_is_out_but_not_dead(Ready, Facts { health: Health::Unhealthy, ..AUTO }, Unready)]
+    #[case::and_comes_back(Unready, Facts { health: Health::Healthy, ..AUTO }, Ready)]
+    #[case::a_dockerd_restart_does_not_demote(Ready, Facts { health: Health::Starting, ..AUTO }, Ready)]
+    #[case::nor_does_it_promote(Unready, Facts { health: Health::Starting, ..AUTO }, Unready)]
+    #[case::listening_is_enough_without_a_healthcheck(Starting, Facts { listening: Some(true), ..AUTO }, Ready)]
+    #[case::but_not_with_one(Starting, Facts { listening: Some(true), health: Health::Starting, ..AUTO }, Starting)]
+    #[case::unless_the_label_says_so(
+        Starting,
+        Facts { policy: ReadyPolicy::Listen, listening: Some(true), health: Health::Starting, ..AUTO },
+        Ready
+    )]
+    #[case::not_listening_yet(Starting, Facts { listening: Some(false), ..AUTO }, Starting)]
+    #[case::no_longer_listening(Ready, Facts { listening: Some(false), ..AUTO }, Unready)]
+    #[case::health_policy_without_a_healthcheck_never_gets_ready(
+        Starting,
+        Facts { policy: ReadyPolicy::Health, listening: Some(true), ..AUTO },
+        Starting
+    )]
+    #[case::manual_waits(Starting, Facts { policy: ReadyPolicy::Manual, health: Health::Healthy, ..AUTO }, Starting)]
+    #[case::manual_is_put_in(Starting, Facts { policy: ReadyPolicy::Manual, put_in: true, ..AUTO }, Ready)]
+    #[case::a_stop_signal_drains(Ready, Facts { stop_signal: Some(15), health: Health::Healthy, flows: 3, ..AUTO }, Draining)]
+    #[case::even_with_no_flows_at_first(Ready, Facts { stop_signal: Some(15), ..AUTO }, Draining)]
+    #[case::and_then_it_is_drained(Draining, Facts { stop_signal: Some(15), ..AUTO }, Drained)]
+    #[case::a_late_flow_makes_it_drain_again(Drained, Facts { stop_signal: Some(15), flows: 1, ..AUTO }, Draining)]
+    #[case::health_does_not_bring_a_stopping_one_back(
+        Draining,
+        Facts { stop_signal: Some(15), health: Health::Healthy, flows: 1, ..AUTO },
+        Draining
+    )]
+    #[case::the_operator_takes_a_healthy_one_out(Ready, Facts { maintenance: true, health: Health::Healthy, ..AUTO }, Maintenance)]
+    #[case::and_back_in(Maintenance, Facts { health: Health::Healthy, ..AUTO }, Ready)]
+    #[case::a_pause_takes_it_out(Ready, Facts { paused: true, health: Health::Healthy, ..AUTO }, Unready)]
+    fn the_state_follows_from_the_facts(
+        #[case] current: BackendState,
+        #[case] facts: Facts,
+        #[case] expected: BackendState,
+    ) {
+        let (state, cause) = next(current, &facts);
+        assert_eq!(state, expected, "{cause}");
+        assert!(!cause.is_empty());
+    }
+
+    #[rstest]
+    #[case::docker_stop(15, 15, true)]
+    #[case::nginx(3, 3, true)]
+    #[case::kill(9, 3, true)]
+    #[case::reload(1, 15, false)]
+    #[case::reopen_logs(10, 15, false)]
+    #[case::term_to_one_that_stops_by_quit(15, 3, false)]
+    fn only_its_own_stop_signal_or_kill_stops_a_container(
+        #[case] signal: i32,
+        #[case] stop_signal: i32,
+        #[case] stops: bool,
+    ) {
+        assert_eq!(is_stop(signal, stop_signal), stops);
+    }
+
+    #[test]
+    fn the_same_facts_again_change_nothing_once_settled() {
+        for current in BackendState::ALL {
+            for health in [Health::None, Health::Starting, Health::Healthy, Health::Unhealthy] {
+                for stop_signal in [None, Some(15)] {
+                    let facts = Facts { health, stop_signal, ..AUTO };
+                    let (once, _) = next(current, &facts);
+                    let (twice, _) = next(once, &facts);
+                    let (thrice, _) = next(twice, &facts);
+                    assert_eq!(twice, thrice, "from {current:?} with {facts:?}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Decisions of the agent, pure: no tokio, Docker client, BPF, clock or environment here. Time is an argument.
+//!
+//! [`Observed`] is Docker's and the host's truth, [`Desired`] what the maps should hold, [`Applied`] what they do hold.
+//! [`desired()`](desired::desired) makes the second from the first, [`plan()`](plan::plan) the way from the third to the second.
+//!
+//! | module | decides |
+//! |---|---|
+//! | [`labels`] | what a container's labels ask for |
+//! | [`lifecycle`] | when a backend is ready, draining or gone |
+//! | [`desired`] | which services and backends there should be |
+//! | [`slots`] | which backend stands in which slot |
+//! | [`plan`] | which map writes lead there, in which order |
+
+pub mod desired;
+pub mod labels;
+pub mod lifecycle;
+pub mod plan;
+pub mod slots;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use steer_common::backend::BackendState;
+use steer_common::service::Balance;
+
+/// A container's id (64 hex digits), or `netns:<name>` for a static backend.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ContainerId(pub String);
+
+impl ContainerId {
+    /// The first twelve digits, as Docker prints them.
+    pub fn short(&self) -> &str {
+        self.0.get(..12).filter(|_| !self.0.starts_with("netns:")).unwrap_or(&self.0)
+    }
+}
+
+impl fmt::Display for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.short())
+    }
+}
+
+/// A service's name: unique on the host.
+pub type ServiceName = String;
+
+/// A moment of Unix time, in microseconds.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct UnixMicros(pub u64);
+
+/// Transport protocol of a frontend.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    /// IANA protocol number.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => steer_common::addr::TCP,
+            Self::Udp => steer_common::addr::UDP,
+        }
+    }
+}
+
+/// One item of `steer.port`: `[address:]port:target[/udp]`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct PortSpec {
+    /// `None` = every address of the host.
+    pub address: Option<IpAddr>,
+    pub port: u16,
+    /// The container's port.
+    pub target: u16,
+    pub protocol: Protocol,
+}
+
+/// How readiness is known (`steer.ready`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReadyPolicy {
+    /// The healthcheck where there is one, else listening.
+    #[default]
+    Auto,
+    /// The healthcheck; a container without one is never ready.
+    Health,
+    /// Listening, whatever the healthcheck says.
+    Listen,
+    /// Only `steer undrain` makes it ready.
+    Manual,
+}
+
+/// What a container asks for: its labels, read and checked, defaults filled in.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Spec {
+    pub service: ServiceName,
+    /// At least one, at most [`steer_common::limits::MAX_PORTS`].
+    pub ports: Vec<PortSpec>,
+    /// Network whose address to use, as written; `None` = the only one.
+    pub network: Option<String>,
+    /// `0..=256`.
+    pub weight: u16,
+    pub balance: Balance,
+    pub ready: ReadyPolicy,
+    pub drain: Duration,
+    pub hold: Duration,
+    /// Empty = everyone.
+    pub allow: Vec<IpNet>,
+}
+
+/// Health as Docker reports it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Health {
+    /// No healthcheck.
+    #[default]
+    None,
+    Starting,
+    Healthy,
+    Unhealthy,
+}
+
+/// A container's leg in one network.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NetworkLeg {
+    /// Full name, e.g. `project_default`.
+    pub network: String,
+    pub address: IpAddr,
+}
+
+/// A container as Docker describes it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Container {
+    pub id: ContainerId,
+    /// Without the leading slash.
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+    pub running: bool,
+    pub paused: bool,
+    pub health: Health,
+    /// Its first process as the host sees it; 0 when it does not run.
+    pub pid: i32,
+    /// The signal that asks it to stop; 15 unless its image or `--stop-signal` says otherwise.
+    pub stop_signal: i32,
+    pub legs: Vec<NetworkLeg>,
+    /// `HostConfig.NetworkMode`.
+    pub network_mode: String,
+    /// `State.StartedAt`, as Docker writes it: tells one run of a container from the next.
+    pub started_at: String,
+}
+
+/// How the data plane reaches a container: read inside its network namespace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reach {
+    /// Host end of the veth.
+    pub ifindex: u32,
+    /// MAC address of the container's end.
+    pub mac: [u8; 6],
+    /// Id of the namespace as the host's counts, -1 = not known.
+    pub netns_id: i32,
+    pub netns_cookie: u64,
+    /// The container's end takes frames straight from XDP.
+    pub xdp: bool,
+}
+
+/// Something that keeps a container or a frontend from being steered, in words for the user.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Problem {
+    /// Name of the container, or of the service of the configuration file.
+    pub container: String,
+    /// The label or setting at fault, where there is one.
+    pub label: Option<String>,
+    /// What is wrong, with the value, and what was expected.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.label {
+            Some(label) => write!(f, "{}: {label}: {}", self.container, self.message),
+            None => write!(f, "{}: {}", self.container, self.message),
+        }
+    }
+}
+
+/// A backend with all that is known of it: a container that may be steered to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Candidate {
+    pub id: ContainerId,
+    /// When this run of the container started, as Docker writes it: of several versions the last one's settings count.
+    pub run: String,
+    pub name: String,
+    pub spec: Spec,
+    pub address: IpAddr,
+    pub reach: Reach,
+    pub state: BackendState,
+    pub cause: String,
+    pub since: UnixMicros,
+    /// Weight set by the operator, over the label's.
+    pub operator_weight: Option<u16>,
+    /// The operator took it out.
+    pub maintenance: bool,
+}
+
+/// Input of [`desired()`](desired::desired).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Observed {
+    pub candidates: Vec<Candidate>,
+    /// Addresses of this host, loopback left out.
+    pub host_addresses: BTreeSet<IpAddr>,
+    /// steer is being detached: no new flows.
+    pub closing: bool,
+}

@@ -1,0 +1,262 @@
+//! The product under test: `steer run` in a world's `host` namespace, and its command line.
+
+mod status;
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, ExitStatus, Output, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+pub use self::status::{AgentStatus, Backend, Problem, Service, Status};
+use crate::docker::{Docker, tail};
+use crate::netns::Ns;
+use crate::world::UPLINK;
+use crate::{World, programs, wait_until};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The way in at the uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attach {
+    Tc,
+    Xdp,
+    Generic,
+    Auto,
+}
+
+impl Attach {
+    /// As `--attach` takes it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Tc => "tc",
+            Self::Xdp => "xdp",
+            Self::Generic => "generic",
+            Self::Auto => "auto",
+        }
+    }
+
+    /// A world in which this way in can work: XDP wants real checksums from the client.
+    pub fn world(self) -> World {
+        self.fit(World::new())
+    }
+
+    /// Makes a world fit for this way in.
+    pub fn fit(self, world: World) -> World {
+        match self {
+            Self::Xdp | Self::Generic => world.without_checksum_offload(),
+            Self::Tc | Self::Auto => world,
+        }
+    }
+}
+
+/// The guard of an agent: dropping it runs `steer detach --now` and ends the agent; its log is shown if the test
+/// failed.
+#[derive(Debug)]
+pub struct Agent {
+    host: Ns,
+    program: PathBuf,
+    instance: String,
+    arguments: Vec<String>,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Agent {
+    /// `steer run` against a private Docker.
+    pub fn start(world: &World, docker: &Docker, attach: Attach) -> Self {
+        Self::start_with(world, Some(&docker.host_url()), attach, &[])
+    }
+
+    /// `steer run` with any Docker or none, and more arguments, such as `--config FILE`.
+    pub fn start_with(world: &World, docker_host: Option<&str>, attach: Attach, more: &[&str]) -> Self {
+        let mut arguments = vec!["--interface", UPLINK, "--attach", attach.word()];
+        arguments.extend(docker_host.into_iter().flat_map(|url| ["--docker-host", url]));
+        arguments.extend(more);
+        Self::start_raw(world, &arguments)
+    }
+
+    /// `steer run` with exactly these arguments.
+    pub fn start_raw(world: &World, arguments: &[&str]) -> Self {
+        let program = programs::steer().unwrap_or_else(|err| panic!("{err}"));
+        let mut agent = Self {
+            host: world.host.clone(),
+            program,
+            instance: world.tag().to_owned(),
+            arguments: arguments.iter().map(|word| (*word).to_owned()).collect(),
+            log: world.dir().join("agent.log"),
+            child: None,
+        };
+        agent.launch();
+        agent
+    }
+
+    fn launch(&mut self) {
+        let log =
+            File::options().create(true).append(true).open(&self.log).expect("the world's directory can be written");
+        let err = log.try_clone().expect("a descriptor can be cloned");
+        let mut command = self.host.command(&self.program);
+        command.args(["--instance", &self.instance, "run"]).args(&self.arguments);
+        command.stdin(Stdio::null()).stdout(log).stderr(err);
+        if std::env::var_os("RUST_LOG").is_none() {
+            command.env("RUST_LOG", "steer=debug,info");
+        }
+        self.child = Some(command.spawn().unwrap_or_else(|err| panic!("start {}: {err}", self.program.display())));
+    }
+
+    /// The value of `--instance`.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// Process id of the running agent.
+    #[track_caller]
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the agent was started").id()
+    }
+
+    /// Everything the agents of this guard have logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// `steer --instance X <words>` in the host's namespace, to its end.
+    #[track_caller]
+    pub fn steer(&self, words: &[&str]) -> Output {
+        let mut command = self.host.command(&self.program);
+        command.args(["--instance", &self.instance]).args(words).stdin(Stdio::null());
+        command.output().unwrap_or_else(|err| panic!("start {}: {err}", self.program.display()))
+    }
+
+    /// The same, and it must succeed: its standard output.
+    #[track_caller]
+    pub fn steer_ok(&self, words: &[&str]) -> String {
+        let output = self.steer(words);
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "steer {words:?}: {}\n{out}{err}", output.status);
+        out.into_owned()
+    }
+
+    /// `steer status --json`, or in words why there is none.
+    pub fn try_status(&self) -> Result<Status, String> {
+        let output = self.steer(&["status", "--json"]);
+        if !output.status.success() {
+            return Err(format!("steer status: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()));
+        }
+        let text = String::from_utf8_lossy(&output.stdout);
+        serde_json::from_str(&text).map_err(|err| format!("steer status --json: {err} in: {text}"))
+    }
+
+    #[track_caller]
+    pub fn status(&self) -> Status {
+        self.try_status().unwrap_or_else(|err| panic!("{err}"))
+    }
+
+    /// Waits until the status is as wanted; `wanted` is shown a status again and again.
+    #[track_caller]
+    pub fn wait_for(&mut self, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
+        wait_until(what, LIMIT, || {
+            let ended = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
+            if let Some(status) = ended {
+                panic!("{what}: the agent ended with {status}");
+            }
+            let status = self.try_status()?;
+            if wanted(&status) { Ok(status) } else { Err(status.to_string()) }
+        })
+    }
+
+    /// Waits until a service has exactly `n` ready backends, with the agent alive.
+    #[track_caller]
+    pub fn wait_ready(&mut self, service: &str, n: usize) -> Status {
+        self.wait_for(&format!("{n} backends of {service} are ready"), |status| {
+            status.agent.alive && status.service(service).map_or(n == 0, |service| service.count("ready") == n)
+        })
+    }
+
+    /// Waits until a backend is in a state.
+    #[track_caller]
+    pub fn wait_state(&mut self, backend: &str, state: &str) -> Status {
+        self.wait_for(&format!("{backend} is {state}"), |status| {
+            status.backend(backend).map_or(state == "gone", |backend| backend.state == state)
+        })
+    }
+
+    /// SIGKILL: what is in the kernel stays.
+    #[track_caller]
+    pub fn kill9(&mut self) {
+        self.end(Signal::SIGKILL);
+    }
+
+    /// SIGTERM: a clean stop, which leaves the data plane as well.
+    #[track_caller]
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.end(Signal::SIGTERM)
+    }
+
+    #[track_caller]
+    fn end(&mut self, signal: Signal) -> ExitStatus {
+        kill(Pid::from_raw(self.pid() as i32), signal).expect("a child that is not reaped can be signalled");
+        self.wait_exit()
+    }
+
+    /// Waits for an agent to end, such as one that refuses to start.
+    #[track_caller]
+    pub fn wait_exit(&mut self) -> ExitStatus {
+        let child = self.child.as_mut().expect("the agent was started");
+        let status = wait_until("the agent ends", LIMIT, || match child.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            other => Err(format!("{other:?}")),
+        });
+        self.child = None;
+        status
+    }
+
+    /// Starts an agent again, with the same arguments. If one runs, it is terminated first.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        if self.child.is_some() {
+            self.terminate();
+        }
+        self.launch();
+    }
+
+    /// From the next (re)start on, another binary: an upgrade.
+    pub fn upgrade_to(&mut self, program: PathBuf) {
+        self.program = program;
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- end of the agent's log\n{}", tail(&self.log(), 60));
+        }
+        // Programs and pins outlive the agent by design, so they are taken away first, with a limit in case the agent
+        // hangs.
+        let mut detach = self.host.command(&self.program);
+        detach.args(["--instance", &self.instance, "detach", "--now"]);
+        detach.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        if let Ok(mut detach) = detach.spawn() {
+            end_within(&mut detach, Duration::from_secs(10));
+        }
+        if let Some(child) = &mut self.child {
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+/// Waits for a child, and kills it when the time is over.
+fn end_within(child: &mut Child, limit: Duration) {
+    let deadline = std::time::Instant::now() + limit;
+    while matches!(child.try_wait(), Ok(None)) {
+        if std::time::Instant::now() > deadline {
+            drop(child.kill());
+            drop(child.wait());
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

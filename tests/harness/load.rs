@@ -1,0 +1,166 @@
+//! Load in the background: this package's `load`, or `ab`, inside a namespace.
+
+use std::io::Read;
+use std::net::SocketAddr;
+use std::process::{Child, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::netns::Ns;
+use crate::programs;
+use crate::report::{Report, STARTED};
+
+/// A load program that runs. Dropping it ends it.
+#[derive(Debug)]
+struct Running {
+    child: Option<Child>,
+    words: String,
+}
+
+/// A run of `load`.
+#[derive(Debug)]
+pub struct Load {
+    running: Running,
+}
+
+/// A run of `ab`.
+#[derive(Debug)]
+pub struct Ab {
+    running: Running,
+}
+
+/// What `ab` says, where it says it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AbReport {
+    pub complete: u64,
+    pub failed: u64,
+    /// Answers that were not 2xx.
+    pub non_2xx: u64,
+    pub longest_ms: u64,
+    pub per_second: f64,
+    /// Everything it printed, its errors included.
+    pub text: String,
+}
+
+impl Load {
+    /// `load --target <target> --json <words>` in the background, as in `"--connections 40 --seconds 5"`.
+    #[track_caller]
+    pub fn start(ns: &Ns, target: impl Into<SocketAddr>, words: &str) -> Self {
+        let program = programs::built("load").unwrap_or_else(|err| panic!("{err}"));
+        let words = format!("--target {} --json {words}", target.into());
+        let mut running = Running::start(ns, &program.display().to_string(), words);
+        running.wait_line(STARTED);
+        Self { running }
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn finish(self) -> Report {
+        let (out, text) = self.running.output();
+        serde_json::from_str(&out).unwrap_or_else(|err| panic!("the report of load: {err}\n{text}"))
+    }
+
+    /// Ends it now; the report covers what ran.
+    #[track_caller]
+    pub fn stop(self) -> Report {
+        self.running.signal(Signal::SIGINT);
+        self.finish()
+    }
+}
+
+impl Ab {
+    /// `ab <words> http://<target>/` in the background, as in `"-c 40 -n 20000 -l -k"`.
+    #[track_caller]
+    pub fn start(ns: &Ns, target: impl Into<SocketAddr>, words: &str) -> Self {
+        Self { running: Running::start(ns, "ab", format!("-q {words} http://{}/", target.into())) }
+    }
+
+    #[track_caller]
+    pub fn finish(self) -> AbReport {
+        let (_, text) = self.running.output();
+        let report = AbReport::parse(text);
+        assert!(report.complete > 0, "ab did not get far:\n{}", report.text);
+        report
+    }
+}
+
+impl AbReport {
+    fn parse(text: String) -> Self {
+        let number = |label: &str| {
+            let line = text.lines().find_map(|line| line.trim().strip_prefix(label))?;
+            line.split_whitespace().next().map(str::to_owned)
+        };
+        let whole = |label: &str| number(label).and_then(|word| word.parse().ok()).unwrap_or(0);
+        Self {
+            complete: whole("Complete requests:"),
+            failed: whole("Failed requests:"),
+            non_2xx: whole("Non-2xx responses:"),
+            longest_ms: whole("100%"),
+            per_second: number("Requests per second:").and_then(|word| word.parse().ok()).unwrap_or(0.0),
+            text,
+        }
+    }
+}
+
+impl Running {
+    #[track_caller]
+    fn start(ns: &Ns, program: &str, words: String) -> Self {
+        let mut command = ns.command(program);
+        command.args(words.split_whitespace()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap_or_else(|err| panic!("start {program}: {err}"));
+        Self { child: Some(child), words: format!("{program} {words}") }
+    }
+
+    /// Waits for a line on standard error; what comes after it stays in the pipe.
+    #[track_caller]
+    fn wait_line(&mut self, line: &str) {
+        let mut pipe = self.child.as_mut().and_then(|child| child.stderr.as_mut()).expect("standard error is piped");
+        let mut seen = Vec::new();
+        while !seen.ends_with(format!("{line}\n").as_bytes()) {
+            let mut byte = [0];
+            match (&mut pipe).read(&mut byte) {
+                Ok(1) => seen.push(byte[0]),
+                _ => panic!("{}: {}", self.words, String::from_utf8_lossy(&seen)),
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(child) = &self.child {
+            let _ = kill(Pid::from_raw(child.id() as i32), signal);
+        }
+    }
+
+    /// Standard output, and for people: the command, standard output and standard error.
+    #[track_caller]
+    fn output(mut self) -> (String, String) {
+        let child = self.child.take().expect("only this takes the child");
+        let output = child.wait_with_output().unwrap_or_else(|err| panic!("wait for {}: {err}", self.words));
+        let out = String::from_utf8_lossy(&output.stdout).into_owned();
+        let text = format!("{}\n{out}{}", self.words, String::from_utf8_lossy(&output.stderr));
+        (out, text)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::AbReport;
+
+    #[test]
+    fn ab_is_understood() {
+        let text = "Complete requests:      20000\nFailed requests:        3\n   (Connect: 0)\nNon-2xx responses:      2\n\
+                    Requests per second:    9904.36 [#/sec] (mean)\n 100%     14 (longest request)\n";
+        let AbReport { complete, failed, non_2xx, longest_ms, per_second, .. } = AbReport::parse(text.to_owned());
+        assert_eq!((complete, failed, non_2xx, longest_ms, per_second), (20000, 3, 2, 14, 9904.36));
+    }
+}

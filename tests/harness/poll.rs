@@ -1,0 +1,20 @@
+//! Waiting for what has no event: short looks with a deadline.
+
+use std::fmt::Display;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Looks until `look` answers `Ok`, and panics with the last `Err` when `limit` is over.
+#[track_caller]
+pub fn wait_until<T, E: Display>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<T, E>) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        match look() {
+            Ok(found) => return found,
+            Err(last) if Instant::now() >= deadline => panic!("{what}: not within {limit:?}, last seen: {last}"),
+            Err(_) => thread::sleep(PAUSE),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! One client: connects, asks, reads, and tells the tally how it went.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::ports::Ports;
+use crate::response::{self, Response};
+use crate::{Mode, Run};
+
+pub(crate) struct Client {
+    run: Rc<Run>,
+    ports: Option<Ports>,
+    buffer: Vec<u8>,
+    stream: Option<TcpStream>,
+    /// Address of the connection in use, for the words about a failure.
+    local: Option<SocketAddr>,
+}
+
+impl Client {
+    pub(crate) fn new(run: Rc<Run>, ports: Option<Ports>) -> Self {
+        let room = if run.mode == Mode::Bulk { 256 << 10 } else { 4 << 10 };
+        Self { run, ports, buffer: Vec::with_capacity(room), stream: None, local: None }
+    }
+
+    pub(crate) async fn run(mut self) {
+        let mut due = Instant::now();
+        while self.run.may_start() {
+            let run = self.run.clone();
+            let started = Instant::now();
+            // One timer for connecting and asking: a client that waits does not care for which of them.
+            let outcome = match timeout(run.limit, self.request(started)).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(ErrorKind::TimedOut.into()),
+            };
+            match outcome {
+                Ok((response, took)) => run.tally.success(&response, took),
+                Err(err) => {
+                    self.stream = None;
+                    run.tally.failure(&err, self.local.take(), started.elapsed());
+                }
+            }
+            if let Some(pause) = run.pause {
+                due = (due + pause).max(Instant::now());
+                sleep_until(due).await;
+            } else if run.stopped.get() {
+                return;
+            }
+        }
+    }
+
+    /// One request, over the connection that is open or over a new one.
+    async fn request(&mut self, started: Instant) -> io::Result<(Response, std::time::Duration)> {
+        let mut stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => self.connect(started).await?,
+        };
+        let asked = if self.run.mode == Mode::Close { started } else { Instant::now() };
+        stream.write_all(&self.run.request).await?;
+        let response = response::read(&mut stream, &mut self.buffer).await?;
+        let took = asked.elapsed();
+        if response.stays {
+            self.stream = Some(stream);
+        } else {
+            // The server closes first and keeps the TIME_WAIT, as behind a real client: only so may this port be used
+            // again at once.
+            while stream.read(&mut self.buffer).await? > 0 {}
+        }
+        Ok((response, took))
+    }
+
+    async fn connect(&mut self, started: Instant) -> io::Result<TcpStream> {
+        let target = self.run.target;
+        let socket = if target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        if let Some(ports) = &mut self.ports {
+            ports.bind(&socket, target)?;
+            self.local = socket.local_addr().ok();
+        }
+        let stream = socket.connect(target).await?;
+        stream.set_nodelay(true)?;
+        self.run.tally.connected(started.elapsed());
+        if self.local.is_none() || self.ports.is_none() {
+            self.local = stream.local_addr().ok();
+        }
+        Ok(stream)
+    }
+}

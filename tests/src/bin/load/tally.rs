@@ -1,0 +1,200 @@
+//! Counting: histograms, failures by kind, requests per backend, and the report made of them.
+
+use std::cell::RefCell;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use steer_tests::report::{Failures, Quantiles, Report};
+
+use crate::response::Response;
+
+/// Failures that are kept in words.
+const MAX_SAMPLES: usize = 20;
+/// Microseconds up to two minutes, three digits.
+const LONGEST: u64 = 120_000_000;
+
+/// One thread counts, so a `RefCell` is all the locking there is.
+pub(crate) struct Tally {
+    inner: RefCell<Inner>,
+}
+
+struct Inner {
+    started: Instant,
+    ended: Option<Instant>,
+    connect: Histogram<u64>,
+    request: Histogram<u64>,
+    connections: u64,
+    requests: u64,
+    bytes: u64,
+    slowest: Duration,
+    failures: Failures,
+    /// A handful of backends: looking through a list beats hashing.
+    backends: Vec<(String, u64)>,
+    samples: Vec<String>,
+    shown: Shown,
+}
+
+/// What the progress line before this one knew.
+struct Shown {
+    at: Instant,
+    requests: u64,
+    failed: u64,
+    slowest: Duration,
+}
+
+impl Tally {
+    pub(crate) fn new() -> Self {
+        let histogram =
+            || Histogram::new_with_max(LONGEST, 3).expect("three digits up to two minutes is a valid histogram");
+        let started = Instant::now();
+        let shown = Shown { at: started, requests: 0, failed: 0, slowest: Duration::ZERO };
+        let inner = Inner {
+            started,
+            ended: None,
+            connect: histogram(),
+            request: histogram(),
+            connections: 0,
+            requests: 0,
+            bytes: 0,
+            slowest: Duration::ZERO,
+            failures: Failures::default(),
+            backends: Vec::new(),
+            samples: Vec::new(),
+            shown,
+        };
+        Self { inner: RefCell::new(inner) }
+    }
+
+    pub(crate) fn connected(&self, took: Duration) {
+        let mut inner = self.inner.borrow_mut();
+        inner.connections += 1;
+        inner.connect.saturating_record(micros(took));
+    }
+
+    pub(crate) fn success(&self, response: &Response, took: Duration) {
+        let mut inner = self.inner.borrow_mut();
+        inner.slow(took);
+        if response.status != 200 {
+            inner.failures.status += 1;
+            inner.sample(None, &format!("status {} from {}", response.status, response.backend));
+            return;
+        }
+        inner.requests += 1;
+        inner.bytes += response.body;
+        inner.request.saturating_record(micros(took));
+        match inner.backends.iter_mut().find(|(name, _)| *name == response.backend) {
+            Some((_, count)) => *count += 1,
+            None => inner.backends.push((response.backend.clone(), 1)),
+        }
+    }
+
+    pub(crate) fn failure(&self, err: &io::Error, local: Option<SocketAddr>, took: Duration) {
+        let mut inner = self.inner.borrow_mut();
+        inner.slow(took);
+        let Failures { refused, reset, timeout, closed, status: _, other } = &mut inner.failures;
+        *match err.kind() {
+            ErrorKind::ConnectionRefused => refused,
+            ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe => reset,
+            ErrorKind::TimedOut => timeout,
+            ErrorKind::UnexpectedEof => closed,
+            _ => other,
+        } += 1;
+        inner.sample(local, &format!("{err} after {:.1} ms", millis(took)));
+    }
+
+    /// Stops the clock.
+    pub(crate) fn end(&self) {
+        self.inner.borrow_mut().ended = Some(Instant::now());
+    }
+
+    pub(crate) fn print_progress(&self) {
+        let mut inner = self.inner.borrow_mut();
+        let now = Instant::now();
+        let (failed, since) = (inner.failures.total(), now.duration_since(inner.shown.at).as_secs_f64());
+        let rate = (inner.requests - inner.shown.requests) as f64 / since;
+        eprintln!(
+            "{:4.0} s {rate:8.0} req/s {:6} failed, slowest {:.1} ms, {} backends",
+            now.duration_since(inner.started).as_secs_f64(),
+            failed - inner.shown.failed,
+            millis(inner.shown.slowest),
+            inner.backends.len()
+        );
+        inner.shown = Shown { at: now, requests: inner.requests, failed, slowest: Duration::ZERO };
+    }
+
+    pub(crate) fn report(&self, mode: &str) -> Report {
+        let inner = self.inner.borrow();
+        let seconds = inner.ended.unwrap_or_else(Instant::now).duration_since(inner.started).as_secs_f64();
+        Report {
+            mode: mode.to_owned(),
+            seconds,
+            requests: inner.requests,
+            failed: inner.failures.total(),
+            failures: inner.failures.clone(),
+            connections: inner.connections,
+            requests_per_second: inner.requests as f64 / seconds,
+            bytes: inner.bytes,
+            mib_per_second: inner.bytes as f64 / f64::from(1 << 20) / seconds,
+            slowest_ms: millis(inner.slowest),
+            connect_ms: quantiles(&inner.connect),
+            request_ms: quantiles(&inner.request),
+            backends: inner.backends.iter().cloned().collect(),
+            samples: inner.samples.clone(),
+        }
+    }
+}
+
+impl Inner {
+    fn slow(&mut self, took: Duration) {
+        self.slowest = self.slowest.max(took);
+        self.shown.slowest = self.shown.slowest.max(took);
+    }
+
+    fn sample(&mut self, local: Option<SocketAddr>, words: &str) {
+        if self.samples.len() < MAX_SAMPLES {
+            let client = local.map(|local| format!("{local}: ")).unwrap_or_default();
+            self.samples.push(format!("{:.3} s: {client}{words}", self.started.elapsed().as_secs_f64()));
+        }
+    }
+}
+
+fn micros(took: Duration) -> u64 {
+    u64::try_from(took.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn millis(took: Duration) -> f64 {
+    took.as_secs_f64() * 1e3
+}
+
+fn quantiles(histogram: &Histogram<u64>) -> Quantiles {
+    let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
+    Quantiles { p50: at(0.5), p99: at(0.99), p999: at(0.999), max: histogram.max() as f64 / 1e3 }
+}
+
+/// The report for a person.
+pub(crate) fn text(report: &Report) -> String {
+    let Report { mode, seconds, requests, failed, failures, connections, requests_per_second, .. } = report;
+    let mut out = String::new();
+    let mut line = |words: String| out.extend([words.as_str(), "\n"]);
+    line(format!(
+        "{requests} requests over {connections} connections in {seconds:.1} s, mode {mode}: \
+         {requests_per_second:.0} per second"
+    ));
+    if report.mode == "bulk" {
+        line(format!("{:.0} MiB/s", report.mib_per_second));
+    }
+    line(format!("{failed} failed, slowest {:.1} ms", report.slowest_ms));
+    if *failed > 0 {
+        line(format!("  {failures:?}"));
+        report.samples.iter().for_each(|sample| line(format!("  {sample}")));
+    }
+    for (what, q) in [("connect", report.connect_ms), ("request", report.request_ms)] {
+        line(format!("{what:8} p50 {:.2} ms  p99 {:.2} ms  p99.9 {:.2} ms  max {:.2} ms", q.p50, q.p99, q.p999, q.max));
+    }
+    for (backend, count) in &report.backends {
+        line(format!("{backend:20} {count:8}  {:.1} %", *count as f64 * 100.0 / (*requests).max(1) as f64));
+    }
+    out
+}

@@ -1,0 +1,127 @@
+//! `cargo xtask check`: everything that is known without running steer. All checks run, also behind one that failed.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{cmd, purity};
+
+/// Directories that hold decisions only (rule: `purity`).
+const PURE: [&str; 2] = ["steer/src/model", "steer-common/src"];
+const CRATES: [&str; 5] = ["steer", "steer-common", "steer-ebpf", "tests", "xtask"];
+/// A longer file should be split.
+const MAX_LINES: usize = 500;
+
+#[derive(clap::Args, Default)]
+pub(crate) struct Args {
+    /// Also look dependencies up in the advisory database, which is not reachable everywhere
+    #[arg(long)]
+    advisories: bool,
+}
+
+/// True when every check passed.
+pub(crate) fn run(args: &Args) -> Result<bool> {
+    let checks: [(&str, &dyn Fn() -> Result<()>); 5] = [
+        ("formatting", &|| cmd::run(&mut cmd::cargo(["fmt", "--all", "--check"]))),
+        ("purity of the deciding code", &pure),
+        ("clippy for the host", &clippy_host),
+        ("clippy for BPF", &clippy_bpf),
+        ("licences, bans and sources of dependencies", &|| deny(args.advisories)),
+    ];
+    let mut failed = Vec::new();
+    for (what, check) in checks {
+        println!("== check: {what}");
+        if let Err(error) = check() {
+            eprintln!("{error:#}");
+            failed.push(what);
+        }
+    }
+    warn_of_long_files()?;
+    if failed.is_empty() {
+        println!("check: all good");
+    } else {
+        println!("check: FAILED: {}", failed.join("; "));
+    }
+    Ok(failed.is_empty())
+}
+
+fn clippy_host() -> Result<()> {
+    let mut clippy = cmd::cargo(["clippy", "--workspace", "--exclude", "steer-ebpf", "--all-targets"]);
+    cmd::run(clippy.args(["--", "-D", "warnings"]))
+}
+
+/// With the flags that aya-build compiles with, in a target directory of its own: other flags would throw away the host's work.
+fn clippy_bpf() -> Result<()> {
+    let mut clippy = cmd::cargo(["clippy", "-p", "steer-ebpf", "--release", "--target", "bpfel-unknown-none"]);
+    clippy
+        .args(["-Z", "build-std=core", "--target-dir"])
+        .arg(cmd::target_dir().join("clippy-bpf"))
+        .args(["--", "-D", "warnings"])
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_ENCODED_RUSTFLAGS", "--cfg=bpf_target_arch=\"x86_64\"\u{1f}-Cdebuginfo=2\u{1f}-Clink-arg=--btf");
+    cmd::run(&mut clippy)
+}
+
+fn deny(advisories: bool) -> Result<()> {
+    let mut deny = cmd::cargo(["deny", "--all-features", "check", "licenses", "bans", "sources"]);
+    if advisories {
+        deny.arg("advisories");
+    }
+    cmd::run(&mut deny)
+}
+
+fn pure() -> Result<()> {
+    let mut found = Vec::new();
+    for dir in PURE {
+        for (path, text) in rust_files(dir)? {
+            for (line, what) in purity::violations(&path, &text) {
+                found.push(format!("{path}:{line}: names {what}; move this to the edge, or pass it in"));
+            }
+        }
+    }
+    if !found.is_empty() {
+        bail!("{}", found.join("\n"));
+    }
+    Ok(())
+}
+
+fn warn_of_long_files() -> Result<()> {
+    for dir in CRATES {
+        for (path, text) in rust_files(dir)? {
+            let lines = text.lines().count();
+            if lines > MAX_LINES {
+                println!("warning: {path} has {lines} lines; split it (the limit is {MAX_LINES})");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Every Rust file below a directory of the workspace: path from the root, and text.
+fn rust_files(dir: &str) -> Result<Vec<(String, String)>> {
+    let root = cmd::root();
+    let mut files = Vec::new();
+    let mut dirs = vec![PathBuf::from(dir)];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(root.join(&dir)).with_context(|| format!("reading {}", dir.display()))? {
+            let entry = entry.with_context(|| format!("reading {}", dir.display()))?;
+            let path = dir.join(entry.file_name());
+            if entry.file_type().with_context(|| format!("looking at {}", path.display()))?.is_dir() {
+                if path.file_name() != Some("target".as_ref()) {
+                    dirs.push(path);
+                }
+            } else if path.extension() == Some("rs".as_ref()) {
+                files.push((path.display().to_string(), read(&root.join(&path))?));
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| cmd::redact(&format!("reading {}", path.display())))
+}

@@ -1,0 +1,262 @@
+//! `cargo xtask test`: every test tier, cheapest first, and at the end one line that sums them up.
+//!
+//! The root tiers are run as plain binaries, not through `cargo test`: only the tests themselves run as root, cargo never does.
+
+use std::{
+    ffi::{OsStr, OsString},
+    io::{self, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+use cargo_metadata::{Artifact, Message, MetadataCommand, Package, TargetKind};
+use clap::ValueEnum;
+
+use crate::{
+    cmd::{self, Privilege},
+    tally::Tally,
+};
+
+const PACKAGE: &str = "steer-tests";
+/// What is tested is what is shipped: the static binary.
+const TARGET: &str = "x86_64-unknown-linux-musl";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+enum Tier {
+    /// Pure code, no root
+    Units,
+    /// One packet through the loaded BPF programs
+    Packet,
+    /// Real TCP between network namespaces
+    Netns,
+    /// A real dockerd and real containers
+    Docker,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Run only tests whose name contains this
+    filter: Option<String>,
+    /// Run only this tier; may be given several times
+    #[arg(long, value_enum)]
+    tier: Vec<Tier>,
+    /// Leave out the tiers that need root
+    #[arg(long)]
+    no_root: bool,
+    /// How many tests of a root tier run at once
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
+    /// Show what the tests of the root tiers print while they run, not behind them
+    #[arg(long)]
+    nocapture: bool,
+}
+
+impl Default for Args {
+    fn default() -> Self {
+        Self { filter: None, tier: Vec::new(), no_root: false, jobs: 1, nocapture: false }
+    }
+}
+
+/// How all of it ended.
+#[derive(Default)]
+pub(crate) struct Outcome {
+    tally: Tally,
+    /// What was not good, one sentence each.
+    problems: Vec<String>,
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    pub(crate) fn is_good(&self) -> bool {
+        self.problems.is_empty() && self.tally.failed == 0
+    }
+
+    /// Nothing may be printed behind the line with the numbers.
+    pub(crate) fn print(&self) {
+        let Self { tally, problems } = self;
+        for problem in problems {
+            println!("test: {problem}");
+        }
+        println!("{tally}");
+    }
+
+    fn add(&mut self, run: Result<Run>) {
+        match run {
+            Ok(Run { what, tally, passed }) => {
+                self.tally += tally;
+                if !passed {
+                    // A binary that died has printed no result: it must not look like "0 failed".
+                    self.tally.failed += u32::from(tally.failed == 0);
+                    self.problems.push(format!("{what} failed"));
+                }
+            }
+            Err(error) => self.problems.push(format!("{error:#}")),
+        }
+    }
+}
+
+/// One process that ran tests.
+struct Run {
+    what: String,
+    tally: Tally,
+    passed: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<Outcome> {
+    let wants = |tier: Tier| args.tier.is_empty() || args.tier.contains(&tier);
+    let mut outcome = Outcome::default();
+    if wants(Tier::Units) {
+        println!("== test: units");
+        let mut cargo = cmd::cargo(["test", "--no-fail-fast"]);
+        outcome.add(count("units", cargo.args(&args.filter)));
+    }
+    let root_tiers: Vec<_> =
+        [Tier::Packet, Tier::Netns, Tier::Docker].into_iter().filter(|tier| wants(*tier)).collect();
+    if !root_tiers.is_empty() {
+        match (args.no_root, Privilege::of_this_process()) {
+            (true, _) => println!("skipped: the tiers {root_tiers:?} need root and --no-root was given"),
+            (false, Privilege::None) => outcome.problems.push(format!(
+                "the tiers {root_tiers:?} were skipped: they need root, and this is neither root nor has a sudo that asks for \
+                 no password (--no-root leaves them out)"
+            )),
+            (false, privilege) => {
+                if let Err(error) = run_root_tiers(args, &root_tiers, privilege, &mut outcome) {
+                    outcome.problems.push(format!("{error:#}"));
+                }
+            }
+        }
+    }
+    if let (Some(filter), 0, true) = (&args.filter, outcome.tally.total(), outcome.problems.is_empty()) {
+        outcome.problems.push(format!("no test's name contains {filter:?}"));
+    }
+    Ok(outcome)
+}
+
+fn run_root_tiers(args: &Args, tiers: &[Tier], privilege: Privilege, outcome: &mut Outcome) -> Result<()> {
+    println!("== test: building for {tiers:?}");
+    // One build for the agent and the containers' programs, so that they share what they depend on.
+    let programs =
+        build(cmd::cargo(["build", "--release", "--target", TARGET, "-p", "steer", "-p", PACKAGE, "--bins"]))?;
+    let tests = build(cmd::cargo(["test", "--no-run", "-p", PACKAGE]))?;
+    let program = |name: &str| {
+        // The agent's library has the same name, but cannot be executed.
+        let mut paths = programs.iter().filter(|artifact| artifact.target.name == name);
+        let path = paths.find_map(|artifact| artifact.executable.clone());
+        path.with_context(|| format!("the workspace builds no program called {name}"))
+    };
+    let bin_dir = program("greeter")?.parent().map(|dir| dir.as_os_str().to_owned()).unwrap_or_default();
+    let vars = [("STEER_BIN", program("steer")?.into_os_string()), ("STEER_TESTS_BIN_DIR", bin_dir)];
+
+    let package = test_package()?;
+    let directory = package.manifest_path.parent().map_or_else(cmd::root, |dir| dir.as_std_path().to_path_buf());
+    let mut binaries: Vec<_> = tests
+        .iter()
+        .filter(|artifact| artifact.profile.test)
+        .filter_map(|artifact| {
+            let is_test = artifact.target.kind.contains(&TargetKind::Test);
+            let tier = if is_test { tier_of(&artifact.target.name, &package.metadata) } else { Tier::Packet };
+            Some((tier, artifact.target.name.clone(), artifact.executable.clone()?.into_std_path_buf()))
+        })
+        .filter(|(tier, ..)| tiers.contains(tier))
+        .collect();
+    binaries.sort();
+    for (tier, name, path) in binaries {
+        println!("== test: {tier:?}: {name}");
+        let mut command = test_command(args, privilege, &path, &vars);
+        outcome.add(count(&format!("{PACKAGE} {name}"), command.current_dir(&directory)));
+    }
+    Ok(())
+}
+
+fn test_command(args: &Args, privilege: Privilege, path: &Path, vars: &[(&str, OsString)]) -> Command {
+    let mut command = privilege.command(path.as_os_str(), vars);
+    command.arg(format!("--test-threads={}", args.jobs)).args(&args.filter);
+    // Without either, what a skipped test says would stay hidden.
+    command.arg(OsStr::new(if args.nocapture { "--nocapture" } else { "--show-output" }));
+    command
+}
+
+/// Runs tests with their output shown and counted.
+fn count(what: &str, command: &mut Command) -> Result<Run> {
+    let named = || format!("`{}`", cmd::describe(command));
+    let context = named();
+    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start {context}"))?;
+    let stdout = child.stdout.take().with_context(|| format!("no output of {context}"))?;
+    let tally = Tally::copy(stdout, io::stdout().lock()).with_context(|| format!("reading the output of {context}"))?;
+    let status = child.wait().with_context(|| format!("waiting for {context}"))?;
+    Ok(Run { what: what.to_owned(), tally, passed: status.success() })
+}
+
+/// Runs a cargo command that builds, and returns what it built.
+fn build(mut cargo: Command) -> Result<Vec<Artifact>> {
+    let name = cmd::describe(&cargo);
+    cargo.arg("--message-format=json-render-diagnostics").stdout(Stdio::piped());
+    let mut child = cargo.spawn().with_context(|| format!("cannot start `{name}`"))?;
+    let stdout = child.stdout.take().with_context(|| format!("no output of `{name}`"))?;
+    let mut artifacts = Vec::new();
+    for message in Message::parse_stream(BufReader::new(stdout)) {
+        if let Message::CompilerArtifact(artifact) =
+            message.with_context(|| format!("reading the output of `{name}`"))?
+        {
+            artifacts.push(artifact);
+        }
+    }
+    let status = child.wait().with_context(|| format!("waiting for `{name}`"))?;
+    if !status.success() {
+        bail!("`{name}` failed ({status})");
+    }
+    Ok(artifacts)
+}
+
+fn test_package() -> Result<Package> {
+    let metadata = MetadataCommand::new()
+        .manifest_path(cmd::root().join("Cargo.toml"))
+        .no_deps()
+        .exec()
+        .context("`cargo metadata --no-deps` failed")?;
+    let package = metadata.packages.into_iter().find(|package| package.name.as_str() == PACKAGE);
+    package.with_context(|| format!("the workspace has no package called {PACKAGE}"))
+}
+
+/// The tier of a test file: as `[package.metadata.tiers]` in `tests/Cargo.toml` says (`docker = ["rolling", ...]`), else by its
+/// name: `packet*`, `docker*`, and any other needs network namespaces.
+fn tier_of(name: &str, metadata: &serde_json::Value) -> Tier {
+    let says = |tier: &str| {
+        let names = metadata.get("tiers").and_then(|tiers| tiers.get(tier)).and_then(|names| names.as_array());
+        names.is_some_and(|names| names.iter().any(|listed| listed == name))
+    };
+    let tiers = [(Tier::Packet, "packet"), (Tier::Netns, "netns"), (Tier::Docker, "docker")];
+    let listed = tiers.iter().find(|(_, word)| says(word));
+    let named = || tiers.iter().find(|(_, word)| name.starts_with(word));
+    listed.or_else(named).map_or(Tier::Netns, |(tier, _)| *tier)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_file_has_the_tier_it_is_listed_in_or_named_after() {
+        let metadata = serde_json::json!({"tiers": {"docker": ["rolling"], "netns": ["packet_loss"]}});
+        for (name, tier) in [
+            ("packet", Tier::Packet),
+            ("packet_loss", Tier::Netns),
+            ("steering", Tier::Netns),
+            ("docker_events", Tier::Docker),
+            ("rolling", Tier::Docker),
+        ] {
+            assert_eq!(tier_of(name, &metadata), tier, "{name}");
+        }
+        assert_eq!(tier_of("rolling", &serde_json::Value::Null), Tier::Netns);
+    }
+
+    #[test]
+    fn a_process_that_died_without_a_result_counts_as_a_failure() {
+        let mut outcome = Outcome::default();
+        outcome.add(Ok(Run { what: "x".into(), tally: Tally::default(), passed: false }));
+        assert_eq!(outcome.tally.failed, 1);
+        assert!(!outcome.is_good());
+    }
+}
