@@ -20,8 +20,8 @@ fn main() -> Result<()> {
     let arch = env::var("CARGO_CFG_TARGET_ARCH").context("CARGO_CFG_TARGET_ARCH is not set")?;
     // Apart from this build's own directory: cargo locks the one it builds in.
     let target_dir = out.join("bpf");
-    let flags =
-        [&format!("--cfg=bpf_target_arch=\"{arch}\""), "-Ctarget-cpu=v3", "-Cdebuginfo=2", "-Clink-arg=--btf"].join("\x1f");
+    let flags = [&format!("--cfg=bpf_target_arch=\"{arch}\""), "-Ctarget-cpu=v3", "-Cdebuginfo=2", "-Clink-arg=--btf"]
+        .join("\x1f");
     let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(&root)
         .args(["build", "--quiet", "--release", "--package", "steer-ebpf", "--bins", "--target", TARGET])

@@ -1,20 +1,22 @@
 //! The tables as hash maps, and builders, for tests.
 
 use std::boxed::Box;
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
-use std::ops::Deref;
 use std::net::Ipv4Addr;
+use std::ops::Deref;
 use std::vec::Vec;
 
 use crate::addr::{Addr, Port, TCP};
 use crate::backend::{BackendEntry, BackendId, BackendState, EndpointEntry, EndpointKey};
 use crate::flow::{FlowEntry, FlowKey};
+use crate::reverse::reverse;
 use crate::service::{AllowKey, Balance, FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceState};
 use crate::slot::SlotTable;
-use crate::steer::Segment;
+use crate::steer::{Nanos, Segment, steer};
 use crate::tables::{Table, Tables};
 use crate::tcp::TcpFlags;
+use crate::verdict::{Counter, Forward, Reply, Verdict};
 
 /// Everything the kernel holds, in memory.
 #[derive(Default)]
@@ -30,6 +32,8 @@ pub(crate) struct World {
     pub pending: RefCell<BTreeMap<FlowKey, FlowEntry>>,
     pub live: RefCell<BTreeMap<BackendId, i64>>,
     pub steered: RefCell<BTreeMap<BackendId, u64>>,
+    /// A table that takes no new entries.
+    pub full: Option<Table>,
 }
 
 /// The service of most tests.
@@ -121,17 +125,18 @@ impl World {
     }
 }
 
-/// A flow entry as it was when it was looked up, and where it lies.
+/// A flow entry and where it lies. Shows what was last written through it, as the kernel's entries in place do.
 pub(crate) struct Looked<'a> {
     table: &'a RefCell<BTreeMap<FlowKey, FlowEntry>>,
     key: FlowKey,
     entry: FlowEntry,
+    marked: OnceCell<FlowEntry>,
 }
 
 impl Deref for Looked<'_> {
     type Target = FlowEntry;
     fn deref(&self) -> &FlowEntry {
-        &self.entry
+        self.marked.get().unwrap_or(&self.entry)
     }
 }
 
@@ -192,19 +197,23 @@ impl Tables for World {
     fn flow(&self, table: Table, key: &FlowKey) -> Option<Looked<'_>> {
         let table = self.table(table);
         let entry = table.borrow().get(key).copied()?;
-        Some(Looked { table, key: *key, entry })
+        Some(Looked { table, key: *key, entry, marked: OnceCell::new() })
     }
     fn put_flow(&self, table: Table, key: &FlowKey, entry: &FlowEntry) -> bool {
-        self.table(table).borrow_mut().insert(*key, *entry);
+        let mut flows = self.table(table).borrow_mut();
+        if self.full == Some(table) && !flows.contains_key(key) {
+            return false;
+        }
+        flows.insert(*key, *entry);
         true
     }
     fn mark_flow(&self, flow: &Looked<'_>, marks: u64, secs: u32, uplink: u32) -> u64 {
-        let mut flows = flow.table.borrow_mut();
-        // As in the kernel, where an entry that was removed in between is still there to be written to.
-        let Some(entry) = flows.get_mut(&flow.key) else { return flow.entry.marks | marks };
-        entry.marks |= marks;
-        entry.last_seen = secs;
-        entry.uplink = uplink;
+        let entry = FlowEntry { marks: flow.marks | marks, last_seen: secs, uplink, ..**flow };
+        flow.marked.set(entry).expect("one packet marks one flow once");
+        // As in the kernel, an entry that was removed in between is still there to be written to.
+        if let Some(place) = flow.table.borrow_mut().get_mut(&flow.key) {
+            *place = entry;
+        }
         entry.marks
     }
     fn remove_flow(&self, table: Table, key: &FlowKey) -> bool {
@@ -221,7 +230,16 @@ impl Tables for World {
     }
 }
 
-/// A packet from the client to the service.
+pub(crate) const SYN: TcpFlags = TcpFlags::SYN;
+pub(crate) const ACK: TcpFlags = TcpFlags::ACK;
+pub(crate) const RST: TcpFlags = TcpFlags::RST;
+pub(crate) const SYN_ACK: TcpFlags = TcpFlags::SYN.with(TcpFlags::ACK);
+pub(crate) const FIN: TcpFlags = TcpFlags::FIN.with(TcpFlags::ACK);
+
+/// The interface clients come in by.
+pub(crate) const UPLINK: u32 = 2;
+
+/// A packet from the client's port to the service.
 pub(crate) fn from_client(port: u16, flags: TcpFlags, seq: u32) -> Segment {
     Segment {
         src: addr(CLIENT),
@@ -234,7 +252,7 @@ pub(crate) fn from_client(port: u16, flags: TcpFlags, seq: u32) -> Segment {
     }
 }
 
-/// A packet of backend `id` to the client.
+/// A packet of backend `id` to the client's port.
 pub(crate) fn from_backend(id: u16, port: u16, flags: TcpFlags) -> Segment {
     Segment {
         src: backend_addr(id),
@@ -244,5 +262,74 @@ pub(crate) fn from_backend(id: u16, port: u16, flags: TcpFlags) -> Segment {
         seq: 0,
         proto: TCP,
         flags,
+    }
+}
+
+/// The verdict that gives a packet to backend `id`, for a reason.
+pub(crate) fn to(id: u16, reason: Counter) -> Verdict {
+    Verdict::Forward(Forward { backend: BackendId(id), target: Port::new(5000), reason })
+}
+
+/// The backend of a verdict.
+#[track_caller]
+pub(crate) fn backend_of(verdict: Verdict) -> u16 {
+    match verdict {
+        Verdict::Forward(forward) => forward.backend.0,
+        other => panic!("not steered: {other:?}"),
+    }
+}
+
+/// Packets, at a second since boot.
+impl World {
+    /// A packet comes in on the uplink.
+    pub(crate) fn send(&self, segment: Segment, secs: u32) -> Verdict {
+        steer(self, &segment, UPLINK, Nanos(u64::from(secs) * 1_000_000_000))
+    }
+
+    /// A packet of the client's port to the service.
+    pub(crate) fn client(&self, port: u16, flags: TcpFlags, secs: u32) -> Verdict {
+        self.send(from_client(port, flags, 0), secs)
+    }
+
+    /// The SYN of a connection that begins with this sequence number.
+    pub(crate) fn syn(&self, port: u16, isn: u32, secs: u32) -> Verdict {
+        self.send(from_client(port, SYN, isn), secs)
+    }
+
+    /// A packet comes out of backend `id`.
+    pub(crate) fn answer(&self, id: u16, port: u16, flags: TcpFlags, secs: u32) -> Option<Reply> {
+        reverse(self, &from_backend(id, port, flags), 100 + u32::from(id), Nanos(u64::from(secs) * 1_000_000_000))
+    }
+
+    /// A whole handshake; the backend it ends on.
+    #[track_caller]
+    pub(crate) fn connect(&self, port: u16, isn: u32, secs: u32) -> u16 {
+        let id = backend_of(self.syn(port, isn, secs));
+        assert!(self.answer(id, port, SYN_ACK, secs).is_some(), "the SYN-ACK of {id} finds no way back");
+        assert_eq!(self.client(port, ACK, secs), to(id, Counter::Follow));
+        id
+    }
+
+    /// Both sides close, the client first.
+    pub(crate) fn close(&self, id: u16, port: u16, secs: u32) {
+        assert_eq!(self.client(port, FIN, secs), to(id, Counter::Follow));
+        assert!(self.answer(id, port, FIN, secs).is_some());
+        assert_eq!(self.client(port, ACK, secs), to(id, Counter::Follow));
+    }
+
+    /// Another frontend of the service.
+    pub(crate) fn publish(&mut self, host: &str, port: u16, port_index: u8, flags: u8) {
+        let key = FrontendKey::new(addr(host), Port::new(port), TCP);
+        self.frontends.insert(key, FrontendEntry { service: WEB, port_index, flags });
+    }
+
+    /// How many flows are opening or closing, and how many established.
+    pub(crate) fn sizes(&self) -> (usize, usize) {
+        (self.pending.borrow().len(), self.flows.borrow().len())
+    }
+
+    /// Since when new flows have found no backend, in seconds.
+    pub(crate) fn none_since_secs(&self) -> u64 {
+        self.state(WEB).none_since / 1_000_000_000
     }
 }

@@ -51,6 +51,14 @@ impl Taken {
         }
     }
 
+    /// Whether there is none.
+    #[inline(always)]
+    pub const fn is_empty(&self) -> bool {
+        // Places are taken in order.
+        let [first, ..] = self.endpoints;
+        first == Self::FREE
+    }
+
     #[inline(always)]
     fn has(&self, backend: BackendId, target: Port) -> bool {
         self.endpoints.contains(&Self::word(backend, target))
@@ -131,3 +139,7 @@ fn state_for<T: Tables>(tables: &T, request: &Request, id: BackendId) -> Backend
     }
     tables.backend_state(id)
 }
+
+#[cfg(test)]
+#[path = "pick_tests.rs"]
+mod tests;

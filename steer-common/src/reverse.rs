@@ -41,3 +41,7 @@ pub fn reverse<T: Tables>(tables: &T, segment: &Segment, ifindex: u32, now: Nano
     }
     None
 }
+
+#[cfg(test)]
+#[path = "reverse_tests.rs"]
+mod tests;

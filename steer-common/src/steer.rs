@@ -198,19 +198,18 @@ impl NewFlow {
                 break;
             }
             key.lane = lane;
-            match lookup(tables, key) {
-                Some((_, flow)) if flow.is_for(segment.dst, segment.dst_port) => {}
+            let sibling = match lookup(tables, key) {
+                Some((_, flow)) if flow.is_for(segment.dst, segment.dst_port) => continue,
                 Some((_, flow)) if !flow.is_over(self.now.secs()) => {
-                    if let Some(target) = tables.backend(flow.backend).and_then(|b| b.target(flow.port_index as u8)) {
-                        self.taken.add(flow.backend, target);
-                    }
+                    live_target(tables, &flow, key.service).map(|target| (flow.backend, target))
                 }
-                // Nothing, or what is left of a flow that has ended: a new flow may stand here.
-                _ => {
-                    if free.is_none() {
-                        free = Some(lane);
-                    }
-                }
+                _ => None,
+            };
+            match sibling {
+                Some((backend, target)) => self.taken.add(backend, target),
+                // Nothing, or what is left of a flow that has ended or lost its backend: a new flow may stand here.
+                None if free.is_none() => free = Some(lane),
+                None => {}
             }
         }
         // All lanes in use so far are taken: open one more, if there is one.
@@ -256,7 +255,12 @@ fn open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, new: &mut NewFl
     };
     let picked = pick(tables, &request).and_then(|id| tables.backend(id).map(|backend| (id, backend)));
     let Some((id, backend)) = picked else {
-        *verdict = on_none(tables, frontend.service, service, now);
+        *verdict = if taken.is_empty() {
+            on_none(tables, frontend.service, service, now)
+        } else {
+            // Others find a backend, this client's port must wait for its other flow to end: no matter of the service's.
+            Verdict::Drop(Counter::DropLanes)
+        };
         return;
     };
     let Some(target) = backend.target(frontend.port_index) else { return };
@@ -297,11 +301,7 @@ fn on_none<T: Tables>(tables: &T, id: ServiceId, service: &ServiceEntry, now: Na
         tables.set_none_since(id, now.0);
     }
     let waited = if since == 0 { 0 } else { now.0.saturating_sub(since) };
-    if waited < service.hold_ns {
-        Verdict::Drop(Counter::DropHold)
-    } else {
-        Verdict::Pass(Counter::PassNoBackend)
-    }
+    if waited < service.hold_ns { Verdict::Drop(Counter::DropHold) } else { Verdict::Pass(Counter::PassNoBackend) }
 }
 
 /// A packet of a known flow goes where the flow began.
@@ -378,3 +378,6 @@ fn remove<T: Tables>(tables: &T, table: Table, key: &FlowKey, backend: BackendId
     }
 }
 
+#[cfg(test)]
+#[path = "steer_tests.rs"]
+mod tests;

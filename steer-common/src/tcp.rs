@@ -302,7 +302,11 @@ mod tests {
             for flags in 0..=u8::MAX {
                 for direction in [Forward, Reverse] {
                     let next = state.advance(direction, TcpFlags(flags));
-                    assert_eq!(TcpState::from_marks(state.marks() | next.marks()), next, "{state:?} {direction:?} {flags:#x}");
+                    assert_eq!(
+                        TcpState::from_marks(state.marks() | next.marks()),
+                        next,
+                        "{state:?} {direction:?} {flags:#x}"
+                    );
                 }
             }
         }

@@ -98,7 +98,7 @@ counters! {
     DropHold = "drop_hold",
     /// Dropped: the client is not on the service's allow list.
     DropNotAllowed = "drop_not_allowed",
-    /// Dropped: the client uses one port for more frontends of the service than there are lanes.
+    /// Dropped: the client uses one port for more frontends of the service at once than there are lanes, or free backends.
     DropLanes = "drop_lanes",
     /// Dropped: the flow table took no entry.
     DropTableFull = "drop_table_full",

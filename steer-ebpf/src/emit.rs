@@ -163,9 +163,7 @@ fn route(ctx: &TcContext, frame: Frame, segment: &Segment, reply: &Reply) -> Opt
         macs: [UNUSED; 3],
     };
     // SAFETY: the parameters are on the stack and their size is given.
-    let answer = unsafe {
-bpf_fib_lookup(ctx.as_ptr(), (&raw mut params).cast(), size_of::<FibLookup>() as i32, 0)
-    };
+    let answer = unsafe { bpf_fib_lookup(ctx.as_ptr(), (&raw mut params).cast(), size_of::<FibLookup>() as i32, 0) };
     match answer as u32 {
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {
             let next_hop = Addr::from_v4_be(params.dst[0]);

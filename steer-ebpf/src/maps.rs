@@ -15,9 +15,7 @@ use steer_common::flow::{FlowEntry, FlowKey, LocalFlow};
 use steer_common::limits::{
     MAX_ALLOW, MAX_BACKENDS, MAX_FLOWS, MAX_FRONTENDS, MAX_LOCAL_FLOWS, MAX_PENDING, MAX_PORTS, MAX_SERVICES,
 };
-use steer_common::service::{
-    AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceInfo, ServiceState,
-};
+use steer_common::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceInfo, ServiceState};
 use steer_common::slot::SlotTable;
 use steer_common::tables::{Table, Tables};
 use steer_common::verdict::Counter;

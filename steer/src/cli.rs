@@ -10,7 +10,12 @@ use crate::dataplane::paths::DEFAULT_INSTANCE;
 
 /// Steers each new TCP connection to a ready container, in the kernel, and keeps every connection where it began.
 #[derive(Parser, Debug)]
-#[command(name = "steer", version, max_term_width = 100, after_help = "Exit codes: 0 done; 1 failed, or not reached in time; 2 wrong usage.")]
+#[command(
+    name = "steer",
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 done; 1 failed, or not reached in time; 2 wrong usage."
+)]
 pub struct Cli {
     /// Name of this agent's pins and socket, for more than one agent on a host: a-z, 0-9 and `-`.
     #[arg(long, global = true, value_name = "NAME", default_value = DEFAULT_INSTANCE, value_parser = instance)]
@@ -244,7 +249,8 @@ mod tests {
 
     #[test]
     fn run_takes_interfaces_more_than_once() {
-        let cli = parse("steer run --interface eth0 --interface eth1 --attach xdp --no-docker --instance blue").unwrap();
+        let cli =
+            parse("steer run --interface eth0 --interface eth1 --attach xdp --no-docker --instance blue").unwrap();
         let Command::Run(run) = cli.command else { panic!("{:?}", cli.command) };
         assert_eq!(run.interfaces, ["eth0", "eth1"]);
         assert_eq!(run.attach, Some(AttachMode::Xdp));

@@ -1,5 +1,6 @@
 //! The `steer` binary: parse, log, dispatch, exit.
 
+use std::io::{IsTerminal as _, stderr};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -19,7 +20,7 @@ fn main() -> ExitCode {
 
 fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     let filter = EnvFilter::try_new(&cli.log).context("--log")?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal()).init();
     let mut builder = match cli.command {
         Command::Run(_) => Builder::new_multi_thread(),
         _ => Builder::new_current_thread(),

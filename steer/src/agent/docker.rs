@@ -32,7 +32,8 @@ impl Agent {
                 self.list().await;
             }
             Feed::Lost(error) => {
-                let message = format!("{error:#}; what is steered stays as it is, and is read anew when Docker is back");
+                let message =
+                    format!("{error:#}; what is steered stays as it is, and is read anew when Docker is back");
                 tracing::error!(error = message, "Docker's event stream is lost");
                 self.docker_version = None;
                 let problem = Problem { container: "Docker".to_owned(), label: None, message };
@@ -105,7 +106,8 @@ impl Agent {
         for id in gone {
             self.forget(&id);
         }
-        self.problems.retain(|source, _| !matches!(source, Source::Container(id) if is_docker(id) && !running.contains(id)));
+        self.problems
+            .retain(|source, _| !matches!(source, Source::Container(id) if is_docker(id) && !running.contains(id)));
         for container in &containers {
             self.observe(container);
         }
@@ -120,7 +122,9 @@ impl Agent {
         match docker.inspect(id).await {
             Ok(Some(container)) if container.running => self.observe(&container),
             Ok(_) => self.forget(id),
-            Err(error) => tracing::warn!(error = format!("{error:#}"), "inspecting failed; the next resync tries again"),
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "inspecting failed; the next resync tries again")
+            }
         }
     }
 
@@ -161,7 +165,12 @@ impl Agent {
     }
 
     /// A container that was not known, or not this run of it.
-    fn track(&mut self, container: &Container, spec: crate::model::Spec, address: std::net::IpAddr) -> anyhow::Result<Tracked> {
+    fn track(
+        &mut self,
+        container: &Container,
+        spec: crate::model::Spec,
+        address: std::net::IpAddr,
+    ) -> anyhow::Result<Tracked> {
         let netns = Netns::of_pid(container.pid)?;
         if self.uplinks.has_xdp() {
             enable_gro(&netns, address).with_context(|| format!("switching GRO on in {}", container.name))?;

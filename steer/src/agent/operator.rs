@@ -6,9 +6,7 @@ use serde_json::Value;
 use steer_common::backend::BackendState;
 
 use super::Agent;
-use crate::api::{
-    Action, AgentStatus, ApiError, Changed, ChangedBackend, Detaching, Drained, DrainedBackend, Request,
-};
+use crate::api::{Action, AgentStatus, ApiError, Changed, ChangedBackend, Detaching, Drained, DrainedBackend, Request};
 use crate::dataplane::read::Reader;
 use crate::model::ContainerId;
 
@@ -123,10 +121,16 @@ impl Agent {
         let mut matching = self.tracked.keys().filter(|id| !target.is_empty() && id.0.starts_with(target));
         match (matching.next(), matching.next()) {
             (Some(id), None) => Ok(id.clone()),
-            (Some(_), Some(_)) => Err(ApiError::conflict(format!("{target} is the beginning of more than one container's id"))),
+            (Some(_), Some(_)) => {
+                Err(ApiError::conflict(format!("{target} is the beginning of more than one container's id")))
+            }
             (None, _) => {
                 let names: Vec<_> = self.tracked.values().map(|tracked| tracked.name.as_str()).collect();
-                let there = if names.is_empty() { "there are no backends".to_owned() } else { format!("there are: {}", names.join(", ")) };
+                let there = if names.is_empty() {
+                    "there are no backends".to_owned()
+                } else {
+                    format!("there are: {}", names.join(", "))
+                };
                 Err(ApiError::not_found(format!("no backend is called {target}, nor does its id begin so; {there}")))
             }
         }

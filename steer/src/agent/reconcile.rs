@@ -5,9 +5,9 @@ use std::time::Duration;
 use steer_common::backend::BackendState;
 
 use super::{Agent, Source, boot_secs};
-use crate::dataplane::{attach, detach};
 use crate::dataplane::paths::LinkName;
 use crate::dataplane::read::Reader;
+use crate::dataplane::{attach, detach};
 use crate::model::desired::desired;
 use crate::model::plan::{Op, plan};
 use crate::model::{ContainerId, Observed, Problem};
@@ -39,8 +39,10 @@ impl Agent {
 
     /// Takes the programs off veths that no backend is behind any more.
     fn drop_unused_veths(&mut self) {
-        let used = |ifindex| self.applied.backends.values().any(|backend| backend.entry.ifindex == ifindex)
-            || self.tracked.values().any(|tracked| tracked.reach.ifindex == ifindex);
+        let used = |ifindex| {
+            self.applied.backends.values().any(|backend| backend.entry.ifindex == ifindex)
+                || self.tracked.values().any(|tracked| tracked.reach.ifindex == ifindex)
+        };
         let unused: Vec<_> = self.uplinks.veths.iter().copied().filter(|ifindex| !used(*ifindex)).collect();
         for ifindex in unused {
             if let Err(error) = attach::remove(&self.settings.paths, &LinkName::Veth(ifindex)) {
@@ -83,8 +85,12 @@ impl Agent {
     /// Looks; whether anything changed.
     pub(super) fn look(&mut self) -> bool {
         let mut changed = false;
-        let waiting: Vec<ContainerId> =
-            self.tracked.values().filter(|tracked| waits_for_listener(tracked)).map(|tracked| tracked.id.clone()).collect();
+        let waiting: Vec<ContainerId> = self
+            .tracked
+            .values()
+            .filter(|tracked| waits_for_listener(tracked))
+            .map(|tracked| tracked.id.clone())
+            .collect();
         for id in waiting {
             if let Some(tracked) = self.tracked.get_mut(&id) {
                 tracked.look();
@@ -116,8 +122,12 @@ impl Agent {
             }
         }
         let mut changed = false;
-        let ids: Vec<_> =
-            self.tracked.values().filter(|tracked| tracked.stopping.is_some()).map(|tracked| tracked.id.clone()).collect();
+        let ids: Vec<_> = self
+            .tracked
+            .values()
+            .filter(|tracked| tracked.stopping.is_some())
+            .map(|tracked| tracked.id.clone())
+            .collect();
         for id in ids {
             let Some(tracked) = self.tracked.get_mut(&id) else { continue };
             let Some(applied) = self.applied.backends.get(&tracked.key()) else { continue };

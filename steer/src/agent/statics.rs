@@ -41,7 +41,12 @@ impl Agent {
         }
     }
 
-    fn read_static(&mut self, id: &ContainerId, service: &StaticService, backend: &StaticBackend) -> anyhow::Result<()> {
+    fn read_static(
+        &mut self,
+        id: &ContainerId,
+        service: &StaticService,
+        backend: &StaticBackend,
+    ) -> anyhow::Result<()> {
         let netns = Netns::at(&backend.netns)?;
         let wanted = backend.address.map(IpAddr::V4);
         let (address, mut found) = reach(&netns, wanted)?;

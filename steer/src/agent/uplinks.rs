@@ -115,7 +115,9 @@ impl Agent {
             AttachMode::Tc => false,
             AttachMode::Xdp | AttachMode::Generic => true,
             // On virtual interfaces native XDP switches segmentation offload off, which costs more than it brings.
-            AttachMode::Auto => link.kind.is_none() && link.driver.as_deref().is_some_and(|driver| driver != "virtio_net"),
+            AttachMode::Auto => {
+                link.kind.is_none() && link.driver.as_deref().is_some_and(|driver| driver != "virtio_net")
+            }
         }
     }
 

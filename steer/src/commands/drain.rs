@@ -18,6 +18,9 @@ const TICK: Duration = Duration::from_millis(20);
 
 pub(super) async fn drain(args: &DrainArgs, paths: &Paths) -> anyhow::Result<()> {
     let drained = Client::connect(paths).await?.drain(&args.target).await?;
+    if drained.backends.is_empty() {
+        return super::print(&format!("{} is out: it is not steered to, and has no connections\n", args.target));
+    }
     let reader = Reader::open(paths)?;
     let mut backends = Vec::new();
     for backend in &drained.backends {

@@ -140,7 +140,13 @@ mod tests {
     }
 
     fn local() -> FlowView {
-        FlowView { client: None, service: None, idle: None, table: FlowTable::Local, ..flow(1, 1, TcpState::Established) }
+        FlowView {
+            client: None,
+            service: None,
+            idle: None,
+            table: FlowTable::Local,
+            ..flow(1, 1, TcpState::Established)
+        }
     }
 
     fn args(service: Option<&str>, backend: Option<&str>, all: bool) -> FlowsArgs {

@@ -124,8 +124,19 @@ pub(super) fn backends_table<'a>(
     with_service: bool,
     now: UnixMicros,
 ) -> Table {
-    let mut headers =
-        vec!["service", "backend", "container", "address", "state", "for", "weight", "flows", "opening", "steered", "cause"];
+    let mut headers = vec![
+        "service",
+        "backend",
+        "container",
+        "address",
+        "state",
+        "for",
+        "weight",
+        "flows",
+        "opening",
+        "steered",
+        "cause",
+    ];
     if !with_service {
         headers.remove(0);
     }

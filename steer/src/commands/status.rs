@@ -122,7 +122,8 @@ fn write_text(
     let instance = &paths.instance;
     match agent {
         Agent::Alive(AgentStatus { pid, version, since, docker, .. }) => {
-            let docker = docker.as_ref().map_or("not connected to Docker".into(), |version| format!("Docker {version}"));
+            let docker =
+                docker.as_ref().map_or("not connected to Docker".into(), |version| format!("Docker {version}"));
             writeln!(out, "agent     {instance} {version}, pid {pid}, since {since}, {docker}")?;
         }
         Agent::Dead => writeln!(
@@ -131,7 +132,11 @@ fn write_text(
         )?,
         Agent::Unknown(error) => writeln!(out, "agent     {instance}: {error}")?,
     }
-    let at: Vec<_> = attach.iter().map(|Attachment { interface, hook }| format!("{interface} ({hook})")).collect();
+    let mut at: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for Attachment { interface, hook } in attach {
+        at.entry(interface).or_default().push(hook);
+    }
+    let at: Vec<_> = at.into_iter().map(|(interface, hooks)| format!("{interface} ({})", hooks.join(", "))).collect();
     writeln!(out, "attached  {}", if at.is_empty() { "nowhere".into() } else { at.join(", ") })?;
 
     if snapshot.services.is_empty() {
@@ -195,6 +200,7 @@ mod tests {
     fn attach() -> Vec<Attachment> {
         attachments(&[
             LinkName::Xdp("eth0".into()),
+            LinkName::Tcx("eth0".into()),
             LinkName::Tcx("eth0.7".into()),
             LinkName::Veth(9),
             LinkName::Cgroup("connect4".into()),
@@ -212,7 +218,10 @@ mod tests {
                 "alive": true, "pid": 7, "version": "0.1.0", "since": "2026-01-01T00:00:00Z", "docker": "28.1.0",
                 "error": null
             },
-            "attach": [{"interface": "eth0", "hook": "xdp"}, {"interface": "eth0.7", "hook": "tcx"}],
+            "attach": [
+                {"interface": "eth0", "hook": "xdp"}, {"interface": "eth0", "hook": "tcx"},
+                {"interface": "eth0.7", "hook": "tcx"}
+            ],
             "services": [{
                 "name": "web",
                 "frontends": ["0.0.0.0:9000/tcp"],
@@ -255,7 +264,7 @@ mod tests {
         let now = UnixMicros(NEW_YEAR.0 + 90_000_000);
         let expected = "\
 agent     steer 0.1.0, pid 7, since 2026-01-01T00:00:00Z, Docker 28.1.0
-attached  eth0 (xdp), eth0.7 (tcx)
+attached  eth0 (xdp, tcx), eth0.7 (tcx)
 
 web  0.0.0.0:9000/tcp  round-robin
   BACKEND  CONTAINER     ADDRESS     STATE        FOR  WEIGHT  FLOWS  OPENING  STEERED  CAUSE

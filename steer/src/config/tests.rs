@@ -107,7 +107,7 @@ fn a_namespace_is_a_name_or_a_path(#[case] text: &str, #[case] expected: &str) {
 )]
 #[case::an_unknown_default("\n[defaults]\nwieght = 1\n", "line 3", "unknown field `wieght`")]
 #[case::the_wrong_kind("[defaults]\nhold = 0\n", "line 2", "invalid type: integer `0`, expected a string")]
-#[case::no_toml("[defaults\n", "line 1", "invalid table header")]
+#[case::no_toml("[defaults\n", "line 1", "unclosed table, expected `]`")]
 #[case::no_name("[[service]]\nports = []\n", "line 1", "missing field `name`")]
 #[case::a_backend_without_namespace(
     "[[service]]\nname = 'e'\nports = ['1:2']\n[[service.backend]]\nname = 'a'\n",

@@ -42,9 +42,8 @@ impl Maps {
             Op::PutAllow { service, net } => {
                 self.allow.insert(&allow_key(*service, net), 1, 0).with_context(|| format!("writing ALLOW[{net}]"))
             }
-            Op::RemoveAllow { service, net } => {
-                missing_is_fine(self.allow.remove(&allow_key(*service, net))).with_context(|| format!("removing ALLOW[{net}]"))
-            }
+            Op::RemoveAllow { service, net } => missing_is_fine(self.allow.remove(&allow_key(*service, net)))
+                .with_context(|| format!("removing ALLOW[{net}]")),
             Op::PutFrontend { key, entry } => {
                 self.frontends.insert(key, entry, 0).with_context(|| format!("writing FRONTENDS[{key:?}]"))
             }
@@ -80,7 +79,13 @@ impl Maps {
         self.backend_live.set(at, 0, 0).with_context(context)
     }
 
-    fn put_service(&mut self, name: &ServiceName, id: ServiceId, entry: &ServiceEntry, ports: &[Option<Listen>]) -> Result<()> {
+    fn put_service(
+        &mut self,
+        name: &ServiceName,
+        id: ServiceId,
+        entry: &ServiceEntry,
+        ports: &[Option<Listen>],
+    ) -> Result<()> {
         let at = u32::from(id.0);
         let context = || format!("writing service {name} ({})", id.0);
         let mut info = ServiceInfo { name: padded(name), ports: [PortInfo::default(); MAX_PORTS] };
@@ -117,10 +122,15 @@ impl Maps {
     fn remove_service(&mut self, id: ServiceId) -> Result<()> {
         let at = u32::from(id.0);
         let context = || format!("removing service {}", id.0);
-        self.service_info.set(at, ServiceInfo { name: [0; 128], ports: [PortInfo::default(); MAX_PORTS] }, 0).with_context(context)?;
+        self.service_info
+            .set(at, ServiceInfo { name: [0; 128], ports: [PortInfo::default(); MAX_PORTS] }, 0)
+            .with_context(context)?;
         self.services.set(at, ServiceEntry::default(), 0).with_context(context)?;
         self.service_states.set(at, ServiceState::default(), 0).with_context(context)?;
-        self.swap_slots(id, &Slots { balance: steer_common::service::Balance::RoundRobin, ready: Vec::new(), others: Vec::new() })
+        self.swap_slots(
+            id,
+            &Slots { balance: steer_common::service::Balance::RoundRobin, ready: Vec::new(), others: Vec::new() },
+        )
     }
 }
 

@@ -21,7 +21,8 @@ pub fn xdp(bpf: &mut Ebpf, paths: &Paths, interface: &str, mode: XdpMode) -> Res
     let pin = paths.link(&LinkName::Xdp(interface.to_owned()));
     let xdp: &mut Xdp = program_mut(bpf, program::UPLINK_XDP)?;
     if let Some(link) = pinned(&pin)? {
-        let adopted = XdpLink::try_from(link).map_err(anyhow::Error::from).and_then(|link| Ok(xdp.attach_to_link(link)?));
+        let adopted =
+            XdpLink::try_from(link).map_err(anyhow::Error::from).and_then(|link| Ok(xdp.attach_to_link(link)?));
         match adopted {
             Ok(id) => {
                 // The pin stands; the link itself need not be held open.
@@ -32,10 +33,13 @@ pub fn xdp(bpf: &mut Ebpf, paths: &Paths, interface: &str, mode: XdpMode) -> Res
         }
     }
     let id = xdp.attach(interface, mode).with_context(|| {
-        format!("attaching XDP to {interface}: is another program there? `steer doctor` says whose; `--attach tc` shares")
+        format!(
+            "attaching XDP to {interface}: is another program there? `steer doctor` says whose; `--attach tc` shares"
+        )
     })?;
-    let link = FdLink::try_from(xdp.take_link(id)?)
-        .map_err(|_| anyhow!("the kernel gave no link for XDP on {interface}: such an attachment would end with the agent"))?;
+    let link = FdLink::try_from(xdp.take_link(id)?).map_err(|_| {
+        anyhow!("the kernel gave no link for XDP on {interface}: such an attachment would end with the agent")
+    })?;
     pin_link(link, &pin)
 }
 
@@ -43,8 +47,9 @@ pub fn xdp(bpf: &mut Ebpf, paths: &Paths, interface: &str, mode: XdpMode) -> Res
 fn tcx(bpf: &mut Ebpf, name: &str, pin: &Path, interface: &str) -> Result<()> {
     let tc: &mut SchedClassifier = program_mut(bpf, name)?;
     if let Some(link) = pinned(pin)? {
-        let adopted =
-            SchedClassifierLink::try_from(link).map_err(anyhow::Error::from).and_then(|link| Ok(tc.attach_to_link(link)?));
+        let adopted = SchedClassifierLink::try_from(link)
+            .map_err(anyhow::Error::from)
+            .and_then(|link| Ok(tc.attach_to_link(link)?));
         match adopted {
             Ok(id) => {
                 drop(FdLink::try_from(tc.take_link(id)?)?);

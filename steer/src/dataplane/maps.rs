@@ -40,7 +40,8 @@ impl Maps {
     pub fn open(paths: &Paths) -> Result<Self> {
         Ok(Self {
             frontends: hash(paths, names::FRONTENDS)?,
-            allow: LpmTrie::try_from(Map::LpmTrie(data(paths, names::ALLOW)?)).with_context(|| mismatch(names::ALLOW))?,
+            allow: LpmTrie::try_from(Map::LpmTrie(data(paths, names::ALLOW)?))
+                .with_context(|| mismatch(names::ALLOW))?,
             services: array(paths, names::SERVICES)?,
             service_states: array(paths, names::SERVICE_STATES)?,
             service_info: array(paths, names::SERVICE_INFO)?,
@@ -66,11 +67,13 @@ fn data(paths: &Paths, name: &str) -> Result<MapData> {
 }
 
 fn array<V: Pod>(paths: &Paths, name: &str) -> Result<Array<MapData, V>> {
-    Array::try_from(Map::Array(data(paths, name)?)).map_err(|error: MapError| anyhow::Error::from(error).context(mismatch(name)))
+    Array::try_from(Map::Array(data(paths, name)?))
+        .map_err(|error: MapError| anyhow::Error::from(error).context(mismatch(name)))
 }
 
 fn hash<K: Pod, V: Pod>(paths: &Paths, name: &str) -> Result<HashMap<MapData, K, V>> {
-    HashMap::try_from(Map::HashMap(data(paths, name)?)).map_err(|error: MapError| anyhow::Error::from(error).context(mismatch(name)))
+    HashMap::try_from(Map::HashMap(data(paths, name)?))
+        .map_err(|error: MapError| anyhow::Error::from(error).context(mismatch(name)))
 }
 
 fn lru<K: Pod, V: Pod>(paths: &Paths, name: &str) -> Result<HashMap<MapData, K, V>> {
@@ -79,5 +82,7 @@ fn lru<K: Pod, V: Pod>(paths: &Paths, name: &str) -> Result<HashMap<MapData, K, 
 }
 
 fn mismatch(name: &str) -> String {
-    format!("the pinned map {name} has another layout: it was written by another build of this version (`steer detach --now` removes it)")
+    format!(
+        "the pinned map {name} has another layout: it was written by another build of this version (`steer detach --now` removes it)"
+    )
 }

@@ -70,7 +70,8 @@ impl Maps {
     }
 
     fn generation(&self, backend: BackendId) -> Result<u32> {
-        let entry = self.backends.get(&backend.0.into(), 0).with_context(|| format!("reading BACKENDS[{}]", backend.0))?;
+        let entry =
+            self.backends.get(&backend.0.into(), 0).with_context(|| format!("reading BACKENDS[{}]", backend.0))?;
         Ok(entry.generation)
     }
 }

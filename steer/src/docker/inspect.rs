@@ -46,7 +46,8 @@ fn health(status: Option<HealthStatusEnum>) -> Health {
     }
 }
 
-/// `SIGQUIT`, `quit`, `3`, `SIGRTMIN+3`: a signal as an image may name it. Real-time signals count from 34 to 64, as in Docker.
+/// `SIGQUIT`, `quit`, `3`, `SIGRTMIN+3`: a signal as an image may name it. Real-time signals count from 34 to 64, as in
+/// Docker.
 pub(super) fn signal_number(text: &str) -> Option<i32> {
     let text = text.trim().to_ascii_uppercase();
     let name = text.strip_prefix("SIG").unwrap_or(&text);
@@ -71,7 +72,8 @@ mod tests {
     fn a_running_container_is_described() {
         // Docker 20.10, shortened.
         let response = serde_json::from_str(
-            r#"{"Id":"4ecd","Created":"2026-11-21T06:00:00.1Z","Name":"/web-1","State":{"Status":"running","Running":true,"Paused":false,"Pid":4711,
+            r#"{"Id":"4ecd","Created":"2026-11-21T06:00:00.1Z","Name":"/web-1",
+            "State":{"Status":"running","Running":true,"Paused":false,"Pid":4711,
             "StartedAt":"2026-11-21T06:00:01.5Z","Health":{"Status":"starting","FailingStreak":0,"Log":[]}},
             "HostConfig":{"NetworkMode":"shop_default"},
             "Config":{"Labels":{"steer.port":"80:8080"},"StopSignal":"SIGQUIT"},

@@ -1,8 +1,10 @@
 //! Docker's containers and events, as the model's types.
 //!
-//! Problem: Docker tells changes, not state, and it may lose them; it answers for a container that is gone a moment later.
-//! Approach: [`Subscription`] says [`Feed::Connected`] once events flow, so whoever lists *then* misses nothing, and says so again
-//! after every interruption. [`Docker::containers`] gives the whole state at once, with what vanished meanwhile left out.
+//! Problem: Docker tells changes, not state, and it may lose them; it answers for a container that is gone a moment
+//! later.
+//! Approach: [`Subscription`] says [`Feed::Connected`] once events flow, so whoever lists *then* misses nothing, and
+//! says so again after every interruption. [`Docker::containers`] gives the whole state at once, with what vanished
+//! meanwhile left out.
 //!
 //! | module | holds |
 //! |---|---|
@@ -152,8 +154,8 @@ impl Docker {
         self.session.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// All running containers that carry [`PORT_LABEL`], by name. All or nothing: a part taken for the whole would make the
-    /// missing containers look gone.
+    /// All running containers that carry [`PORT_LABEL`], by name. All or nothing: a part taken for the whole would make
+    /// the missing containers look gone.
     pub async fn containers(&self) -> anyhow::Result<Vec<Container>> {
         let filters = HashMap::from([("label", vec![PORT_LABEL])]);
         let options = ListContainersOptionsBuilder::default().filters(&filters).build();

@@ -1,6 +1,7 @@
 //! This host's own addresses, and when they or its interfaces change.
 //!
-//! A frontend without an address means each of these, and nothing else: a packet in transit to another machine is not steered.
+//! A frontend without an address means each of these, and nothing else: a packet in transit to another machine is not
+//! steered.
 
 use std::collections::BTreeSet;
 use std::io;

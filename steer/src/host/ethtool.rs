@@ -1,7 +1,8 @@
 //! Offloads of an interface, over ethtool's netlink family (kernel 5.7 and newer), so that no ioctl is needed.
 //!
-//! Only generic receive offload is of interest. A veth takes frames from an XDP redirect only while its *peer* end polls
-//! (NAPI), which it does while GRO is on (kernel 5.13 and newer) or an XDP program is attached; else the frames are dropped.
+//! Only generic receive offload is of interest. A veth takes frames from an XDP redirect only while its *peer* end
+//! polls (NAPI), which it does while GRO is on (kernel 5.13 and newer) or an XDP program is attached; else the frames
+//! are dropped.
 
 use std::io;
 

@@ -1,7 +1,8 @@
 //! This host as the kernel knows it: its interfaces and addresses, and the network namespaces of containers.
 //!
-//! Everything asks the kernel over netlink, once, and blocks for it: a question costs some tens of microseconds, a dump of a
-//! host with hundreds of interfaces a few milliseconds. From an async task, call through `tokio::task::spawn_blocking`.
+//! Everything asks the kernel over netlink, once, and blocks for it: a question costs some tens of microseconds, a dump
+//! of a host with hundreds of interfaces a few milliseconds. From an async task, call through
+//! `tokio::task::spawn_blocking`.
 //!
 //! | module | answers |
 //! |---|---|

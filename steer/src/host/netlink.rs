@@ -1,8 +1,8 @@
 //! One question to the kernel over netlink, and its answer.
 //!
-//! Blocking and synchronous on purpose. The same code runs on threads that visit a container's network namespace, where no
-//! async runtime lives, and an answer from the kernel never waits for a peer. A socket belongs to the namespace of the thread that opened
-//! it, and stays there.
+//! Blocking and synchronous on purpose. The same code runs on threads that visit a container's network namespace, where
+//! no async runtime lives, and an answer from the kernel never waits for a peer. A socket belongs to the namespace of
+//! the thread that opened it, and stays there.
 
 use std::io;
 

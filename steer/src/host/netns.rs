@@ -1,4 +1,5 @@
-//! How a container's address is reached from the host: read inside the container's network namespace, checked from outside.
+//! How a container's address is reached from the host: read inside the container's network namespace, checked from
+//! outside.
 //!
 //! A thread of its own enters the namespace and ends there; no other thread ever leaves the host's.
 
@@ -36,7 +37,8 @@ pub enum ReachError {
     #[error("cannot {operation} network namespace {netns}: {source}")]
     Read { operation: &'static str, netns: String, source: io::Error },
     #[error(
-        "{netns} is the host's own network namespace: steer reaches containers on bridge networks, not `network_mode: host`"
+        "{netns} is the host's own network namespace: steer reaches containers on bridge networks, \
+         not `network_mode: host`"
     )]
     HostNetwork { netns: String },
     #[error("no interface in {netns} has the address {address}; there is {held}")]
@@ -51,8 +53,8 @@ pub enum ReachError {
     )]
     NotVeth { netns: String, interface: String, kind: String },
     #[error(
-        "the other end of {interface} in {netns} is not in the host's network namespace (an overlay network, or Docker in \
-         Docker): attach the container to a bridge network of this host and name it in `steer.network`"
+        "the other end of {interface} in {netns} is not in the host's network namespace (an overlay network, or Docker \
+         in Docker): attach the container to a bridge network of this host and name it in `steer.network`"
     )]
     NotOnHost { netns: String, interface: String },
 }
@@ -93,8 +95,8 @@ impl Netns {
         }
     }
 
-    /// Runs `work` on a thread of its own inside the namespace. Only netlink, sockets and `/proc/thread-self/net` are the namespace's:
-    /// the files are the host's.
+    /// Runs `work` on a thread of its own inside the namespace. Only netlink, sockets and `/proc/thread-self/net` are
+    /// the namespace's: the files are the host's.
     pub fn visit<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
         thread::scope(|scope| {
             let visitor = || -> io::Result<T> {
@@ -197,9 +199,11 @@ fn no_such_address(netns: &Netns, held: &[(u32, IpAddr)], address: IpAddr) -> Re
     ReachError::NoSuchAddress { netns: netns.path.clone(), address, held: Addresses::of(held) }
 }
 
-/// The veth's end in the namespace of the calling thread, with the id that namespace has for `netns`; `None` = it is not here.
+/// The veth's end in the namespace of the calling thread, with the id that namespace has for `netns`; `None` = it is
+/// not here.
 ///
-/// An index alone proves nothing, another namespace counts from 1 too: the link found must point back to `end`, in `netns`.
+/// An index alone proves nothing, another namespace counts from 1 too: the link found must point back to `end`, in
+/// `netns`.
 fn host_end(netns: &Netns, end: &Link) -> io::Result<Option<(u32, i32)>> {
     let Some(index) = end.peer else { return Ok(None) };
     let mut netlink = Netlink::route()?;

@@ -1,6 +1,7 @@
 //! The socket option no library has.
 //!
-//! `nix` writes the `getsockopt` call, with the type and size checked by its macro, so there is no `unsafe` of steer's own.
+//! `nix` writes the `getsockopt` call, with the type and size checked by its macro, so there is no `unsafe` of steer's
+//! own.
 
 use std::io;
 

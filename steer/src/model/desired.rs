@@ -128,7 +128,10 @@ fn service<'a>(
             message,
         };
         if backends.len() == MAX_MEMBERS {
-            problems.push(problem(format!("service {name} has {MAX_MEMBERS} backends already: not steered"), "steer.service"));
+            problems.push(problem(
+                format!("service {name} has {MAX_MEMBERS} backends already: not steered"),
+                "steer.service",
+            ));
             continue;
         }
         let mut targets = [None; MAX_PORTS];
@@ -137,7 +140,10 @@ fn service<'a>(
             let listen = Listen::of(port);
             if let Some((_, owner)) = claimed.iter().find(|(other, owner)| *owner != name && other.overlaps(&listen)) {
                 problems.push(problem(
-                    format!("frontend {} of service {name} belongs to service {owner} already: not steered", show(&listen)),
+                    format!(
+                        "frontend {} of service {name} belongs to service {owner} already: not steered",
+                        show(&listen)
+                    ),
                     "steer.port",
                 ));
                 continue;

@@ -72,21 +72,69 @@ pub struct Info {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Op {
     /// A backend that was not there: its counts start at zero, its state at `Starting`.
-    AddBackend { key: BackendKey, id: BackendId, entry: BackendEntry, info: Info },
+    AddBackend {
+        key: BackendKey,
+        id: BackendId,
+        entry: BackendEntry,
+        info: Info,
+    },
     /// A backend that changed its place or weight.
-    PutBackend { key: BackendKey, id: BackendId, entry: BackendEntry },
-    PutInfo { key: BackendKey, id: BackendId, info: Info },
-    SetState { key: BackendKey, id: BackendId, state: BackendState },
-    RemoveBackend { key: BackendKey, id: BackendId },
-    PutEndpoint { key: EndpointKey, entry: EndpointEntry },
-    RemoveEndpoint { key: EndpointKey },
-    PutService { name: ServiceName, id: ServiceId, entry: ServiceEntry, ports: Vec<Option<Listen>> },
-    SwapSlots { name: ServiceName, id: ServiceId, slots: Slots },
-    RemoveService { name: ServiceName, id: ServiceId },
-    PutAllow { service: ServiceId, net: IpNet },
-    RemoveAllow { service: ServiceId, net: IpNet },
-    PutFrontend { key: FrontendKey, entry: FrontendEntry },
-    RemoveFrontend { key: FrontendKey },
+    PutBackend {
+        key: BackendKey,
+        id: BackendId,
+        entry: BackendEntry,
+    },
+    PutInfo {
+        key: BackendKey,
+        id: BackendId,
+        info: Info,
+    },
+    SetState {
+        key: BackendKey,
+        id: BackendId,
+        state: BackendState,
+    },
+    RemoveBackend {
+        key: BackendKey,
+        id: BackendId,
+    },
+    PutEndpoint {
+        key: EndpointKey,
+        entry: EndpointEntry,
+    },
+    RemoveEndpoint {
+        key: EndpointKey,
+    },
+    PutService {
+        name: ServiceName,
+        id: ServiceId,
+        entry: ServiceEntry,
+        ports: Vec<Option<Listen>>,
+    },
+    SwapSlots {
+        name: ServiceName,
+        id: ServiceId,
+        slots: Slots,
+    },
+    RemoveService {
+        name: ServiceName,
+        id: ServiceId,
+    },
+    PutAllow {
+        service: ServiceId,
+        net: IpNet,
+    },
+    RemoveAllow {
+        service: ServiceId,
+        net: IpNet,
+    },
+    PutFrontend {
+        key: FrontendKey,
+        entry: FrontendEntry,
+    },
+    RemoveFrontend {
+        key: FrontendKey,
+    },
 }
 
 impl Applied {

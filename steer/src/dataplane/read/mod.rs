@@ -122,7 +122,7 @@ impl Reader {
                 stats,
             });
         }
-        let services = view::services(services, backends, &self.count_local()?, &self.count_pending()?);
+        let services = view::services(services, backends, &self.count_pending()?);
         Ok(Snapshot { services, counters: self.counters()? })
     }
 
@@ -131,7 +131,9 @@ impl Reader {
     pub fn flows(&self) -> Result<impl Iterator<Item = Result<FlowView, ReadError>>, ReadError> {
         let now = now_secs();
         let of = move |table| {
-            move |row: Result<(FlowKey, FlowEntry), _>| row.map(|(key, entry)| FlowView::of_packets(&key, &entry, table, now))
+            move |row: Result<(FlowKey, FlowEntry), _>| {
+                row.map(|(key, entry)| FlowView::of_packets(&key, &entry, table, now))
+            }
         };
         let flows = entries(&self.flows, names::FLOWS, MAX_FLOWS)?.map(of(FlowTable::Flows));
         let pending = entries(&self.pending, names::PENDING, MAX_PENDING)?.map(of(FlowTable::Pending));
@@ -142,8 +144,8 @@ impl Reader {
 
     /// What one backend still has. Nothing, if its id has another generation by now: the flows died with the backend.
     ///
-    /// Established flows are one number in the kernel; the other tables are only walked when that number is 0, or when asked
-    /// for `exactly`, since they may hold many thousand entries.
+    /// Established flows are one number in the kernel; pending ones are only counted when that number is 0, or when asked for
+    /// `exactly`: their table may hold many thousand entries.
     pub fn remaining(&self, id: BackendId, generation: u32, exactly: bool) -> Result<Remaining, ReadError> {
         let index = id.0.into();
         let live = || self.backend_live.get(&index, 0).map(view::live_count).map_err(read(names::BACKEND_LIVE));
@@ -154,11 +156,9 @@ impl Reader {
         if before > 0 && !exactly {
             return Ok(Remaining { live: before, pending: 0 });
         }
-        let count = |counts: FlowCounts| counts.get(&(id, generation)).copied().unwrap_or_default();
-        let pending = count(self.count_pending()?);
-        let local = count(self.count_local()?);
+        let pending = self.count_pending()?.get(&(id, generation)).copied().unwrap_or_default();
         // Once more, and last: a flow that became established while the pending ones were counted is in this number.
-        Ok(Remaining { live: live()? + local, pending })
+        Ok(Remaining { live: live()?, pending })
     }
 
     /// The generation of a backend's id; 0 = the id is free.
@@ -172,15 +172,6 @@ impl Reader {
             Ok((*counter, values.iter().sum()))
         };
         Counter::ALL.iter().map(value).collect()
-    }
-
-    fn count_local(&self) -> Result<FlowCounts, ReadError> {
-        let mut counts = FlowCounts::new();
-        for row in entries(&self.local_flows, names::LOCAL_FLOWS, MAX_LOCAL_FLOWS)? {
-            let (_, flow) = row?;
-            *counts.entry((flow.backend, flow.generation)).or_default() += 1;
-        }
-        Ok(counts)
     }
 
     fn count_pending(&self) -> Result<FlowCounts, ReadError> {

@@ -210,12 +210,7 @@ pub(super) type FlowCounts = HashMap<(BackendId, u32), u64>;
 
 /// Puts backends to their services. A backend whose service has no name (the agent is just removing it) stands under the
 /// service's number, so that nothing is hidden.
-pub(super) fn services(
-    services: Vec<ServiceRow>,
-    backends: Vec<BackendRow>,
-    local: &FlowCounts,
-    pending: &FlowCounts,
-) -> Vec<ServiceView> {
+pub(super) fn services(services: Vec<ServiceRow>, backends: Vec<BackendRow>, pending: &FlowCounts) -> Vec<ServiceView> {
     let mut views: Vec<_> = services
         .iter()
         .map(|row| (row, zero_padded(&row.info.name)))
@@ -231,8 +226,8 @@ pub(super) fn services(
         .collect();
     for row in backends {
         if let Some(view) = views.iter_mut().find(|view| view.id == row.entry.service) {
-            let count = |counts: &FlowCounts| counts.get(&(row.id, row.entry.generation)).copied().unwrap_or_default();
-            view.backends.push(backend(&row, view.ports.len(), count(local), count(pending)));
+            let pending = pending.get(&(row.id, row.entry.generation)).copied().unwrap_or_default();
+            view.backends.push(backend(&row, view.ports.len(), pending));
         }
     }
     for view in &mut views {
@@ -250,7 +245,7 @@ fn port(info: &PortInfo) -> Option<PortView> {
     })
 }
 
-fn backend(row: &BackendRow, ports: usize, local: u64, pending: u64) -> BackendView {
+fn backend(row: &BackendRow, ports: usize, pending: u64) -> BackendView {
     let BackendRow { id, entry, info, state, live, stats } = row;
     BackendView {
         id: *id,
@@ -266,7 +261,7 @@ fn backend(row: &BackendRow, ports: usize, local: u64, pending: u64) -> BackendV
         label_weight: info.label_weight,
         operator_weight: u16::try_from(info.operator_weight).ok(),
         maintenance: info.maintenance != 0,
-        live_flows: live_count(*live) + local,
+        live_flows: live_count(*live),
         pending_flows: pending,
         steered_total: stats.steered,
         established_total: stats.established,
@@ -341,9 +336,8 @@ mod tests {
 
     #[test]
     fn a_backend_stands_under_its_service_with_its_counts() {
-        let local = FlowCounts::from([((BackendId(4), 7), 5), ((BackendId(4), 6), 100)]);
-        let pending = FlowCounts::from([((BackendId(4), 7), 1)]);
-        let views = services(vec![service(2, "web"), service(3, "")], vec![backend(4, 2, "web-1")], &local, &pending);
+        let pending = FlowCounts::from([((BackendId(4), 7), 1), ((BackendId(4), 6), 100)]);
+        let views = services(vec![service(2, "web"), service(3, "")], vec![backend(4, 2, "web-1")], &pending);
         let expected = ServiceView {
             id: ServiceId(2),
             name: "web".into(),
@@ -367,7 +361,7 @@ mod tests {
                 label_weight: 3,
                 operator_weight: None,
                 maintenance: false,
-                live_flows: 2 + 5,
+                live_flows: 2,
                 pending_flows: 1,
                 steered_total: 10,
                 established_total: 9,
@@ -380,7 +374,7 @@ mod tests {
     #[test]
     fn services_and_backends_come_by_name_and_none_is_hidden() {
         let rows = vec![backend(9, 2, "b"), backend(8, 2, "a"), backend(7, 3, "lost")];
-        let views = services(vec![service(3, ""), service(2, "web")], rows, &FlowCounts::new(), &FlowCounts::new());
+        let views = services(vec![service(3, ""), service(2, "web")], rows, &FlowCounts::new());
         let names: Vec<_> = views
             .iter()
             .map(|view| (view.name.as_str(), view.backends.iter().map(|b| b.name.as_str()).collect::<Vec<_>>()))
@@ -434,7 +428,6 @@ mod tests {
             last_seen: 100_000 - idle,
             marks: state.marks(),
             port_index: 0,
-            pad: [0; 3],
         };
         let flow = FlowView::of_packets(&key, &entry, FlowTable::Pending, 100_000);
         assert_eq!(flow.is_current(), current);

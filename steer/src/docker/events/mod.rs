@@ -10,7 +10,10 @@ use super::inspect::signal_number;
 use crate::model::{ContainerId, Health};
 
 /// Which events the server sends at all: without this, every health probe makes three more.
-pub(super) const FILTERS: &str = r#"{"type":["container","network"],"event":["start","kill","die","pause","unpause","health_status","rename","destroy","connect","disconnect"]}"#;
+pub(super) const FILTERS: &str = concat!(
+    r#"{"type":["container","network"],"event":["start","kill","die","pause","unpause","health_status","rename","#,
+    r#""destroy","connect","disconnect"]}"#
+);
 
 /// Something that happened to a container.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,7 +37,7 @@ pub enum EventKind {
     Kill {
         signal: i32,
     },
-    /// Its first process has ended; its address is free for others since before this. -1 = exit code not told.
+    /// Its first process has ended; its address may already be another container's. -1 = exit code not told.
     Die {
         exit_code: i32,
     },

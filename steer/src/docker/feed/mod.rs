@@ -31,7 +31,8 @@ pub enum Feed {
     /// Events flow from here on: list now, and nothing is missed.
     Connected,
     Event(Event),
-    /// Events were or may have been lost; [`Feed::Connected`] follows, later. Told once, however often reconnecting fails.
+    /// Events were or may have been lost; [`Feed::Connected`] follows, later. Told once, however often reconnecting
+    /// fails.
     Lost(anyhow::Error),
 }
 
@@ -125,8 +126,8 @@ pub struct Events {
 }
 
 impl Events {
-    /// Returns once the head of the response is there. Dockerd sends it just *before* it subscribes, so everything since before
-    /// the request is asked for as well: dockerd replays that in the same step.
+    /// Returns once the head of the response is there. Dockerd sends it just *before* it subscribes, so everything
+    /// since before the request is asked for as well: dockerd replays that in the same step.
     pub(super) async fn open(host: &Host, api: ApiVersion) -> anyhow::Result<Self> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (seconds, nanos) = (since.as_secs(), since.subsec_nanos());

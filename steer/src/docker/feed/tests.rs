@@ -9,9 +9,8 @@ use crate::docker::EventKind;
 const VERSION: &str = r#"{"Version":"20.10.24","ApiVersion":"1.41","MinAPIVersion":"1.12"}"#;
 
 fn event(id: &str) -> String {
-    format!(
-        r#"{{"Type":"container","Action":"start","Actor":{{"ID":"{id}","Attributes":{{"steer.port":"80:80"}}}},"timeNano":1}}"#
-    ) + "\n"
+    let actor = format!(r#"{{"ID":"{id}","Attributes":{{"steer.port":"80:80"}}}}"#);
+    format!(r#"{{"Type":"container","Action":"start","Actor":{actor},"timeNano":1}}"#) + "\n"
 }
 
 /// A dockerd that is asked for its version, then for its events.

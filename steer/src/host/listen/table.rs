@@ -1,5 +1,5 @@
-//! Listening sockets from `/proc/net/tcp`, for kernels without socket diagnostics: slower by as much as the machine has memory,
-//! because the kernel walks the table of all connections of all namespaces.
+//! Listening sockets from `/proc/net/tcp`, for kernels without socket diagnostics: slower by as much as the machine has
+//! memory, because the kernel walks the table of all connections of all namespaces.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -11,7 +11,8 @@ use super::accepts;
 /// State of a listening socket.
 const LISTEN: &str = "0A";
 
-/// As [`super::is_listening`], in the namespace of the calling thread. That a socket is bound to IPv6 only is not visible here.
+/// As [`super::is_listening`], in the namespace of the calling thread. That a socket is bound to IPv6 only is not
+/// visible here.
 pub(super) fn is_listening(address: IpAddr, port: u16) -> io::Result<bool> {
     let directory = Path::new("/proc/thread-self/net");
     Ok(listens(BufReader::new(File::open(directory.join("tcp"))?), address, port)?
@@ -39,7 +40,8 @@ fn listens(table: impl BufRead, address: IpAddr, port: u16) -> io::Result<bool> 
     Ok(false)
 }
 
-/// `0100007F:1F90`: each four bytes of the address as a number in this machine's byte order, the port as a plain number.
+/// `0100007F:1F90`: each four bytes of the address as a number in this machine's byte order, the port as a plain
+/// number.
 fn socket_address(text: &str) -> Option<(IpAddr, u16)> {
     let (address, port) = text.split_once(':')?;
     let word = |at: usize| Some(u32::from_str_radix(address.get(at * 8..at * 8 + 8)?, 16).ok()?.to_ne_bytes());

@@ -26,7 +26,7 @@ fn link() -> Link {
         index: 2,
         name: "eth0".into(),
         kind: None,
-        driver: Some("virtio_net".into()),
+        driver: Some("ice".into()),
         master: None,
         peer: None,
         peer_netns: None,
@@ -63,7 +63,6 @@ fn a_good_host_passes_every_line() {
 #[case::no_bpffs(Facts { bpffs: Filesystem::Unknown, ..facts() }, "bpffs", Fail, "not known")]
 #[case::cgroup2_not_mounted(Facts { cgroup2: Filesystem::Known, ..facts() }, "cgroup2", Warn, "not mounted")]
 #[case::no_cgroup2(Facts { cgroup2: Filesystem::Unknown, ..facts() }, "cgroup2", Fail, "not known")]
-#[case::tracefs_not_mounted(Facts { tracefs: Filesystem::Known, ..facts() }, "tracefs", Warn, "not mounted")]
 #[case::no_tracefs(Facts { tracefs: Filesystem::Unknown, ..facts() }, "tracefs", Warn, "not known")]
 #[case::no_forwarding(Facts { ip_forward: Some(false), ..facts() }, "ip_forward", Warn, "off")]
 #[case::no_uplink(Facts { uplinks: Ok(Vec::new()), ..facts() }, "interface", Fail, "none leads outside")]
@@ -91,6 +90,7 @@ fn what_is_in_the_way_is_named_with_its_remedy(
 #[rstest]
 #[case::hardware_with_xdp(link(), Fine, "native XDP likely")]
 #[case::hardware_without(Link { driver: Some("e1000e".into()), ..link() }, Fine, "e1000e: tc")]
+#[case::virtio(Link { driver: Some("virtio_net".into()), ..link() }, Fine, "virtio_net: tc; has native XDP")]
 #[case::veth(Link { kind: Some("veth".into()), driver: None, ..link() }, Fine, "veth: tc")]
 #[case::bond(Link { kind: Some("bond".into()), driver: None, ..link() }, Fine, "bond: tc")]
 #[case::bridge(Link { kind: Some("bridge".into()), driver: None, ..link() }, Warn, "tc only")]

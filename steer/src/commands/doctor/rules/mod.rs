@@ -170,17 +170,21 @@ fn btf(has_btf: bool) -> Finding {
     if has_btf {
         ok("BTF", "/sys/kernel/btf/vmlinux")
     } else {
-        fail("BTF", "/sys/kernel/btf/vmlinux is missing", "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as distributions' are")
+        fail(
+            "BTF",
+            "/sys/kernel/btf/vmlinux is missing",
+            "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as distributions' are",
+        )
     }
 }
 
 fn bpffs(bpffs: &Filesystem) -> Finding {
     match bpffs {
         Filesystem::Mounted(path) => ok("bpffs", path),
-        Filesystem::Known => {
-            warn("bpffs", "not mounted", "`steer run` mounts it, or: mount -t bpf bpf /sys/fs/bpf")
+        Filesystem::Known => warn("bpffs", "not mounted", "`steer run` mounts it, or: mount -t bpf bpf /sys/fs/bpf"),
+        Filesystem::Unknown => {
+            fail("bpffs", "not known to this kernel", "use a kernel built with CONFIG_BPF_SYSCALL=y")
         }
-        Filesystem::Unknown => fail("bpffs", "not known to this kernel", "use a kernel built with CONFIG_BPF_SYSCALL=y"),
     }
 }
 
@@ -188,17 +192,19 @@ fn cgroup2(cgroup2: &Filesystem) -> Finding {
     match cgroup2 {
         Filesystem::Mounted(path) => ok("cgroup2", path),
         Filesystem::Known => warn("cgroup2", "not mounted", "`steer run` mounts one of its own"),
-        Filesystem::Unknown => fail("cgroup2", "not known to this kernel", "use a kernel built with CONFIG_CGROUP_BPF=y"),
+        Filesystem::Unknown => {
+            fail("cgroup2", "not known to this kernel", "use a kernel built with CONFIG_CGROUP_BPF=y")
+        }
     }
 }
 
 fn tracefs(tracefs: &Filesystem) -> Finding {
     match tracefs {
         Filesystem::Mounted(path) => ok("tracefs", path),
-        Filesystem::Known => warn("tracefs", "not mounted", "`steer run` mounts it, or: mount -t tracefs tracefs /sys/kernel/tracing"),
+        Filesystem::Known => ok("tracefs", "not mounted, and not needed"),
         Filesystem::Unknown => warn(
             "tracefs",
-            "not known to this kernel: a stop is seen when Docker tells it, not when the signal is sent",
+            "not known to this kernel: a stop will be seen when Docker tells it, not when the signal is sent",
             "use a kernel built with CONFIG_FTRACE=y",
         ),
     }
@@ -213,7 +219,7 @@ fn ip_forward(on: Option<bool>) -> Finding {
     }
 }
 
-/// Drivers whose `ndo_bpf` takes a native XDP program, and redirects.
+/// Drivers whose `ndo_bpf` takes a native XDP program. `virtio_net` does too, and has its own line.
 const NATIVE_XDP: &[&str] = &[
     "atlantic",
     "bnxt_en",
@@ -239,7 +245,6 @@ const NATIVE_XDP: &[&str] = &[
     "qede",
     "sfc",
     "stmmac",
-    "virtio_net",
     "vmxnet3",
     "xen-netfront",
 ];
@@ -273,7 +278,8 @@ fn interface(uplink: &Uplink) -> Vec<Finding> {
     }
     if !vlans.is_empty() {
         let remedy = vlans.iter().map(|vlan| format!("--interface {vlan}")).collect::<Vec<_>>().join(" ");
-        let found = format!("carries {}: clients that come in by a VLAN are steered at its own interface", vlans.join(", "));
+        let found =
+            format!("carries {}: clients that come in by a VLAN are steered at its own interface", vlans.join(", "));
         findings.push(warn(name, found, format!("if clients do, name them: `steer run --interface {name} {remedy}`")));
     }
     findings
@@ -286,7 +292,12 @@ fn hook(name: &str, link: &Link) -> Finding {
             warn(name, "bridge: tc only", "name its ports instead if XDP is wanted: `steer run --interface PORT`")
         }
         (Some(kind), _) => ok(name, format!("{kind}: tc")),
-        (None, Some(driver)) if NATIVE_XDP.contains(&driver) => ok(name, format!("{driver}: native XDP likely, else tc")),
+        (None, Some("virtio_net")) => {
+            ok(name, "virtio_net: tc; has native XDP (`--attach xdp`), but that switches segmentation offload off")
+        }
+        (None, Some(driver)) if NATIVE_XDP.contains(&driver) => {
+            ok(name, format!("{driver}: native XDP likely, else tc"))
+        }
         (None, Some(driver)) => ok(name, format!("{driver}: tc (no native XDP known)")),
         (None, None) if link.loopback => {
             warn(name, "loopback: clients on this host are steered at connect, not here", "leave it out")
@@ -299,7 +310,11 @@ fn docker(docker: &Result<DockerFacts, String>) -> Finding {
     let DockerFacts { engine, api } = match docker {
         Ok(docker) => docker,
         Err(error) => {
-            return fail("docker", error, "start Docker, name its socket (`--docker-host URL`), or `steer run --no-docker`");
+            return fail(
+                "docker",
+                error,
+                "start Docker, name its socket (`--docker-host URL`), or `steer run --no-docker`",
+            );
         }
     };
     match (version(engine), version(api)) {

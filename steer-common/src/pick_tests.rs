@@ -1,0 +1,173 @@
+//! Who takes a new flow.
+
+use rstest::rstest;
+use std::collections::{BTreeMap, BTreeSet};
+use std::vec::Vec;
+
+use super::*;
+use crate::fixtures::{SYN, WEB, World, addr, backend_addr, backend_of, from_client, to};
+use crate::steer::Segment;
+use crate::verdict::{Counter, Verdict};
+
+/// New flows from these ports: how many went to whom.
+fn split(world: &World, ports: core::ops::Range<u16>) -> BTreeMap<u16, usize> {
+    let mut counts = BTreeMap::new();
+    for port in ports {
+        *counts.entry(backend_of(world.syn(port, 1, 0))).or_default() += 1;
+    }
+    counts
+}
+
+#[test]
+fn three_backends_share_three_hundred_flows_evenly() {
+    let world = World::with_backends(&[1, 2, 3]);
+    assert_eq!(split(&world, 40_000..40_300), BTreeMap::from([(1, 100), (2, 100), (3, 100)]));
+}
+
+#[rstest]
+#[case::every_slot_ready(&[1, 2, 3, 4, 5, 6, 7, 8], 8)]
+#[case::one_of_many_behind_all_candidates(&[8], 8)]
+#[case::one_beyond_what_one_look_at_the_slots_reaches(&[40], 40)]
+fn a_ready_backend_is_found_wherever_it_stands(#[case] ready: &[u16], #[case] of: u16) {
+    let mut world = World::with_backends(&(1..=of).collect::<Vec<_>>());
+    for id in (1..=of).filter(|id| !ready.contains(id)) {
+        world.set(id, BackendState::Unready);
+    }
+    let counts = split(&world, 40_000..40_000 + 8 * of);
+    assert_eq!(counts.keys().copied().collect::<Vec<_>>(), ready);
+}
+
+#[test]
+fn a_draining_backend_takes_new_flows_only_when_nothing_is_ready() {
+    let mut world = World::with_backends(&[1, 2, 3]);
+    world.set(2, BackendState::Draining);
+    assert!(!split(&world, 40_000..40_100).contains_key(&2));
+    for id in [1, 3] {
+        world.set(id, BackendState::Unready);
+    }
+    assert_eq!(split(&world, 41_000..41_010), BTreeMap::from([(2, 10)]));
+    // Also once the agent has dealt nothing, with the members left behind.
+    world.slots.get_mut(&WEB).unwrap().len = 0;
+    for balance in [Balance::RoundRobin, Balance::LeastConn, Balance::Maglev, Balance::Source] {
+        world.balance(balance);
+        assert_eq!(world.syn(42_000 + balance as u16, 1, 0), to(2, Counter::SteerNew), "{balance:?}");
+    }
+}
+
+#[rstest]
+#[case(BackendState::Gone)]
+#[case(BackendState::Starting)]
+#[case(BackendState::Unready)]
+#[case(BackendState::Maintenance)]
+#[case(BackendState::Drained)]
+fn nothing_else_ever_takes_new_flows(#[case] state: BackendState) {
+    let mut world = World::with_backends(&[1, 2]);
+    world.set(1, state);
+    world.set(2, state);
+    for balance in [Balance::RoundRobin, Balance::LeastConn, Balance::Maglev, Balance::Source] {
+        world.balance(balance);
+        assert_eq!(world.syn(40_000, 1, 0), Verdict::Pass(Counter::PassNoBackend), "{balance:?}");
+    }
+}
+
+#[test]
+fn an_empty_table_gives_nothing() {
+    let mut world = World::with_backends(&[1]);
+    world.deal(&[]);
+    assert_eq!(world.syn(40_000, 1, 0), Verdict::Pass(Counter::PassNoBackend));
+    world.slots.clear();
+    assert_eq!(world.syn(40_000, 1, 0), Verdict::Pass(Counter::PassNoBackend));
+}
+
+#[test]
+fn a_table_that_still_names_an_id_of_another_service_now_does_not_give_it() {
+    let mut world = World::with_backends(&[1, 2]);
+    world.backends.get_mut(&BackendId(2)).unwrap().service = ServiceId(2);
+    assert_eq!(split(&world, 40_000..40_020), BTreeMap::from([(1, 20)]));
+    world.remove(1);
+    assert_eq!(world.syn(40_100, 1, 0), Verdict::Pass(Counter::PassNoBackend));
+}
+
+#[test]
+fn a_backend_that_does_not_serve_the_port_gets_none_of_its_flows() {
+    let mut world = World::with_backends(&[1, 2]);
+    world.publish(crate::fixtures::HOST, 9001, 1, 0);
+    world.backends.get_mut(&BackendId(2)).unwrap().targets[1] = Port::new(5001);
+    for port in 40_000..40_010 {
+        let segment = Segment { dst_port: Port::new(9001), ..from_client(port, SYN, 1) };
+        let Verdict::Forward(forward) = world.send(segment, 0) else { panic!("not steered") };
+        assert_eq!((forward.backend, forward.target), (BackendId(2), Port::new(5001)));
+    }
+}
+
+#[test]
+fn a_container_that_calls_its_own_service_does_not_get_itself() {
+    let world = World::with_backends(&[1, 2]);
+    for port in 40_000..40_010 {
+        let own = Segment { src: backend_addr(1), ..from_client(port, SYN, 1) };
+        assert_eq!(backend_of(world.send(own, 0)), 2);
+    }
+}
+
+#[test]
+fn least_conn_prefers_the_emptier() {
+    let mut world = World::with_backends(&[1, 2]);
+    world.balance(Balance::LeastConn);
+    world.live.borrow_mut().insert(BackendId(1), 100);
+    let counts = split(&world, 40_000..40_200);
+    assert!(counts[&2] > 140, "the better of two, where two different ones are looked at: {counts:?}");
+}
+
+#[test]
+fn least_conn_evens_out_live_flows_by_weight() {
+    let mut world = World::with_backends(&[1, 2]);
+    world.balance(Balance::LeastConn);
+    world.backends.get_mut(&BackendId(1)).unwrap().weight = 3;
+    world.deal(&[1, 2, 1, 1]);
+    for port in 40_000..40_400 {
+        world.connect(port, 1, 0);
+    }
+    let (one, two) = (world.live_of(1), world.live_of(2));
+    assert!((290..=310).contains(&one), "3 to 1, not {one} to {two}");
+}
+
+#[test]
+fn least_conn_takes_the_one_candidate_that_is_ready() {
+    let mut world = World::with_backends(&[1, 2, 3]);
+    world.balance(Balance::LeastConn);
+    world.set(2, BackendState::Unready);
+    world.live.borrow_mut().insert(BackendId(3), 50);
+    let counts = split(&world, 40_000..40_100);
+    assert!(!counts.contains_key(&2), "{counts:?}");
+}
+
+#[rstest]
+#[case::maglev(Balance::Maglev, true)]
+#[case::source(Balance::Source, false)]
+fn a_hash_gives_one_client_one_backend(#[case] balance: Balance, #[case] ports_count: bool) {
+    let mut world = World::with_backends(&[1, 2, 3, 4, 5]);
+    world.balance(balance);
+    let of = |client: &str, port: u16| {
+        let _ = world.pending.take();
+        backend_of(world.send(Segment { src: addr(client), ..from_client(port, SYN, 1) }, 0))
+    };
+    for client in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
+        let first = of(client, 40_000);
+        assert!((0..20).all(|_| of(client, 40_000) == first), "the same flow");
+        let ports: BTreeSet<u16> = (40_000..40_200).map(|port| of(client, port)).collect();
+        assert_eq!(ports.len(), if ports_count { 5 } else { 1 }, "over its ports");
+    }
+    let clients: BTreeSet<u16> = (1..=200).map(|i| of(&std::format!("192.0.2.{i}"), 40_000)).collect();
+    assert_eq!(clients.len(), 5, "over clients");
+}
+
+#[test]
+fn a_hash_goes_on_to_the_next_slot_when_its_own_is_not_ready() {
+    let mut world = World::with_backends(&[1, 2, 3]);
+    world.balance(Balance::Source);
+    let first = backend_of(world.syn(40_000, 1, 0));
+    world.set(first, BackendState::Unready);
+    let second: BTreeSet<u16> = (41_000..41_050).map(|port| backend_of(world.syn(port, 1, 0))).collect();
+    assert_eq!(second.len(), 1, "all flows of the client to the same other one");
+    assert!(!second.contains(&first));
+}
