@@ -14,7 +14,7 @@ use crate::reverse::reverse;
 use crate::service::{AllowKey, Balance, FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceState};
 use crate::slot::SlotTable;
 use crate::steer::{Nanos, Segment, steer};
-use crate::tables::{Table, Tables};
+use crate::tables::{NoneSince, Table, Tables};
 use crate::tcp::TcpFlags;
 use crate::verdict::{Counter, Forward, Reply, Verdict};
 
@@ -188,11 +188,15 @@ impl Tables for World {
     fn raise_extra_lanes(&self, id: ServiceId, lanes: u32) {
         self.service_states.borrow_mut().entry(id).or_default().extra_lanes = lanes;
     }
-    fn none_since(&self, id: ServiceId) -> u64 {
-        self.state(id).none_since
+    fn none_since(&self, id: ServiceId) -> NoneSince {
+        let state = self.state(id);
+        NoneSince { first: state.none_since, last_secs: state.none_last_secs }
     }
-    fn set_none_since(&self, id: ServiceId, since: u64) {
-        self.service_states.borrow_mut().entry(id).or_default().none_since = since;
+    fn set_none_since(&self, id: ServiceId, since: NoneSince) {
+        let mut states = self.service_states.borrow_mut();
+        let state = states.entry(id).or_default();
+        state.none_since = since.first;
+        state.none_last_secs = since.last_secs;
     }
     fn flow(&self, table: Table, key: &FlowKey) -> Option<Looked<'_>> {
         let table = self.table(table);

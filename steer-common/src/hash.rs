@@ -34,7 +34,6 @@ pub const fn of_flow(client: Addr, client_port: Port, frontend_port: Port) -> u3
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
-    use std::vec;
 
     use super::*;
 
@@ -42,7 +41,7 @@ mod tests {
     fn client_ports_spread_evenly_over_a_table() {
         const BUCKETS: usize = 16;
         const FLOWS: u32 = 28_000;
-        let mut counts = vec![0_u32; BUCKETS];
+        let mut counts = [0_u32; BUCKETS];
         let client = Addr::from(Ipv4Addr::new(10, 0, 0, 2));
         for port in 0..FLOWS {
             let hash = of_flow(client, Port::new(32_768 + port as u16), Port::new(80));

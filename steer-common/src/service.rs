@@ -102,7 +102,8 @@ pub struct ServiceState {
     pub cursor: u64,
     /// Lanes in use so far beyond the first: how many more keys a flow may stand under (see [`crate::flow`]).
     pub extra_lanes: u32,
-    pub pad: u32,
+    /// When a new flow last found no backend, in seconds since boot.
+    pub none_last_secs: u32,
 }
 
 /// One prefix of an allow list: data part of the key of the longest-prefix map `ALLOW`. The prefix counts from the first bit

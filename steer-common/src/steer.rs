@@ -16,10 +16,10 @@
 use crate::addr::{Addr, Port};
 use crate::backend::{BackendId, BackendState};
 use crate::flow::{FlowEntry, FlowKey};
-use crate::limits::LANES;
+use crate::limits::{LANES, PENDING_SECS};
 use crate::pick::{Request, Taken, pick};
 use crate::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceId};
-use crate::tables::{Table, Tables};
+use crate::tables::{NoneSince, Table, Tables};
 use crate::tcp::{Direction, TcpFlags, TcpState};
 use crate::verdict::{Counter, Forward, Verdict};
 
@@ -68,7 +68,7 @@ pub fn steer<T: Tables>(tables: &T, segment: &Segment, uplink: u32, now: Nanos) 
         pad: 0,
     };
     let extra_lanes = tables.extra_lanes(frontend.service);
-    let found = find(tables, &mut key, segment, extra_lanes);
+    let (found, is_shared) = find(tables, &mut key, segment, extra_lanes);
     if !segment.flags.opens() {
         return match found {
             Some((table, flow)) => follow(tables, segment, &key, table, &flow, uplink, now),
@@ -92,34 +92,56 @@ pub fn steer<T: Tables>(tables: &T, segment: &Segment, uplink: u32, now: Nanos) 
         has_lane: true,
         verdict: Verdict::Pass(Counter::PassNoBackend),
     };
-    if extra_lanes != 0 || found.is_none() {
+    if is_shared {
         new.find_lane(tables, &mut key, segment, extra_lanes, found.is_some());
     }
     open(tables, segment, &key, &mut new);
     new.verdict
 }
 
-/// The flow of a packet from a client; `key` is left at its lane. Nearly always the first lane has it or there is none.
+/// The flow of a packet from a client; `key` is left at its lane, or at the first. Also whether the client's port may have flows
+/// to other frontends of the service: nearly always the first lane has this one or there is none, and nothing else is to be
+/// looked for.
 #[inline(always)]
 fn find<'t, T: Tables>(
     tables: &'t T,
     key: &mut FlowKey,
     segment: &Segment,
     extra_lanes: u32,
-) -> Option<(Table, T::Flow<'t>)> {
+) -> (Option<(Table, T::Flow<'t>)>, bool) {
+    let mut is_shared = extra_lanes != 0;
     for lane in 0..LANES {
         if u32::from(lane) > extra_lanes {
             break;
         }
         key.lane = lane;
-        if let Some((table, flow)) = lookup(tables, key)
-            && flow.is_for(segment.dst, segment.dst_port)
-        {
-            return Some((table, flow));
+        if let Some((table, flow)) = lookup(tables, key) {
+            if flow.is_for(segment.dst, segment.dst_port) {
+                return (Some((table, flow)), is_shared);
+            }
+            is_shared = true;
         }
     }
     key.lane = 0;
-    None
+    (None, is_shared)
+}
+
+/// The backend and container port of the flow that a packet *about* it names (an ICMP error quotes a packet that went to the
+/// client: here turned round, as if it came from there). `None`: no flow of ours.
+#[inline(always)]
+pub fn flow_about<T: Tables>(tables: &T, turned: &Segment) -> Option<(BackendId, Port)> {
+    let frontend = tables.frontend(&FrontendKey::new(turned.dst, turned.dst_port, turned.proto))?;
+    let mut key = FlowKey {
+        client: turned.src,
+        client_port: turned.src_port,
+        service: frontend.service,
+        proto: turned.proto,
+        lane: 0,
+        pad: 0,
+    };
+    let (found, _) = find(tables, &mut key, turned, tables.extra_lanes(frontend.service));
+    let (_, flow) = found?;
+    Some((flow.backend, live_target(tables, &flow, frontend.service)?))
 }
 
 /// The flow at a key, from either table.
@@ -264,8 +286,8 @@ fn open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, new: &mut NewFl
         return;
     };
     let Some(target) = backend.target(frontend.port_index) else { return };
-    if tables.none_since(frontend.service) != 0 {
-        tables.set_none_since(frontend.service, 0);
+    if tables.none_since(frontend.service).first != 0 {
+        tables.set_none_since(frontend.service, NoneSince::default());
     }
     let entry = FlowEntry {
         frontend: segment.dst,
@@ -296,12 +318,17 @@ fn open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, new: &mut NewFl
 /// No backend: the client waits (its SYN is dropped, it will send another), but not for longer than the service says.
 #[inline(always)]
 fn on_none<T: Tables>(tables: &T, id: ServiceId, service: &ServiceEntry, now: Nanos) -> Verdict {
-    let since = tables.none_since(id);
-    if since == 0 {
-        tables.set_none_since(id, now.0);
+    let NoneSince { first, last_secs } = tables.none_since(id);
+    // Nobody has asked for so long that backends may have come and gone meanwhile, unseen from here: a wait of its own.
+    let hold_secs = (service.hold_ns / 1_000_000_000) as u32;
+    let is_new = first == 0 || now.secs().saturating_sub(last_secs) > hold_secs.saturating_add(PENDING_SECS);
+    let first = if is_new { now.0 } else { first };
+    tables.set_none_since(id, NoneSince { first, last_secs: now.secs() });
+    if now.0.saturating_sub(first) < service.hold_ns {
+        Verdict::Drop(Counter::DropHold)
+    } else {
+        Verdict::Pass(Counter::PassNoBackend)
     }
-    let waited = if since == 0 { 0 } else { now.0.saturating_sub(since) };
-    if waited < service.hold_ns { Verdict::Drop(Counter::DropHold) } else { Verdict::Pass(Counter::PassNoBackend) }
 }
 
 /// A packet of a known flow goes where the flow began.

@@ -417,7 +417,7 @@ fn without_a_backend_the_client_is_held_and_then_refused() {
         (101, drop(DropHold)),
         (109, drop(DropHold)),
         (110, pass(PassNoBackend)),
-        (200, pass(PassNoBackend)),
+        (170, pass(PassNoBackend)),
     ] {
         assert_eq!(world.syn(40_000, 1, secs), expected, "at {secs} s");
     }
@@ -427,6 +427,18 @@ fn without_a_backend_the_client_is_held_and_then_refused() {
     assert_eq!(world.none_since_secs(), 0, "there is one again");
     world.set(1, BackendState::Unready);
     assert_eq!(world.syn(40_001, 1, 300), drop(DropHold), "the next time begins anew");
+}
+
+#[test]
+fn an_outage_long_after_another_holds_anew_though_nobody_came_while_there_was_a_backend() {
+    let mut world = World::with_backends(&[1]);
+    world.services.get_mut(&WEB).unwrap().hold_ns = 10_000_000_000;
+    world.set(1, BackendState::Unready);
+    assert_eq!(world.syn(40_000, 1, 100), drop(DropHold));
+    world.set(1, BackendState::Ready);
+    world.set(1, BackendState::Unready);
+    assert_eq!(world.syn(40_001, 1, 3_700), drop(DropHold));
+    assert_eq!(world.syn(40_001, 1, 3_711), pass(PassNoBackend));
 }
 
 #[test]

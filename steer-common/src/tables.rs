@@ -19,6 +19,15 @@ pub enum Table {
     Flows,
 }
 
+/// When new flows of a service found no backend; all zero while they do find one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NoneSince {
+    /// The first of them, in nanoseconds since boot.
+    pub first: u64,
+    /// The last of them, in seconds since boot.
+    pub last_secs: u32,
+}
+
 /// The maps, as a decision sees them.
 pub trait Tables {
     /// A flow entry in its table. Not copied out: the kernel's stack is small.
@@ -43,9 +52,9 @@ pub trait Tables {
     /// Lanes in use beyond the first, and the way to raise that number.
     fn extra_lanes(&self, id: ServiceId) -> u32;
     fn raise_extra_lanes(&self, id: ServiceId, lanes: u32);
-    /// Since when, in nanoseconds, new flows of the service have found no backend; 0 = they do find one.
-    fn none_since(&self, id: ServiceId) -> u64;
-    fn set_none_since(&self, id: ServiceId, since: u64);
+    /// Since when new flows of the service have found no backend.
+    fn none_since(&self, id: ServiceId) -> NoneSince;
+    fn set_none_since(&self, id: ServiceId, since: NoneSince);
 
     /// An entry where it lies; what it shows may change while it is looked at.
     fn flow(&self, table: Table, key: &FlowKey) -> Option<Self::Flow<'_>>;

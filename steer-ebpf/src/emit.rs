@@ -9,15 +9,16 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
 use aya_ebpf::programs::{TcContext, XdpContext};
+use aya_log_ebpf::warn;
 use steer_common::addr::{Addr, TCP};
 use steer_common::backend::BackendEntry;
 use steer_common::reverse::reverse;
-use steer_common::steer::{Nanos, Segment, steer};
+use steer_common::steer::{Nanos, Segment, flow_about, steer};
 use steer_common::tables::Tables as _;
 use steer_common::verdict::{Counter, Reply, Verdict};
 
 use crate::maps::{Maps, count};
-use crate::packet::{Frame, Parsed, tc_frame};
+use crate::packet::{Frame, IcmpError, Parsed, tc_frame};
 use crate::rewrite;
 
 const AF_INET: u8 = 2;
@@ -37,7 +38,7 @@ fn segment(frame: Frame) -> Option<Segment> {
             count(Counter::PassUnparsed);
             None
         }
-        Parsed::Other => None,
+        Parsed::Icmp | Parsed::Other => None,
     }
 }
 
@@ -73,6 +74,9 @@ pub(crate) fn uplink_xdp(ctx: &XdpContext) -> Option<u32> {
 #[inline(always)]
 pub(crate) fn uplink_tc(ctx: &TcContext) -> Option<i32> {
     let frame = tc_frame(ctx)?;
+    if let Parsed::Icmp = frame.parse() {
+        return icmp_error(ctx);
+    }
     let segment = segment(frame)?;
     let forward = match steer(&Maps, &segment, ingress(ctx), now()) {
         Verdict::Forward(forward) => forward,
@@ -88,10 +92,25 @@ pub(crate) fn uplink_tc(ctx: &TcContext) -> Option<i32> {
     let backend = Maps.backend(forward.backend)?;
     if rewrite::dnat_tc(ctx, frame, backend.addr, forward.target, backend.mac).is_none() {
         count(Counter::DropRewrite);
+        // Counters tell how often; that it happens at all is worth a line in the agent's log.
+        warn!(ctx, "a packet to backend {} could not be rewritten and was dropped", forward.backend.0);
         return Some(TC_ACT_SHOT);
     }
     count(forward.reason);
     // Straight into the container's namespace: no second pass through the host's receive path.
+    // SAFETY: a helper call with plain arguments.
+    Some(unsafe { bpf_redirect_peer(backend.ifindex, 0) } as i32)
+}
+
+/// An ICMP error about a flow goes to the flow's backend: without "fragmentation needed" a connection through a narrow path
+/// stands still.
+#[inline(always)]
+fn icmp_error(ctx: &TcContext) -> Option<i32> {
+    let error = IcmpError::of_tc(ctx)?;
+    let (backend, target) = flow_about(&Maps, &error.turned())?;
+    let backend = Maps.backend(backend)?;
+    error.deliver(backend.addr, target, backend.mac);
+    count(Counter::FollowIcmp);
     // SAFETY: a helper call with plain arguments.
     Some(unsafe { bpf_redirect_peer(backend.ifindex, 0) } as i32)
 }
@@ -105,6 +124,7 @@ pub(crate) fn backend_tc(ctx: &TcContext) -> Option<i32> {
     let route = route(ctx, frame, &segment, &reply)?;
     if rewrite::reverse_tc(ctx, frame, reply.frontend, reply.frontend_port).is_none() {
         count(Counter::DropRewrite);
+        warn!(ctx, "a reply on interface {} could not be rewritten and was dropped", ingress(ctx));
         return Some(TC_ACT_SHOT);
     }
     count(Counter::Reply);

@@ -17,7 +17,7 @@ use steer_common::limits::{
 };
 use steer_common::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceInfo, ServiceState};
 use steer_common::slot::SlotTable;
-use steer_common::tables::{Table, Tables};
+use steer_common::tables::{NoneSince, Table, Tables};
 use steer_common::verdict::Counter;
 
 use crate::atomic;
@@ -223,16 +223,20 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn none_since(&self, id: ServiceId) -> u64 {
-        // SAFETY: an aligned word.
-        Self::state(id).map_or(0, |state| unsafe { (*state).none_since })
+    fn none_since(&self, id: ServiceId) -> NoneSince {
+        let Some(state) = Self::state(id) else { return NoneSince::default() };
+        // SAFETY: aligned words.
+        unsafe { NoneSince { first: (*state).none_since, last_secs: (*state).none_last_secs } }
     }
 
     #[inline(always)]
-    fn set_none_since(&self, id: ServiceId, since: u64) {
+    fn set_none_since(&self, id: ServiceId, since: NoneSince) {
         if let Some(state) = Self::state(id) {
-            // SAFETY: an aligned word; of two CPUs that write at once either's moment will do.
-            unsafe { (*state).none_since = since };
+            // SAFETY: aligned words; of two CPUs that write at once either's moment will do.
+            unsafe {
+                (*state).none_since = since.first;
+                (*state).none_last_secs = since.last_secs;
+            }
         }
     }
 

@@ -7,7 +7,8 @@
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::programs::{TcContext, XdpContext};
-use steer_common::addr::{Addr, Port, TCP};
+use steer_common::addr::{Addr, ICMP, Port, TCP};
+use steer_common::csum::Delta;
 use steer_common::steer::Segment;
 use steer_common::tcp::TcpFlags;
 
@@ -29,6 +30,17 @@ pub(crate) mod offset {
     pub(crate) const TCP_CHECKSUM: usize = TCP + 16;
     /// End of the part that is read.
     pub(crate) const END: usize = TCP + 20;
+
+    /// An ICMP error quotes the packet it is about: its IP header and the first eight bytes behind it (RFC 792).
+    pub(crate) const ICMP: usize = IP + 20;
+    pub(crate) const ICMP_CHECKSUM: usize = ICMP + 2;
+    pub(crate) const QUOTE: usize = ICMP + 8;
+    pub(crate) const QUOTE_PROTO: usize = QUOTE + 9;
+    pub(crate) const QUOTE_CHECKSUM: usize = QUOTE + 10;
+    pub(crate) const QUOTE_SRC: usize = QUOTE + 12;
+    pub(crate) const QUOTE_DST: usize = QUOTE + 16;
+    pub(crate) const QUOTE_PORTS: usize = QUOTE + 20;
+    pub(crate) const QUOTE_END: usize = QUOTE + 28;
 }
 
 const ETH_P_IP: u16 = 0x0800_u16.to_be();
@@ -43,12 +55,20 @@ pub(crate) struct Frame {
     start: *mut u8,
 }
 
+/// A frame of at least [`offset::QUOTE_END`] bytes that is an ICMP error about a TCP packet.
+#[derive(Clone, Copy)]
+pub(crate) struct IcmpError {
+    frame: Frame,
+}
+
 /// What a frame turned out to be.
 pub(crate) enum Parsed {
     /// Plain IPv4 TCP.
     Tcp(Segment),
     /// IPv4 TCP that cannot be steered: a fragment, or with IP options.
     Unparsed,
+    /// IPv4 ICMP.
+    Icmp,
     /// Anything else.
     Other,
 }
@@ -86,8 +106,13 @@ impl Frame {
 
     #[inline(always)]
     pub(crate) fn parse(self) -> Parsed {
-        if self.read::<u16>(offset::ETH_TYPE) != ETH_P_IP || self.read::<u8>(offset::IP_PROTO) != TCP {
+        if self.read::<u16>(offset::ETH_TYPE) != ETH_P_IP {
             return Parsed::Other;
+        }
+        match self.read::<u8>(offset::IP_PROTO) {
+            TCP => {}
+            ICMP => return Parsed::Icmp,
+            _ => return Parsed::Other,
         }
         if self.read::<u8>(offset::IP) != IP_PLAIN || self.read::<u16>(offset::IP_FRAGMENT) & IP_FRAGMENTED != 0 {
             return Parsed::Unparsed;
@@ -162,6 +187,61 @@ impl Frame {
         let [a, b, c, d, e, f] = mac;
         self.write(offset::ETH_DST, u32::from_ne_bytes([a, b, c, d]));
         self.write(offset::ETH_DST + 4, u16::from_ne_bytes([e, f]));
+    }
+}
+
+impl IcmpError {
+    /// The error in a tc packet, if it is one: destination unreachable (with "fragmentation needed" among them), source quench,
+    /// time exceeded or parameter problem, about a plain TCP packet.
+    #[inline(always)]
+    pub(crate) fn of_tc(ctx: &TcContext) -> Option<Self> {
+        // Always, though mostly it is linear already: after it the packet pointers are new, and the verifier knows what they
+        // were compared with. Fails for a shorter packet.
+        ctx.pull_data(offset::QUOTE_END as u32).ok()?;
+        let (data, end) = (ctx.data(), ctx.data_end());
+        if data + offset::QUOTE_END > end {
+            return None;
+        }
+        let frame = Frame { start: data as *mut u8 };
+        let is_error = frame.read::<u16>(offset::ETH_TYPE) == ETH_P_IP
+            && frame.read::<u8>(offset::IP_PROTO) == ICMP
+            && frame.read::<u8>(offset::IP) == IP_PLAIN
+            && frame.read::<u16>(offset::IP_FRAGMENT) & IP_FRAGMENTED == 0
+            && matches!(frame.read::<u8>(offset::ICMP), 3 | 4 | 11 | 12);
+        let about_tcp = frame.read::<u8>(offset::QUOTE) == IP_PLAIN && frame.read::<u8>(offset::QUOTE_PROTO) == TCP;
+        (is_error && about_tcp).then_some(Self { frame })
+    }
+
+    /// The quoted packet, which went to the client, turned round: as if it came from there.
+    #[inline(always)]
+    pub(crate) fn turned(self) -> Segment {
+        Segment {
+            src: Addr::from_v4_be(self.frame.read(offset::QUOTE_DST)),
+            dst: Addr::from_v4_be(self.frame.read(offset::QUOTE_SRC)),
+            src_port: Port(self.frame.read(offset::QUOTE_PORTS + 2)),
+            dst_port: Port(self.frame.read(offset::QUOTE_PORTS)),
+            seq: 0,
+            proto: TCP,
+            flags: TcpFlags::ACK,
+        }
+    }
+
+    /// Addresses the error to a backend, and lets it quote what that backend has sent. Each IP header's checksum makes up for
+    /// its own change; what is left for that of ICMP is the port.
+    #[inline(always)]
+    pub(crate) fn deliver(self, addr: Addr, port: Port, mac: [u8; 6]) {
+        let Self { frame } = self;
+        let outer = Delta::NONE.v4(frame.dst(), addr).apply(frame.ip_checksum());
+        frame.write(offset::IP_DST, addr.v4_be());
+        frame.write(offset::IP_CHECKSUM, outer);
+        let Segment { dst, dst_port, .. } = self.turned();
+        let quoted = Delta::NONE.v4(dst, addr).apply(frame.read(offset::QUOTE_CHECKSUM));
+        let icmp = Delta::NONE.port(dst_port, port).apply(frame.read(offset::ICMP_CHECKSUM));
+        frame.write(offset::QUOTE_SRC, addr.v4_be());
+        frame.write(offset::QUOTE_CHECKSUM, quoted);
+        frame.write(offset::QUOTE_PORTS, port.0);
+        frame.write(offset::ICMP_CHECKSUM, icmp);
+        frame.set_dst_mac(mac);
     }
 }
 

@@ -20,6 +20,9 @@ use crate::netns::NAMES;
 
 /// First letters of every name a world gives.
 pub(crate) const PREFIX: &str = "st-";
+/// Where agents pin, and where their sockets are.
+const PINS: &str = "/sys/fs/bpf";
+const RUN: &str = "/run";
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Where worlds keep their files. Short, since unix sockets live below it and their paths end at 108 bytes.
@@ -148,6 +151,22 @@ pub(crate) fn remove_dir(dir: &Path) {
     }
 }
 
+/// Removes what an agent of this instance has pinned and left, if `steer detach` could not. The programs go with the pins.
+pub(crate) fn remove_instance(instance: &str) {
+    remove_dir(&Path::new(PINS).join(instance));
+    let run = Path::new(RUN).join(instance);
+    // The agent may have mounted a cgroup2 here: nothing below a mount may be removed.
+    unmount_below(&run);
+    for entry in fs::read_dir(&run).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir(&path));
+    }
+    match fs::remove_dir(&run) {
+        Err(err) if err.kind() != ErrorKind::NotFound => complain(format!("remove {}: {err}", run.display())),
+        _ => {}
+    }
+}
+
 /// Removes the worlds of dead processes: found by the process id in the names of directories and namespaces.
 pub(crate) fn sweep() {
     let named = |dir: &Path| -> Vec<String> {
@@ -166,6 +185,7 @@ pub(crate) fn sweep() {
         remove_cgroups(&tag);
         remove_dir(&dir);
     }
+    [PINS, RUN].map(Path::new).into_iter().flat_map(named).for_each(|instance| remove_instance(&instance));
 }
 
 /// `st-<pid>-...` of a process that is gone.

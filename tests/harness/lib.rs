@@ -13,6 +13,8 @@ pub mod report;
 #[cfg(feature = "harness")]
 pub mod agent;
 #[cfg(feature = "harness")]
+pub mod bpf;
+#[cfg(feature = "harness")]
 mod cleanup;
 #[cfg(feature = "harness")]
 pub mod docker;
@@ -34,6 +36,8 @@ mod poll;
 mod programs;
 #[cfg(feature = "harness")]
 pub mod skip;
+#[cfg(feature = "harness")]
+mod subnet;
 #[cfg(feature = "harness")]
 pub mod world;
 

@@ -1,8 +1,10 @@
 //! Load in the background: this package's `load`, or `ab`, inside a namespace.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -22,7 +24,12 @@ struct Running {
 #[derive(Debug)]
 pub struct Load {
     running: Running,
+    latest: Arc<Mutex<Report>>,
 }
+
+/// A view of a load that runs.
+#[derive(Clone, Debug)]
+pub struct Progress(Arc<Mutex<Report>>);
 
 /// A run of `ab`.
 #[derive(Debug)]
@@ -51,7 +58,32 @@ impl Load {
         let words = format!("--target {} --json {words}", target.into());
         let mut running = Running::start(ns, &program.display().to_string(), words);
         running.wait_line(STARTED);
-        Self { running }
+        Self { running, latest: Arc::default() }
+    }
+
+    /// The same, and its [`Progress`] can be read.
+    #[track_caller]
+    pub fn watch(ns: &Ns, target: impl Into<SocketAddr>, words: &str) -> Self {
+        let mut load = Self::start(ns, target, &format!("--progress 0.2 {words}"));
+        let stderr = load.running.child.as_mut().and_then(|child| child.stderr.take());
+        let lines = BufReader::new(stderr.expect("standard error is piped")).lines().map_while(Result::ok);
+        let latest = load.latest.clone();
+        thread::spawn(move || {
+            for report in lines.filter_map(|line| serde_json::from_str(&line).ok()) {
+                *latest.lock().expect("nothing panics while it holds this") = report;
+            }
+        });
+        load
+    }
+
+    /// A view of a watched load, for another thread.
+    pub fn progress(&self) -> Progress {
+        Progress(self.latest.clone())
+    }
+
+    /// True once it has ended, by itself or by a signal.
+    pub fn is_over(&mut self) -> bool {
+        self.running.child.as_mut().is_none_or(|child| !matches!(child.try_wait(), Ok(None)))
     }
 
     /// Waits for its end.
@@ -66,6 +98,13 @@ impl Load {
     pub fn stop(self) -> Report {
         self.running.signal(Signal::SIGINT);
         self.finish()
+    }
+}
+
+impl Progress {
+    /// What the load has done until a moment ago.
+    pub fn latest(&self) -> Report {
+        self.0.lock().expect("nothing panics while it holds this").clone()
     }
 }
 

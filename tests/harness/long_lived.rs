@@ -2,6 +2,8 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,6 +20,7 @@ pub struct LongLived {
     /// The backend it began on.
     pub backend: String,
     pub local: SocketAddr,
+    exchanged: Arc<AtomicU64>,
     stop: Sender<()>,
     thread: JoinHandle<Life>,
 }
@@ -48,6 +51,8 @@ impl LongLived {
         let local = stream.local_addr()?;
         let backend = name(&mut stream)?;
         let (stop, stopped) = channel();
+        let exchanged = Arc::new(AtomicU64::new(0));
+        let counter = exchanged.clone();
         let thread = ns.spawn("long-lived", move || {
             let mut life = Life { exchanged: 0, slowest: Duration::ZERO, backend: None, error: None };
             // The channel is the clock: it ticks every 100 ms and ends at once.
@@ -58,6 +63,7 @@ impl LongLived {
                     return life;
                 }
                 life.exchanged += 1;
+                counter.store(life.exchanged, Ordering::Relaxed);
                 life.slowest = life.slowest.max(begin.elapsed());
             }
             match name(&mut stream) {
@@ -66,7 +72,12 @@ impl LongLived {
             }
             life
         });
-        Ok(Self { backend, local, stop, thread })
+        Ok(Self { backend, local, exchanged, stop, thread })
+    }
+
+    /// Bytes sent and echoed so far, for another thread to look at.
+    pub fn counter(&self) -> Arc<AtomicU64> {
+        self.exchanged.clone()
     }
 
     /// True once it has failed.

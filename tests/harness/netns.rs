@@ -21,7 +21,7 @@ use crate::programs;
 /// Where iproute2 keeps the names, so that `ip netns exec <name>` works for whoever looks at a test that hangs.
 pub(crate) const NAMES: &str = "/run/netns";
 
-/// A network namespace with a name. Clones are handles; the [`World`](crate::World) that made it removes it.
+/// A network namespace. Clones are handles; the [`World`](crate::World) that made it removes it.
 #[derive(Clone, Debug)]
 pub struct Ns {
     inner: Arc<Inner>,
@@ -29,6 +29,7 @@ pub struct Ns {
 
 #[derive(Debug)]
 struct Inner {
+    /// Empty for the namespace of this process, which has none.
     name: String,
     file: File,
 }
@@ -43,12 +44,37 @@ impl Ns {
         ns
     }
 
+    /// The namespace this process lives in. Nobody may remove that.
+    pub(crate) fn own() -> Self {
+        let file = File::open("/proc/self/ns/net").expect("a process has a network namespace");
+        Self { inner: Arc::new(Inner { name: String::new(), file }) }
+    }
+
+    /// The namespace of a process, such as a container's: to act inside it, not for iproute2, which knows no name of it.
+    pub(crate) fn of_process(pid: i32) -> Self {
+        let name = format!("/proc/{pid}/ns/net");
+        let file = File::open(&name).unwrap_or_else(|err| panic!("open {name}: {err}"));
+        Self { inner: Arc::new(Inner { name, file }) }
+    }
+
+    pub(crate) fn is_own(&self) -> bool {
+        self.inner.name.is_empty()
+    }
+
     pub fn name(&self) -> &str {
         &self.inner.name
     }
 
+    /// What `ip link … netns` takes: the name, or the id of a process inside.
+    pub(crate) fn handle(&self) -> String {
+        if self.is_own() { std::process::id().to_string() } else { self.inner.name.clone() }
+    }
+
     /// The namespace as a file, for `setns` and for static backends of steer's configuration.
     pub fn path(&self) -> PathBuf {
+        if self.is_own() {
+            return format!("/proc/{}/ns/net", std::process::id()).into();
+        }
         PathBuf::from(NAMES).join(&self.inner.name)
     }
 
@@ -94,6 +120,8 @@ impl Ns {
         let program = program.into();
         let found = program.to_str().filter(|name| !name.contains('/')).and_then(programs::find);
         let mut command = Command::new(found.unwrap_or(program));
+        // Ctrl-C on a terminal goes to a whole group: what is started here is ended by its guard, in order.
+        command.process_group(0);
         let inner = self.inner.clone();
         let enter = move || {
             setns(inner.file.as_fd(), CloneFlags::CLONE_NEWNET)?;
@@ -109,7 +137,11 @@ impl Ns {
     /// `ip <words>` inside this namespace; panics with ip's own words.
     #[track_caller]
     pub fn ip(&self, words: &str) {
-        run("ip", &format!("-n {} {words}", self.inner.name));
+        if self.is_own() {
+            run("ip", words);
+        } else {
+            run("ip", &format!("-n {} {words}", self.inner.name));
+        }
     }
 
     /// Runs `program <words>` inside this namespace to its end and returns what it printed; panics when it fails.

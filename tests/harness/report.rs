@@ -1,6 +1,7 @@
 //! What the `load` program prints with `--json`, written by it and read by the tests.
 
 use std::collections::BTreeMap;
+use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +61,18 @@ pub struct Quantiles {
     pub p99: f64,
     pub p999: f64,
     pub max: f64,
+}
+
+impl AddAssign for Failures {
+    fn add_assign(&mut self, other: Self) {
+        let Self { refused, reset, timeout, closed, status, other: unknown } = other;
+        self.refused += refused;
+        self.reset += reset;
+        self.timeout += timeout;
+        self.closed += closed;
+        self.status += status;
+        self.other += unknown;
+    }
 }
 
 impl Failures {

@@ -35,9 +35,14 @@ impl Need {
     }
 }
 
+/// The first need that this machine does not meet, in words.
+pub fn missing(needs: &[Need]) -> Option<String> {
+    needs.iter().find_map(|need| need.missing())
+}
+
 /// True, with the reason printed, when the test cannot run here: `if skip::without(&[Need::Root]) { return; }`.
 pub fn without(needs: &[Need]) -> bool {
-    let Some(reason) = needs.iter().find_map(|need| need.missing()) else { return false };
+    let Some(reason) = missing(needs) else { return false };
     assert!(std::env::var_os("STEER_TESTS_NO_SKIP").is_none(), "may not be skipped here: {reason}");
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
     // Past libtest's capture, which would swallow what a passing test prints.

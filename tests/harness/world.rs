@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::cleanup;
 use crate::netns::{Ns, run};
+use crate::{cleanup, subnet};
 
 pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 203, 0, 1);
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 203, 0, 2);
@@ -25,6 +25,8 @@ pub const OTHER: Ipv4Addr = Ipv4Addr::new(10, 204, 0, 2);
 /// The host's interface towards the client.
 pub const UPLINK: &str = "u0";
 
+static SWEPT: Once = Once::new();
+
 /// The guard of a test's network; dropping it removes namespaces, processes, mounts, cgroups and files.
 #[derive(Debug)]
 pub struct World {
@@ -32,6 +34,8 @@ pub struct World {
     pub client: Ns,
     other: Option<Ns>,
     backends: Vec<Ns>,
+    uplink: String,
+    address: Ipv4Addr,
     tag: String,
     dir: PathBuf,
 }
@@ -40,19 +44,35 @@ impl World {
     /// A host and a client, joined by the uplink.
     #[expect(clippy::new_without_default, reason = "making a world does things to the machine")]
     pub fn new() -> Self {
-        static SWEPT: Once = Once::new();
         SWEPT.call_once(Self::sweep);
         let tag = unique_tag();
-        let dir = cleanup::scratch_root().join(&tag);
-        std::fs::create_dir_all(&dir).unwrap_or_else(|err| panic!("create {}: {err}", dir.display()));
+        let dir = make_dir(&tag);
         let host = Ns::create(&format!("{tag}-host"));
         let client = Ns::create(&format!("{tag}-client"));
         // From here on a panic cleans up.
-        let world = Self { host, client, other: None, backends: Vec::new(), tag, dir };
+        let (uplink, address) = (UPLINK.to_owned(), HOST);
+        let world = Self { host, client, other: None, backends: Vec::new(), uplink, address, tag, dir };
         // Before dockerd starts: one that finds forwarding off switches it on AND sets the policy of FORWARD to DROP.
         world.host.sysctl("net/ipv4/ip_forward", "1");
         join((&world.host, UPLINK, HOST), (&world.client, "c0", CLIENT));
         world.client.ip(&format!("route add default via {HOST}"));
+        world
+    }
+
+    /// A client beside this very machine, whose own namespace is the `host`, for a Docker that already runs here. The
+    /// uplink and its addresses are such as nothing else here has; what else is on the machine is left alone.
+    pub fn beside_this_machine() -> Self {
+        SWEPT.call_once(Self::sweep);
+        let tag = unique_tag();
+        let dir = make_dir(&tag);
+        let routes = run("ip", "-4 route show table all");
+        let address = subnet::free(&routes).expect("one of 256 small networks is free on this machine");
+        let client = Ns::create(&format!("{tag}-client"));
+        let uplink = format!("{}{}u0", cleanup::PREFIX, std::process::id());
+        let host = Ns::own();
+        let world = Self { host, client, other: None, backends: Vec::new(), uplink, address, tag, dir };
+        join((&world.host, &world.uplink, address), (&world.client, "c0", subnet::second(address)));
+        world.client.ip(&format!("route add default via {address}"));
         world
     }
 
@@ -97,6 +117,16 @@ impl World {
         self.host.run(work)
     }
 
+    /// The host's interface towards the client.
+    pub fn uplink(&self) -> &str {
+        &self.uplink
+    }
+
+    /// The host's address on the uplink.
+    pub fn host_address(&self) -> Ipv4Addr {
+        self.address
+    }
+
     /// A name that no other world has, for instances, cgroups and files.
     pub fn tag(&self) -> &str {
         &self.tag
@@ -122,11 +152,13 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        let Self { host, client, other, backends, tag, dir } = self;
-        let all: Vec<&Ns> = [&*host, &*client].into_iter().chain(other.as_ref()).chain(backends.iter()).collect();
+        let Self { host, client, other, backends, uplink: _, address: _, tag, dir } = self;
+        let all = [&*host, &*client].into_iter().chain(other.as_ref()).chain(backends.iter());
+        let all: Vec<&Ns> = all.filter(|ns| !ns.is_own()).collect();
         let inodes: Vec<u64> = all.iter().map(|ns| ns.inode()).collect();
         cleanup::end_processes(&inodes, Some(tag));
         cleanup::unmount_below(dir);
+        cleanup::remove_instance(tag);
         cleanup::remove_cgroups(tag);
         all.iter().for_each(|ns| cleanup::remove_netns(ns.name()));
         cleanup::remove_dir(dir);
@@ -135,11 +167,18 @@ impl Drop for World {
 
 /// A veth pair between two namespaces, with addresses, up.
 fn join((a, a_name, a_address): (&Ns, &str, Ipv4Addr), (b, b_name, b_address): (&Ns, &str, Ipv4Addr)) {
-    run("ip", &format!("link add {a_name} netns {} type veth peer name {b_name} netns {}", a.name(), b.name()));
+    run("ip", &format!("link add {a_name} netns {} type veth peer name {b_name} netns {}", a.handle(), b.handle()));
+    let length = if a.is_own() { subnet::LENGTH } else { 24 };
     for (ns, name, address) in [(a, a_name, a_address), (b, b_name, b_address)] {
-        ns.ip(&format!("addr add {address}/24 dev {name}"));
+        ns.ip(&format!("addr add {address}/{length} dev {name}"));
         ns.ip(&format!("link set {name} up"));
     }
+}
+
+fn make_dir(tag: &str) -> PathBuf {
+    let dir = cleanup::scratch_root().join(tag);
+    std::fs::create_dir_all(&dir).unwrap_or_else(|err| panic!("create {}: {err}", dir.display()));
+    dir
 }
 
 fn unique_tag() -> String {

@@ -111,6 +111,7 @@ impl Agent {
         for container in &containers {
             self.observe(container);
         }
+        self.listed = true;
     }
 
     fn docker_ids(&self) -> impl Iterator<Item = &ContainerId> {
@@ -222,14 +223,14 @@ impl Agent {
 
     /// A container that cannot be steered to: said once, and shown while it lasts.
     pub(super) fn refuse(&mut self, id: &ContainerId, problems: Vec<Problem>) {
-        self.forget(id);
         let source = Source::Container(id.clone());
         if self.problems.get(&source) != Some(&problems) {
             for problem in &problems {
                 tracing::error!(container = problem.container, label = problem.label, "{}", problem.message);
             }
-            self.problems.insert(source, problems);
         }
+        self.forget(id);
+        self.problems.insert(source, problems);
     }
 
     pub(super) fn forget(&mut self, id: &ContainerId) {
@@ -261,6 +262,6 @@ impl Agent {
     }
 }
 
-fn is_docker(id: &ContainerId) -> bool {
+pub(super) fn is_docker(id: &ContainerId) -> bool {
     !id.0.starts_with(super::statics::PREFIX)
 }

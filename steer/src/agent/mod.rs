@@ -44,6 +44,8 @@ pub use uplinks::check as check_interfaces;
 const RESYNC: Duration = Duration::from_secs(30);
 /// How often flows are looked through that nobody ended.
 const SWEEP: Duration = Duration::from_secs(60);
+/// How often it is looked whether the namespaces of static services are still those that are steered to.
+const NAMESPACES: Duration = Duration::from_secs(1);
 /// How often it is looked whether a starting container listens, and whether a draining one has drained.
 const WATCH: Duration = Duration::from_millis(20);
 
@@ -71,6 +73,8 @@ pub struct Agent {
     /// Problems by where they come from, so that each source replaces its own.
     problems: BTreeMap<Source, Vec<Problem>>,
     docker_version: Option<String>,
+    /// Docker has said at least once which containers there are.
+    listed: bool,
     closing: bool,
     done: bool,
     since: SystemTime,
@@ -105,6 +109,7 @@ impl Agent {
             uplinks: uplinks::Uplinks::default(),
             problems: BTreeMap::new(),
             docker_version: None,
+            listed: false,
             closing: false,
             done: false,
             since: SystemTime::now(),
@@ -123,6 +128,7 @@ impl Agent {
         let mut feed = self.settings.docker.as_ref().map(Docker::subscribe);
         let mut resync = ticks(RESYNC);
         let mut sweep = ticks(SWEEP);
+        let mut namespaces = ticks(NAMESPACES);
         let mut look = ticks(WATCH);
         sd_notify_ready();
         tracing::info!(instance = self.settings.paths.instance, "steering");
@@ -144,6 +150,12 @@ impl Agent {
                     self.reconcile();
                 }
                 _ = sweep.tick() => self.sweep(),
+                _ = namespaces.tick(), if self.has_statics() => {
+                    if self.statics_changed() {
+                        self.read_statics();
+                        self.reconcile();
+                    }
+                }
                 _ = look.tick(), if self.has_to_look() => {
                     if self.look() {
                         self.reconcile();

@@ -4,26 +4,28 @@ use std::time::Duration;
 
 use steer_common::backend::BackendState;
 
+use super::docker::is_docker;
 use super::{Agent, Source, boot_secs};
 use crate::dataplane::paths::LinkName;
 use crate::dataplane::read::Reader;
 use crate::dataplane::{attach, detach};
 use crate::model::desired::desired;
 use crate::model::plan::{Op, plan};
-use crate::model::{ContainerId, Observed, Problem};
+use crate::model::{Candidate, ContainerId, Observed, Problem};
 
 impl Agent {
     /// Brings the maps in line with what is known. Does nothing when they are.
     pub(super) fn reconcile(&mut self) {
-        let observed = Observed {
-            candidates: self.tracked.values().map(super::tracked::Tracked::candidate).collect(),
-            host_addresses: self.host_addresses.clone(),
-            closing: self.closing,
-        };
+        let mut candidates: Vec<_> = self.tracked.values().map(super::tracked::Tracked::candidate).collect();
+        if self.settings.docker.is_some() && !self.listed {
+            candidates.extend(self.inherited());
+        }
+        let observed = Observed { candidates, host_addresses: self.host_addresses.clone(), closing: self.closing };
         let (desired, problems) = desired(&observed, &self.applied.port_index());
         self.say(Source::Desired, problems);
         let (ops, problems) = plan(&desired, &self.applied, boot_secs());
         self.say(Source::Plan, problems);
+        let mut removed = false;
         for op in ops {
             if let Err(error) = self.maps.apply(&op) {
                 // The next round tries again: what was not noted is still to be done.
@@ -31,19 +33,34 @@ impl Agent {
                 continue;
             }
             self.applied.note(&op);
-            if let Op::RemoveBackend { .. } = op {
-                self.drop_unused_veths();
-            }
+            removed |= matches!(op, Op::RemoveBackend { .. });
+        }
+        if removed {
+            self.drop_unused_veths();
         }
     }
 
-    /// Takes the programs off veths that no backend is behind any more.
+    /// What an earlier agent left, as long as Docker has not said what runs: an agent that knows nothing changes nothing.
+    fn inherited(&self) -> impl Iterator<Item = Candidate> {
+        let unknown = |candidate: &Candidate| is_docker(&candidate.id) && !self.tracked.contains_key(&candidate.id);
+        self.applied.candidates().into_iter().filter(unknown)
+    }
+
+    /// Takes the programs off veths that no backend is behind any more, those that an earlier agent attached to as well.
     fn drop_unused_veths(&mut self) {
+        let links = match attach::links(&self.settings.paths) {
+            Ok(links) => links,
+            Err(error) => return tracing::warn!(error = format!("{error:#}"), "looking for unused veths failed"),
+        };
         let used = |ifindex| {
             self.applied.backends.values().any(|backend| backend.entry.ifindex == ifindex)
                 || self.tracked.values().any(|tracked| tracked.reach.ifindex == ifindex)
         };
-        let unused: Vec<_> = self.uplinks.veths.iter().copied().filter(|ifindex| !used(*ifindex)).collect();
+        let veths = links.into_iter().filter_map(|name| match name {
+            LinkName::Veth(ifindex) => Some(ifindex),
+            _ => None,
+        });
+        let unused: Vec<_> = veths.filter(|ifindex| !used(*ifindex)).collect();
         for ifindex in unused {
             if let Err(error) = attach::remove(&self.settings.paths, &LinkName::Veth(ifindex)) {
                 tracing::warn!(ifindex, %error, "detaching from a veth failed");

@@ -9,20 +9,32 @@ use steer_common::backend::BackendState;
 use super::tracked::Tracked;
 use super::{Agent, unix_micros};
 use crate::config::{StaticBackend, StaticService};
-use crate::host::netns::{Netns, enable_gro, reach};
+use crate::host::netns::{Netns, enable_gro, identity, reach};
 use crate::model::{ContainerId, Health, Problem};
 
 /// What the ids of static backends begin with.
 pub(super) const PREFIX: &str = "netns:";
 
 impl Agent {
+    pub(super) fn has_statics(&self) -> bool {
+        !self.settings.config.services.is_empty()
+    }
+
+    /// Whether a namespace has come, has gone, or was made anew under its name: nobody tells, and the one that is steered to
+    /// lives on for as long as it is held open here.
+    pub(super) fn statics_changed(&self) -> bool {
+        let backends = self.settings.config.services.iter().flat_map(|service| &service.backends);
+        let mut pairs = backends.map(|backend| (identity(&backend.netns), self.tracked.get(&id_of(backend))));
+        pairs.any(|(there, tracked)| there != tracked.and_then(|tracked| tracked.netns.identity()))
+    }
+
     /// Looks for the namespaces of the static services: new ones are taken in, others are gone.
     pub(super) fn read_statics(&mut self) {
         let services = self.settings.config.services.clone();
         let mut there = BTreeSet::new();
         for service in &services {
             for backend in &service.backends {
-                let id = ContainerId(format!("{PREFIX}{}", backend.netns.display()));
+                let id = id_of(backend);
                 match self.read_static(&id, service, backend) {
                     Ok(()) => {
                         there.insert(id);
@@ -89,4 +101,8 @@ impl Agent {
         self.settle(id);
         Ok(())
     }
+}
+
+fn id_of(backend: &StaticBackend) -> ContainerId {
+    ContainerId(format!("{PREFIX}{}", backend.netns.display()))
 }

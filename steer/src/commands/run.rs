@@ -15,7 +15,7 @@ use crate::config::{self, Config};
 use crate::dataplane::load::{self, Options};
 use crate::dataplane::maps::Maps;
 use crate::dataplane::paths::Paths;
-use crate::dataplane::{attach, prepare};
+use crate::dataplane::{attach, kernel_log, prepare};
 use crate::docker::Docker;
 use crate::host::netns::own_cookie;
 
@@ -42,16 +42,19 @@ pub async fn run(args: RunArgs, instance: &str) -> Result<()> {
     let cgroup = prepare::cgroup2(run_dir)?;
     let options = Options { host_netns: own_cookie()?, max_flows: config.agent.max_flows.unwrap_or(MAX_FLOWS) };
     let mut bpf = load::load(&paths, options)?;
+    let messages = kernel_log::follow(&mut bpf)?;
     attach::sockets(&mut bpf, &paths, &cgroup)?;
     let maps = Maps::open(&paths)?;
 
     let (sender, requests) = mpsc::channel(16);
     let settings = Settings { paths: paths.clone(), config, interfaces, attach: attach_mode, docker };
     let agent = Agent::adopt(settings, bpf, maps)?;
-    tokio::select! {
+    let ended = tokio::select! {
         ended = agent.run(requests) => ended,
         failed = server::serve(&paths, sender) => failed.context("the agent's socket"),
-    }
+    };
+    messages.abort();
+    ended
 }
 
 /// Holds the instance's lock for as long as this process lives, or says who does.

@@ -14,7 +14,6 @@ use super::maps::Maps;
 use crate::model::ServiceName;
 use crate::model::desired::{BackendKey, Listen};
 use crate::model::plan::{Info, Op, Slots};
-use crate::model::slots::slot_table;
 
 impl Maps {
     /// Carries out one operation.
@@ -106,16 +105,8 @@ impl Maps {
     /// Builds the table in a map of its own and swaps it in by one update: a packet sees the old one or the new one.
     fn swap_slots(&mut self, id: ServiceId, slots: &Slots) -> Result<()> {
         let context = || format!("swapping the slot table of service {}", id.0);
-        let mut table = slot_table(slots.balance, &slots.ready);
-        // Those that get nothing now stand behind: a draining one is better than none.
-        for other in &slots.others {
-            if let Some(place) = table.members.get_mut(table.members_len as usize) {
-                *place = *other;
-                table.members_len += 1;
-            }
-        }
         let mut inner = Array::create(1, 0).with_context(context)?;
-        inner.set(0, *table, 0).with_context(context)?;
+        inner.set(0, *slots.table(), 0).with_context(context)?;
         self.slots.set(id.0.into(), &inner, 0).with_context(context)
     }
 

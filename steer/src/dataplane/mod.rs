@@ -6,6 +6,7 @@
 //! | [`prepare`] | mounts what is not mounted |
 //! | [`load`] | puts the programs into the kernel, with the maps that are pinned already |
 //! | [`attach`] | puts them on their hooks, or replaces what is there, atomically |
+//! | [`kernel_log`] | what the programs have to say |
 //! | [`maps`] | the maps, opened for writing |
 //! | [`adopt`] | reads what an earlier agent applied |
 //! | [`apply`] | carries out the operations of a plan |
@@ -17,6 +18,7 @@ pub mod adopt;
 pub mod apply;
 pub mod attach;
 pub mod detach;
+pub mod kernel_log;
 pub mod load;
 pub mod maps;
 pub mod paths;

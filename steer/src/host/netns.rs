@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::thread;
 
@@ -27,6 +28,13 @@ use crate::model::Reach;
 pub struct Netns {
     file: File,
     path: String,
+}
+
+/// Device and inode of a namespace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Identity {
+    device: u64,
+    inode: u64,
 }
 
 /// Why a container cannot be reached.
@@ -95,6 +103,11 @@ impl Netns {
         }
     }
 
+    /// What tells it from every other namespace, for as long as it is kept open.
+    pub fn identity(&self) -> Option<Identity> {
+        self.file.metadata().ok().map(|found| Identity { device: found.dev(), inode: found.ino() })
+    }
+
     /// Runs `work` on a thread of its own inside the namespace. Only netlink, sockets and `/proc/thread-self/net` are
     /// the namespace's: the files are the host's.
     pub fn visit<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
@@ -112,6 +125,11 @@ impl Netns {
         let netns = self.path.clone();
         move |source| ReachError::Read { operation, netns, source }
     }
+}
+
+/// The [`Netns::identity`] of the namespace a file stands for; `None` = there is no such file.
+pub fn identity(path: &Path) -> Option<Identity> {
+    std::fs::metadata(path).ok().map(|found| Identity { device: found.dev(), inode: found.ino() })
 }
 
 /// What was found inside the namespace.

@@ -9,9 +9,11 @@
 //! | [`lifecycle`] | when a backend is ready, draining or gone |
 //! | [`desired`] | which services and backends there should be |
 //! | [`slots`] | which backend stands in which slot |
+//! | `inherit` | what of an earlier agent's stands meanwhile |
 //! | [`plan`] | which map writes lead there, in which order |
 
 pub mod desired;
+mod inherit;
 pub mod labels;
 pub mod lifecycle;
 pub mod plan;

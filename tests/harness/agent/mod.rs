@@ -3,8 +3,8 @@
 mod status;
 
 use std::fs::File;
-use std::path::PathBuf;
-use std::process::{Child, ExitStatus, Output, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -13,7 +13,6 @@ use nix::unistd::Pid;
 pub use self::status::{AgentStatus, Backend, Problem, Service, Status};
 use crate::docker::{Docker, tail};
 use crate::netns::Ns;
-use crate::world::UPLINK;
 use crate::{World, programs, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -72,7 +71,7 @@ impl Agent {
 
     /// `steer run` with any Docker or none, and more arguments, such as `--config FILE`.
     pub fn start_with(world: &World, docker_host: Option<&str>, attach: Attach, more: &[&str]) -> Self {
-        let mut arguments = vec!["--interface", UPLINK, "--attach", attach.word()];
+        let mut arguments = vec!["--interface", world.uplink(), "--attach", attach.word()];
         arguments.extend(docker_host.into_iter().flat_map(|url| ["--docker-host", url]));
         arguments.extend(more);
         Self::start_raw(world, &arguments)
@@ -117,17 +116,36 @@ impl Agent {
         self.child.as_ref().expect("the agent was started").id()
     }
 
+    /// Where it pins.
+    pub fn pins(&self) -> PathBuf {
+        Path::new("/sys/fs/bpf").join(&self.instance)
+    }
+
+    /// Names of the pinned links, in order: where programs are attached.
+    pub fn links(&self) -> Vec<String> {
+        let versions = std::fs::read_dir(self.pins()).into_iter().flatten().flatten();
+        let links = versions.flat_map(|version| std::fs::read_dir(version.path().join("links")).into_iter().flatten());
+        let mut names: Vec<String> = links.flatten().map(|link| link.file_name().to_string_lossy().into()).collect();
+        names.sort();
+        names
+    }
+
     /// Everything the agents of this guard have logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// `steer --instance X <words>` in the host's namespace, to its end.
-    #[track_caller]
-    pub fn steer(&self, words: &[&str]) -> Output {
+    /// `steer --instance X <words>` in the host's namespace, to be started.
+    pub fn command(&self, words: &[&str]) -> Command {
         let mut command = self.host.command(&self.program);
         command.args(["--instance", &self.instance]).args(words).stdin(Stdio::null());
-        command.output().unwrap_or_else(|err| panic!("start {}: {err}", self.program.display()))
+        command
+    }
+
+    /// The same, to its end.
+    #[track_caller]
+    pub fn steer(&self, words: &[&str]) -> Output {
+        self.command(words).output().unwrap_or_else(|err| panic!("start {}: {err}", self.program.display()))
     }
 
     /// The same, and it must succeed: its standard output.
@@ -220,6 +238,13 @@ impl Agent {
             self.terminate();
         }
         self.launch();
+    }
+
+    /// From the next (re)start on, another way in.
+    pub fn change_attach(&mut self, attach: Attach) {
+        let word = self.arguments.iter().position(|word| word == "--attach").map(|at| at + 1);
+        let place = word.and_then(|at| self.arguments.get_mut(at)).expect("the agent was started with --attach");
+        attach.word().clone_into(place);
     }
 
     /// From the next (re)start on, another binary: an upgrade.

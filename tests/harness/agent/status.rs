@@ -17,6 +17,8 @@ pub struct Status {
 pub struct AgentStatus {
     pub alive: bool,
     pub pid: Option<u32>,
+    /// Version of the Docker it is connected to.
+    pub docker: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]

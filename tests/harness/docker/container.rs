@@ -10,6 +10,7 @@ use bollard::query_parameters::{
 
 use super::engine::Engine;
 use super::spec::PORT;
+use crate::netns::Ns;
 
 /// A started container. A handle, not a guard: what is not removed goes with the [`Docker`](super::Docker).
 #[derive(Clone, Debug)]
@@ -42,6 +43,11 @@ impl Container {
     pub fn address(&self) -> SocketAddr {
         let ip = self.ip.unwrap_or_else(|| panic!("{} has no address", self.name));
         SocketAddr::new(ip, PORT)
+    }
+
+    /// Its network namespace, to act as a program inside it would.
+    pub fn ns(&self) -> Ns {
+        Ns::of_process(self.pid)
     }
 
     /// `docker stop`; `seconds` overrides the container's own stop timeout.

@@ -29,7 +29,7 @@ pub struct Engine {
 
 impl Engine {
     /// Connects, agrees on a version, and pings.
-    pub(crate) fn connect(socket: &Path) -> Result<Self, bollard::errors::Error> {
+    pub fn connect(socket: &Path) -> Result<Self, bollard::errors::Error> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a tokio runtime can be built");
         let path = socket.display().to_string();
@@ -49,7 +49,15 @@ impl Engine {
     /// Waits for an answer of Docker; panics with `what` when it is an error.
     #[track_caller]
     pub fn wait<T>(&self, what: &str, call: impl Future<Output = Result<T, bollard::errors::Error>>) -> T {
-        self.runtime.block_on(call).unwrap_or_else(|err| panic!("{what}: {err}"))
+        self.try_wait(call).unwrap_or_else(|err| panic!("{what}: {err}"))
+    }
+
+    /// Waits for an answer of Docker.
+    pub fn try_wait<T>(
+        &self,
+        call: impl Future<Output = Result<T, bollard::errors::Error>>,
+    ) -> Result<T, bollard::errors::Error> {
+        self.runtime.block_on(call)
     }
 
     /// Creates and starts a container.

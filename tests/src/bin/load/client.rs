@@ -17,6 +17,8 @@ pub(crate) struct Client {
     ports: Option<Ports>,
     buffer: Vec<u8>,
     stream: Option<TcpStream>,
+    /// Requests that the connection in use has carried.
+    carried: u32,
     /// Address of the connection in use, for the words about a failure.
     local: Option<SocketAddr>,
 }
@@ -24,7 +26,7 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn new(run: Rc<Run>, ports: Option<Ports>) -> Self {
         let room = if run.mode == Mode::Bulk { 256 << 10 } else { 4 << 10 };
-        Self { run, ports, buffer: Vec::with_capacity(room), stream: None, local: None }
+        Self { run, ports, buffer: Vec::with_capacity(room), stream: None, carried: 0, local: None }
     }
 
     pub(crate) async fn run(mut self) {
@@ -63,8 +65,10 @@ impl Client {
         stream.write_all(&self.run.request).await?;
         let response = response::read(&mut stream, &mut self.buffer).await?;
         let took = asked.elapsed();
+        self.carried += 1;
         if response.stays {
-            self.stream = Some(stream);
+            // Dropping it closes it: clients do not keep a connection for ever.
+            self.stream = (self.carried < self.run.per_connection).then_some(stream);
         } else {
             // The server closes first and keeps the TIME_WAIT, as behind a real client: only so may this port be used
             // again at once.
@@ -81,6 +85,7 @@ impl Client {
             self.local = socket.local_addr().ok();
         }
         let stream = socket.connect(target).await?;
+        self.carried = 0;
         stream.set_nodelay(true)?;
         self.run.tally.connected(started.elapsed());
         if self.local.is_none() || self.ports.is_none() {

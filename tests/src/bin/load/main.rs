@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use steer_tests::report::Report;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
@@ -57,9 +58,12 @@ struct Args {
     /// Seconds after which a connection attempt or a request has failed
     #[arg(long, default_value_t = 10.0)]
     timeout: f64,
-    /// One line per second on standard error
+    /// Requests after which a client of mode keepalive closes its connection and opens another [default: no limit]
     #[arg(long)]
-    progress: bool,
+    per_connection: Option<u32>,
+    /// A line on standard error every so many seconds; with --json each is a report of what ran so far
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = seconds)]
+    progress: Option<Duration>,
     /// The report as JSON instead of text
     #[arg(long)]
     json: bool,
@@ -91,6 +95,8 @@ struct Run {
     mode: Mode,
     request: Vec<u8>,
     limit: Duration,
+    /// Requests after which a connection is closed by the client.
+    per_connection: u32,
     /// Time between two requests of one client, where `--rate` asks for it.
     pause: Option<Duration>,
     /// Requests that may still be started.
@@ -121,7 +127,7 @@ fn main() -> ExitCode {
     runtime.block_on(LocalSet::new().run_until(drive(&args, run.clone())));
     let report = run.tally.report(args.mode.name());
     match args.json {
-        true => println!("{}", serde_json::to_string(&report).unwrap_or_default()),
+        true => println!("{}", json(&report)),
         false => print!("{}", tally::text(&report)),
     }
     // The tests look at the report; a shell looks here.
@@ -140,6 +146,7 @@ fn prepare(args: &Args) -> Run {
         request: format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: {connection}\r\n\r\n", args.target)
             .into_bytes(),
         limit: Duration::from_secs_f64(args.timeout),
+        per_connection: args.per_connection.unwrap_or(u32::MAX),
         pause: args.rate.map(|rate| Duration::from_secs_f64(f64::from(args.connections) / rate)),
         budget: Cell::new(args.requests.unwrap_or(u64::MAX)),
         stopped: Cell::new(false),
@@ -166,18 +173,31 @@ async fn drive(args: &Args, run: Rc<Run>) {
             client.run().await;
         });
     }
-    let mut second = interval_at(Instant::now() + Duration::from_secs(1), Duration::from_secs(1));
-    second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let every = args.progress.unwrap_or(Duration::from_secs(1));
+    let mut beat = interval_at(Instant::now() + every, every);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             next = clients.join_next() => if next.is_none() { break },
             () = at(end), if !run.stopped.get() => run.stopped.set(true),
             () = received(interrupt.as_mut()) => run.stopped.set(true),
             () = received(term.as_mut()) => run.stopped.set(true),
-            _ = second.tick(), if args.progress => run.tally.print_progress(),
+            _ = beat.tick(), if args.progress.is_some() => match args.json {
+                true => eprintln!("{}", json(&run.tally.report(args.mode.name()))),
+                false => run.tally.print_progress(),
+            },
         }
     }
     run.tally.end();
+}
+
+fn json(report: &Report) -> String {
+    serde_json::to_string(report).unwrap_or_default()
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let parsed = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    parsed.filter(|every| !every.is_zero()).ok_or_else(|| format!("'{text}' is not a number of seconds above 0"))
 }
 
 async fn at(when: Option<Instant>) {

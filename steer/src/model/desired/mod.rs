@@ -1,5 +1,8 @@
 //! Which services and backends there should be: candidates grouped by service, conflicts found.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -9,7 +12,7 @@ use steer_common::backend::BackendState;
 use steer_common::limits::{MAX_MEMBERS, MAX_PORTS};
 use steer_common::service::Balance;
 
-use super::{Candidate, ContainerId, Observed, PortSpec, Problem, Protocol, Reach, ServiceName, UnixMicros};
+use super::{Candidate, ContainerId, Observed, PortSpec, Problem, Protocol, Reach, ServiceName, Spec, UnixMicros};
 
 /// A frontend as its label wrote it: `address` `None` = every address of the host.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -41,7 +44,8 @@ pub struct Desired {
     pub closing: bool,
 }
 
-/// One service. Its attributes are those of the container that started last: a new version brings its own.
+/// One service. Its attributes are those of the container that started last, of those that are steered to: a new version
+/// brings its own.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DesiredService {
     /// Index = port index. A port that was given up leaves a hole while flows may use its index.
@@ -93,21 +97,35 @@ pub fn desired(observed: &Observed, current: &PortIndex) -> (Desired, Vec<Proble
     for candidate in &observed.candidates {
         groups.entry(&candidate.spec.service).or_default().push(candidate);
     }
-    // Who has a frontend keeps it: services in the maps come first, the others in the order of their names.
+    // Who has a frontend keeps it; a new one goes to a service that is in the maps before others, then in the order of names.
+    let mut claimed = held(&groups, current);
     let mut names: Vec<&str> = groups.keys().copied().collect();
     names.sort_by_key(|name| (!current.contains_key(*name), *name));
 
-    let mut claimed: Vec<(Listen, &str)> = Vec::new();
     let mut services = BTreeMap::new();
     for name in names {
         let Some(candidates) = groups.get_mut(name) else { continue };
-        candidates.sort_by(|a, b| (&a.run, &a.id).cmp(&(&b.run, &b.id)));
+        // Docker leaves the zeros at the end of a fraction out: without the `Z` after it, a shorter one is the earlier one.
+        candidates.sort_by_key(|candidate| (candidate.run.trim_end_matches('Z'), &candidate.id));
         if let Some(service) = service(name, candidates, current.get(name), &mut claimed, &mut problems) {
             services.insert(name.to_owned(), service);
         }
     }
     let desired = Desired { services, host_addresses: observed.host_addresses.clone(), closing: observed.closing };
     (desired, problems)
+}
+
+/// The frontends that are in the maps and still wanted, each with its service.
+fn held<'a>(groups: &BTreeMap<&'a str, Vec<&Candidate>>, current: &PortIndex) -> Vec<(Listen, &'a str)> {
+    let mut held = Vec::new();
+    for (&name, candidates) in groups {
+        for &listen in current.get(name).into_iter().flatten().flatten() {
+            if candidates.iter().any(|candidate| candidate.spec.ports.iter().any(|port| Listen::of(port) == listen)) {
+                held.push((listen, name));
+            }
+        }
+    }
+    held
 }
 
 /// One service of the candidates that name it, oldest first.
@@ -118,7 +136,7 @@ fn service<'a>(
     claimed: &mut Vec<(Listen, &'a str)>,
     problems: &mut Vec<Problem>,
 ) -> Option<DesiredService> {
-    let newest = candidates.last()?;
+    let mut newest = None;
     let mut ports = ports_of(candidates, current);
     let mut backends = BTreeMap::new();
     for candidate in candidates {
@@ -164,6 +182,7 @@ fn service<'a>(
         if !serves {
             continue;
         }
+        newest = Some(&candidate.spec);
         let key = BackendKey { container: candidate.id.clone(), netns_cookie: candidate.reach.netns_cookie };
         backends.insert(
             key,
@@ -188,16 +207,8 @@ fn service<'a>(
             *port = None;
         }
     }
-    if backends.is_empty() {
-        return None;
-    }
-    Some(DesiredService {
-        ports,
-        balance: newest.spec.balance,
-        hold: newest.spec.hold,
-        allow: newest.spec.allow.clone(),
-        backends,
-    })
+    let Spec { balance, hold, allow, .. } = newest?;
+    Some(DesiredService { ports, balance: *balance, hold: *hold, allow: allow.clone(), backends })
 }
 
 /// The ports in use, each at the index it has now.

@@ -1,0 +1,150 @@
+//! What the maps hold, and how an operation changes that.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use steer_common::backend::{BackendEntry, BackendId, BackendState, EndpointEntry, EndpointKey};
+use steer_common::service::{Balance, FrontendEntry, FrontendKey, ServiceEntry, ServiceId};
+use steer_common::slot::SlotTable;
+
+use super::Op;
+use crate::model::desired::{BackendKey, Listen, PortIndex};
+use crate::model::slots::slot_table;
+use crate::model::{ServiceName, UnixMicros};
+
+/// What the maps hold, as the agent wrote it or found it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Applied {
+    pub services: BTreeMap<ServiceName, AppliedService>,
+    pub backends: BTreeMap<BackendKey, AppliedBackend>,
+    pub frontends: BTreeMap<FrontendKey, FrontendEntry>,
+    pub endpoints: BTreeMap<EndpointKey, EndpointEntry>,
+    pub allow: BTreeSet<(ServiceId, IpNet)>,
+    /// Ids are given out in turn, so that one that was freed rests for as long as possible.
+    pub last_backend: u16,
+    pub last_generation: u32,
+}
+
+/// One service in the maps.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AppliedService {
+    pub id: ServiceId,
+    pub entry: ServiceEntry,
+    pub ports: Vec<Option<Listen>>,
+    /// What the slot table was made from; `None` = not known (adopted): it is written again.
+    pub slots: Option<Slots>,
+}
+
+/// What a slot table is made from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Slots {
+    pub balance: Balance,
+    /// Backends that take new flows: id, name, weight.
+    pub ready: Vec<(BackendId, String, u16)>,
+    /// The others with weight, for when none is ready.
+    pub others: Vec<BackendId>,
+}
+
+impl Slots {
+    /// The table itself. Those that get nothing now stand behind, so that they are found once they are ready, and a draining one
+    /// when nobody is.
+    pub fn table(&self) -> Box<SlotTable> {
+        let Self { balance, ready, others } = self;
+        let mut table = slot_table(*balance, ready);
+        for other in others {
+            if let Some(place) = table.members.get_mut(table.members_len as usize) {
+                *place = *other;
+                table.members_len += 1;
+            }
+        }
+        table
+    }
+}
+
+/// One backend in the maps.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AppliedBackend {
+    pub id: BackendId,
+    pub entry: BackendEntry,
+    pub state: BackendState,
+    pub info: Info,
+}
+
+/// What people are told of a backend.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Info {
+    pub name: String,
+    pub cause: String,
+    pub since: UnixMicros,
+    pub label_weight: u16,
+    pub operator_weight: Option<u16>,
+    pub maintenance: bool,
+    pub drain: Duration,
+}
+
+impl Applied {
+    /// The port indices in use: what [`super::desired::desired`] keeps to.
+    pub fn port_index(&self) -> PortIndex {
+        self.services.iter().map(|(name, service)| (name.clone(), service.ports.clone())).collect()
+    }
+
+    /// Notes that an operation was carried out.
+    pub fn note(&mut self, op: &Op) {
+        match op.clone() {
+            Op::AddBackend { key, id, entry, info } => {
+                self.last_backend = id.0;
+                self.last_generation = self.last_generation.max(entry.generation);
+                self.backends.insert(key, AppliedBackend { id, entry, state: BackendState::Starting, info });
+            }
+            Op::PutBackend { key, entry, .. } => {
+                if let Some(backend) = self.backends.get_mut(&key) {
+                    backend.entry = entry;
+                }
+            }
+            Op::PutInfo { key, info, .. } => {
+                if let Some(backend) = self.backends.get_mut(&key) {
+                    backend.info = info;
+                }
+            }
+            Op::SetState { key, state, .. } => {
+                if let Some(backend) = self.backends.get_mut(&key) {
+                    backend.state = state;
+                }
+            }
+            Op::RemoveBackend { key, .. } => {
+                self.backends.remove(&key);
+            }
+            Op::PutEndpoint { key, entry } => {
+                self.endpoints.insert(key, entry);
+            }
+            Op::RemoveEndpoint { key } => {
+                self.endpoints.remove(&key);
+            }
+            Op::PutService { name, id, entry, ports } => {
+                let slots = self.services.get(&name).and_then(|service| service.slots.clone());
+                self.services.insert(name, AppliedService { id, entry, ports, slots });
+            }
+            Op::SwapSlots { name, slots, .. } => {
+                if let Some(service) = self.services.get_mut(&name) {
+                    service.slots = Some(slots);
+                }
+            }
+            Op::RemoveService { name, .. } => {
+                self.services.remove(&name);
+            }
+            Op::PutAllow { service, net } => {
+                self.allow.insert((service, net));
+            }
+            Op::RemoveAllow { service, net } => {
+                self.allow.remove(&(service, net));
+            }
+            Op::PutFrontend { key, entry } => {
+                self.frontends.insert(key, entry);
+            }
+            Op::RemoveFrontend { key } => {
+                self.frontends.remove(&key);
+            }
+        }
+    }
+}

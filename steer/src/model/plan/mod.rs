@@ -1,0 +1,96 @@
+//! Which map writes lead from what the maps hold to what they should hold, in an order that is right at every step: a backend is
+//! known before a slot names it, a slot is gone before its backend is, and whoever must get no new flows is demoted first.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `applied` | what the maps hold, and how an operation changes that |
+//! | `planner` | the difference, and its order |
+
+mod applied;
+mod planner;
+#[cfg(test)]
+mod tests;
+
+use ipnet::IpNet;
+use steer_common::backend::{BackendEntry, BackendId, BackendState, EndpointEntry, EndpointKey};
+use steer_common::service::{FrontendEntry, FrontendKey, ServiceEntry, ServiceId};
+
+use super::desired::{BackendKey, Desired, Listen};
+use super::{Problem, ServiceName};
+
+pub use applied::{Applied, AppliedBackend, AppliedService, Info, Slots};
+
+/// One map write.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Op {
+    /// A backend that was not there: its counts start at zero, its state at `Starting`.
+    AddBackend {
+        key: BackendKey,
+        id: BackendId,
+        entry: BackendEntry,
+        info: Info,
+    },
+    /// A backend that changed its place or weight.
+    PutBackend {
+        key: BackendKey,
+        id: BackendId,
+        entry: BackendEntry,
+    },
+    PutInfo {
+        key: BackendKey,
+        id: BackendId,
+        info: Info,
+    },
+    SetState {
+        key: BackendKey,
+        id: BackendId,
+        state: BackendState,
+    },
+    RemoveBackend {
+        key: BackendKey,
+        id: BackendId,
+    },
+    PutEndpoint {
+        key: EndpointKey,
+        entry: EndpointEntry,
+    },
+    RemoveEndpoint {
+        key: EndpointKey,
+    },
+    PutService {
+        name: ServiceName,
+        id: ServiceId,
+        entry: ServiceEntry,
+        ports: Vec<Option<Listen>>,
+    },
+    SwapSlots {
+        name: ServiceName,
+        id: ServiceId,
+        slots: Slots,
+    },
+    RemoveService {
+        name: ServiceName,
+        id: ServiceId,
+    },
+    PutAllow {
+        service: ServiceId,
+        net: IpNet,
+    },
+    RemoveAllow {
+        service: ServiceId,
+        net: IpNet,
+    },
+    PutFrontend {
+        key: FrontendKey,
+        entry: FrontendEntry,
+    },
+    RemoveFrontend {
+        key: FrontendKey,
+    },
+}
+
+/// The operations that lead from `applied` to `desired`; none when they agree. `now_secs` (seconds since boot) starts the
+/// generations of a new agent beyond all those an earlier one gave out.
+pub fn plan(desired: &Desired, applied: &Applied, now_secs: u32) -> (Vec<Op>, Vec<Problem>) {
+    planner::Planner::new(desired, applied, now_secs).plan()
+}

@@ -1,0 +1,209 @@
+//! Fills the maps as the agent does, and looks at what the programs wrote.
+
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use aya::maps::{HashMap, MapData};
+use ipnet::IpNet;
+use steer::model::desired::BackendKey;
+use steer::model::plan::{Info, Op, Slots};
+use steer::model::{ContainerId, UnixMicros};
+use steer_common::addr::{Port, TCP};
+use steer_common::backend::{BackendEntry, BackendId, BackendState, BackendStats, EndpointEntry, EndpointKey};
+use steer_common::flow::{FlowEntry, FlowKey};
+use steer_common::service::{Balance, FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceState};
+use steer_common::tcp::TcpState;
+
+use super::frame::{FRONTEND, FRONTEND_2, backend_addr, backend_mac};
+use super::{Bench, ifindex};
+
+/// The service of every test.
+pub const WEB: ServiceId = ServiceId(1);
+
+/// A flow as the tables hold it; which of the two follows from its state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Flow {
+    pub client_port: u16,
+    pub lane: u8,
+    pub frontend: SocketAddrV4,
+    pub backend: u16,
+    pub generation: u32,
+    pub state: TcpState,
+}
+
+impl Flow {
+    /// A flow of the first lane, to the first frontend, on a backend of the first generation.
+    pub const fn of(client_port: u16, backend: u16, state: TcpState) -> Self {
+        Self { client_port, lane: 0, frontend: FRONTEND, backend, generation: 1, state }
+    }
+}
+
+impl Bench {
+    #[track_caller]
+    fn apply(&mut self, op: &Op) {
+        self.maps.apply(op).unwrap_or_else(|error| panic!("{op:?}: {error:#}"));
+    }
+
+    /// The service with these backends, all ready and dealt in turn, at both frontends.
+    pub fn serve(&mut self, backends: &[u16]) {
+        self.settings(ServiceEntry::default());
+        backends.iter().for_each(|&id| self.add_backend(id));
+        self.deal(backends);
+        self.publish(FRONTEND, 0, 0);
+        self.publish(FRONTEND_2, 0, 0);
+    }
+
+    pub fn settings(&mut self, entry: ServiceEntry) {
+        self.apply(&Op::PutService { name: "web".to_owned(), id: WEB, entry, ports: Vec::new() });
+    }
+
+    pub fn publish(&mut self, at: SocketAddrV4, port_index: u8, flags: u8) {
+        let key = FrontendKey::new((*at.ip()).into(), Port::new(at.port()), TCP);
+        self.apply(&Op::PutFrontend { key, entry: FrontendEntry { service: WEB, port_index, flags } });
+    }
+
+    /// A ready backend that takes packets from XDP.
+    pub fn add_backend(&mut self, id: u16) {
+        self.add_backend_with(id, |_| {});
+    }
+
+    pub fn add_backend_with(&mut self, id: u16, change: impl FnOnce(&mut BackendEntry)) {
+        let at = backend_addr(id);
+        let mut entry = BackendEntry {
+            addr: (*at.ip()).into(),
+            generation: 1,
+            ifindex: ifindex(id),
+            netns_id: -1,
+            service: WEB,
+            mac: backend_mac(id),
+            flags: BackendEntry::XDP,
+            weight: 1,
+            ..BackendEntry::default()
+        };
+        entry.targets[0] = Port::new(at.port());
+        change(&mut entry);
+        self.apply(&Op::AddBackend { key: key(id), id: BackendId(id), entry, info: info(id) });
+        for (index, &port) in entry.targets.iter().enumerate().filter(|(_, port)| **port != Port::NONE) {
+            let key = EndpointKey::new(entry.addr, entry.ifindex, port, TCP);
+            let (backend, ports) = (BackendId(id), 1 << index);
+            let entry =
+                EndpointEntry { generation: entry.generation, backend, service: entry.service, ports, pad: [0; 3] };
+            self.apply(&Op::PutEndpoint { key, entry });
+        }
+        self.set_state(id, BackendState::Ready);
+    }
+
+    pub fn set_state(&mut self, id: u16, state: BackendState) {
+        self.apply(&Op::SetState { key: key(id), id: BackendId(id), state });
+    }
+
+    /// As the agent does it: the endpoint last, since replies may still be on their way.
+    pub fn remove_backend(&mut self, id: u16) {
+        self.apply(&Op::RemoveBackend { key: key(id), id: BackendId(id) });
+        let at = backend_addr(id);
+        let key = EndpointKey::new((*at.ip()).into(), ifindex(id), Port::new(at.port()), TCP);
+        self.apply(&Op::RemoveEndpoint { key });
+    }
+
+    /// One slot for each backend, in this order.
+    pub fn deal(&mut self, backends: &[u16]) {
+        let weights: Vec<_> = backends.iter().map(|&id| (id, 1)).collect();
+        self.deal_by(Balance::RoundRobin, &weights, &[]);
+    }
+
+    /// A slot table for these weights; `others` are not ready, and stand behind.
+    pub fn deal_by(&mut self, balance: Balance, weights: &[(u16, u16)], others: &[u16]) {
+        let ready = weights.iter().map(|&(id, weight)| (BackendId(id), format!("b{id:05}"), weight)).collect();
+        let others = others.iter().map(|&id| BackendId(id)).collect();
+        self.apply(&Op::SwapSlots { name: "web".to_owned(), id: WEB, slots: Slots { balance, ready, others } });
+    }
+
+    pub fn allow(&mut self, net: &str) {
+        let net: IpNet = net.parse().expect("a prefix");
+        self.apply(&Op::PutAllow { service: WEB, net });
+    }
+
+    pub fn disallow(&mut self, net: &str) {
+        let net: IpNet = net.parse().expect("a prefix");
+        self.apply(&Op::RemoveAllow { service: WEB, net });
+    }
+
+    /// Every flow known, by client port and lane. Each must be in the table that its state belongs to.
+    pub fn flows(&self) -> Vec<Flow> {
+        let mut flows: Vec<Flow> =
+            listed(&self.maps.pending, false).into_iter().chain(listed(&self.maps.flows, true)).collect();
+        flows.sort_by_key(|flow| (flow.client_port, flow.lane, flow.state.marks()));
+        flows
+    }
+
+    /// The raw entry of a flow that opens or closes.
+    pub fn pending(&self, key: &FlowKey) -> FlowEntry {
+        self.maps.pending.get(key, 0).expect("the flow is pending")
+    }
+
+    /// How many flows are established.
+    pub fn established(&self) -> usize {
+        self.maps.flows.keys().count()
+    }
+
+    /// How many flows open or close.
+    pub fn opening(&self) -> usize {
+        self.maps.pending.keys().count()
+    }
+
+    pub fn live(&self, id: u16) -> u64 {
+        self.maps.backend_live.get(&id.into(), 0).expect("the id is in range")
+    }
+
+    pub fn set_live(&mut self, id: u16, live: u64) {
+        self.maps.backend_live.set(id.into(), live, 0).expect("the id is in range");
+    }
+
+    pub fn stats(&self, id: u16) -> BackendStats {
+        let cpus = self.maps.backend_stats.get(&id.into(), 0).expect("the id is in range");
+        let sum = |field: fn(&BackendStats) -> u64| cpus.iter().map(field).sum();
+        BackendStats { steered: sum(|stats| stats.steered), established: sum(|stats| stats.established) }
+    }
+
+    pub fn service_state(&self) -> ServiceState {
+        self.maps.service_states.get(&WEB.0.into(), 0).expect("the id is in range")
+    }
+
+    /// As if new flows had found no backend since this moment, in nanoseconds since boot.
+    pub fn none_since(&mut self, none_since: u64) {
+        let state = ServiceState { none_since, ..self.service_state() };
+        self.maps.service_states.set(WEB.0.into(), state, 0).expect("the id is in range");
+    }
+}
+
+fn listed(map: &HashMap<MapData, FlowKey, FlowEntry>, live: bool) -> Vec<Flow> {
+    let flow = |(key, entry): (FlowKey, FlowEntry)| {
+        assert_eq!(entry.tcp().is_live(), live, "in the wrong table: {key:?} {entry:?}");
+        let std::net::IpAddr::V4(frontend) = entry.frontend.to_ip() else { panic!("no IPv4 flow: {entry:?}") };
+        Flow {
+            client_port: key.client_port.get(),
+            lane: key.lane,
+            frontend: SocketAddrV4::new(frontend, entry.frontend_port.get()),
+            backend: entry.backend.0,
+            generation: entry.generation,
+            state: entry.tcp(),
+        }
+    };
+    map.iter().map(|item| flow(item.expect("nobody else writes this map"))).collect()
+}
+
+fn key(id: u16) -> BackendKey {
+    BackendKey { container: ContainerId(format!("b{id:05}")), netns_cookie: id.into() }
+}
+
+fn info(id: u16) -> Info {
+    Info {
+        name: format!("web-{id}"),
+        cause: "test".to_owned(),
+        since: UnixMicros(0),
+        label_weight: 1,
+        operator_weight: None,
+        maintenance: false,
+        drain: Duration::ZERO,
+    }
+}
