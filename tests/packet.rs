@@ -1,18 +1,43 @@
-use steer_common::verdict::Counter;
-use steer_tests::bpf::*;
-#[test]
-fn smoke() {
-    let t = std::time::Instant::now();
-    bench(|b| {
-        eprintln!("bench {:?}", t.elapsed());
-        b.serve(&[1]);
-        for hook in Hook::BOTH {
-            b.send(hook, &from_client(40000).syn(7))
-                .goes_to(1, if hook == Hook::Xdp { Counter::SteerNew } else { Counter::SteerRetransmit });
-        }
-        b.reply(1, &from_backend(1, 40000).syn_ack()).comes_from(FRONTEND);
-        eprintln!("{:?}", b.flows());
-        eprintln!("ran {:?}", t.elapsed());
-    });
-    eprintln!("gone {:?}", t.elapsed());
+//! The compiled programs, one packet at a time: tables and packet in, verdict, packet, counters and tables out.
+//!
+//! Every story begins with a list, at the top of its file, of the reasons its packets are counted under; each step of it says
+//! what becomes of one packet: the program's return value, every byte (what is expected is built by etherparse, checksums
+//! included) and exactly which counters moved. Each file guards some of the invariants of the design (its section 2):
+//!
+//! | file | guards |
+//! |---|---|
+//! | `rewrite` | 4, source kept: only the destination is rewritten, on the way back only the source; 8 across hooks |
+//! | `untouched` | 3, untouched: what is not steer's leaves as it came, byte for byte |
+//! | `pinned` | 1, pinned: a flow stays where it began, or its backend is gone; 5 and 6, states alone demote |
+//! | `life` | 1 and 8: handshake, close, reset, the client's port again; live counts are exact |
+//! | `pick` | 2, ready: who takes a new flow, in exact shares; 6, a state takes effect before the slot table follows |
+//! | `refuse` | 7, nothing is lost in silence: every drop and pass has a reason; 9, hold ends |
+//! | `lanes` | 1 and 9: one client port, several frontends, a bounded number of lanes |
+//! | `flood` | 9, bounded: a SYN flood never reaches established flows |
+//!
+//! That packets arrive where they are redirected to, and local sockets (`connect`), is for the tests with real connections.
+
+mod packet {
+    #[macro_use]
+    mod story;
+    mod flood;
+    mod lanes;
+    mod life;
+    mod pick;
+    mod pinned;
+    mod refuse;
+    mod rewrite;
+    mod untouched;
+
+    /// The reasons of every story, by file.
+    const MOVED: [story::Moved; 8] = [
+        flood::MOVED,
+        lanes::MOVED,
+        life::MOVED,
+        pick::MOVED,
+        pinned::MOVED,
+        refuse::MOVED,
+        rewrite::MOVED,
+        untouched::MOVED,
+    ];
 }

@@ -21,6 +21,7 @@ pub(crate) const PROGRAMS: &[Program] = &[
     program("tcpdump", &["tcpdump"], "comparing packets in tests"),
     program("curl", &["curl"], "clients in tests and demo"),
     program("ab", &["apache2-utils"], "load in tests and benchmark"),
+    program("docker-compose", &["docker-compose"], "the Compose test"),
     program("haproxy", &["haproxy"], "comparison in the benchmark"),
     program("bpftool", &["bpftool", "linux-tools-common"], "looking into maps"),
 ];

@@ -94,11 +94,16 @@ pub struct Bench {
 
 /// Runs `work` on a bench, and hands back its result or its panic.
 pub fn bench<T: Send>(work: impl FnOnce(&mut Bench) -> T + Send) -> T {
+    bench_for(FLOWS, work)
+}
+
+/// Likewise, with room for so many established flows.
+pub fn bench_for<T: Send>(flows: u32, work: impl FnOnce(&mut Bench) -> T + Send) -> T {
     let outcome = thread::scope(|scope| {
         let name = thread::current().name().unwrap_or("bench").to_owned();
         let alone = || {
             isolate();
-            work(&mut Bench::new())
+            work(&mut Bench::new(flows))
         };
         thread::Builder::new().name(name).spawn_scoped(scope, alone).expect("a thread can be started").join()
     });
@@ -135,10 +140,10 @@ pub(crate) const fn ifindex(backend: u16) -> u32 {
 }
 
 impl Bench {
-    fn new() -> Self {
+    fn new(max_flows: u32) -> Self {
         let paths = Paths::of("bench");
         prepare::directories(&paths).expect("directories on a fresh bpffs");
-        let options = Options { host_netns: 0, max_flows: FLOWS };
+        let options = Options { host_netns: 0, max_flows };
         let bpf = load::load(&paths, options).unwrap_or_else(|error| panic!("load: {error:#}"));
         let empty = Empty::load().expect("the kernel takes an empty program");
         let maps = Maps::open(&paths).unwrap_or_else(|error| panic!("open the maps: {error:#}"));
@@ -190,6 +195,12 @@ impl Bench {
             Some(Loaded::SchedClassifier(classifier)) => classifier,
             _ => panic!("no classifier {name}"),
         }
+    }
+
+    /// `ip <words>`, in the bench's own network.
+    #[track_caller]
+    pub fn ip(&self, words: &str) {
+        crate::netns::run("ip", words);
     }
 
     /// Every reason's count so far, over all CPUs.

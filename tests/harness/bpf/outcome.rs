@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 use std::net::SocketAddrV4;
 
-use etherparse::SlicedPacket;
 use steer_common::verdict::Counter;
 
 use super::frame::{Frame, backend_addr, backend_mac, checksums_ok};
@@ -51,29 +50,35 @@ impl Bench {
     /// A packet comes in on the uplink.
     #[track_caller]
     pub fn send(&mut self, hook: Hook, frame: &Frame) -> Outcome<Frame> {
-        self.watch(Program::Uplink(hook), frame.clone(), &frame.bytes())
+        self.observe(Program::Uplink(hook), frame.clone(), &frame.bytes())
     }
 
     /// A frame comes in on the uplink that is no plain TCP packet.
     #[track_caller]
     pub fn send_bytes(&mut self, hook: Hook, bytes: &[u8]) -> Outcome<Vec<u8>> {
-        self.watch(Program::Uplink(hook), bytes.to_vec(), bytes)
+        self.watch(Program::Uplink(hook), bytes)
     }
 
     /// A packet comes out of a backend.
     #[track_caller]
     pub fn reply(&mut self, id: u16, frame: &Frame) -> Outcome<Frame> {
-        self.watch(Program::Backend(id), frame.clone(), &frame.bytes())
+        self.observe(Program::Backend(id), frame.clone(), &frame.bytes())
     }
 
     /// A frame comes out of a backend that is no plain TCP packet.
     #[track_caller]
     pub fn reply_bytes(&mut self, id: u16, bytes: &[u8]) -> Outcome<Vec<u8>> {
-        self.watch(Program::Backend(id), bytes.to_vec(), bytes)
+        self.watch(Program::Backend(id), bytes)
+    }
+
+    /// Any bytes at all meet a program.
+    #[track_caller]
+    pub fn watch(&mut self, program: Program, bytes: &[u8]) -> Outcome<Vec<u8>> {
+        self.observe(program, bytes.to_vec(), bytes)
     }
 
     #[track_caller]
-    fn watch<S>(&mut self, program: Program, sent: S, bytes: &[u8]) -> Outcome<S> {
+    fn observe<S>(&mut self, program: Program, sent: S, bytes: &[u8]) -> Outcome<S> {
         let before = self.counts();
         let ran = self.run(program, bytes);
         let deltas = self.counts().into_iter().zip(before).map(|(after, before)| after - before);
@@ -118,12 +123,9 @@ impl<S: Sent> Outcome<S> {
         line("code", &fate.code(self.program).to_string(), &self.ran.code.to_string());
         line("counters", &format!("{expected_moves:?}"), &format!("{:?}", self.moved));
         line("bytes", &hex(expected), &hex(&self.ran.bytes));
-        line(
-            "packet",
-            &format!("{:?}", SlicedPacket::from_ethernet(expected)),
-            &format!("{:?}", SlicedPacket::from_ethernet(&self.ran.bytes)),
-        );
-        let _ = writeln!(text, "  sent: {}", hex(&self.sent.bytes()));
+        let _ = writeln!(text, "  sent:           {}", hex(&self.sent.bytes()));
+        let differs = expected.iter().zip(&self.ran.bytes).position(|(expected, got)| expected != got);
+        let _ = writeln!(text, "  first difference at byte: {differs:?}");
         text
     }
 
@@ -187,6 +189,9 @@ impl Outcome<Frame> {
     }
 }
 
+/// The headers, and how much there is behind.
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    const SHOWN: usize = 100;
+    let shown: String = bytes.iter().take(SHOWN).map(|byte| format!("{byte:02x}")).collect();
+    if bytes.len() > SHOWN { format!("{shown}... ({} bytes)", bytes.len()) } else { shown }
 }

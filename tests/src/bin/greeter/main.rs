@@ -192,7 +192,8 @@ async fn serve(options: Serve) -> io::Result<()> {
                 for left in drain(web.take()) { greet_on(&app, Ok(left)).await }
                 for left in drain(echo.take()) { echo_on(&app, Ok(left)).await }
             }
-            () = app.one_closed.notified(), if app.open.get() == 0 => {}
+            // `select!` looks at a condition once, before it waits: how many are open is asked below, after each.
+            () = app.one_closed.notified(), if app.leaving.get() => {}
             () = until(exit_at) => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
             _ = flip_health.recv() => app.unhealthy.set(!app.unhealthy.get()),
