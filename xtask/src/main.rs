@@ -1,9 +1,12 @@
 //! `cargo xtask <task>`: what a developer of steer types. This file only dispatches; each task has its own file.
 
+mod bench;
 mod check;
 mod ci;
 mod cmd;
+mod demo;
 mod packages;
+mod programs;
 mod progress;
 mod purity;
 mod setup;
@@ -31,6 +34,10 @@ enum Task {
     Check(check::Args),
     /// Every test tier, from plain unit tests to real Docker
     Test(test::Args),
+    /// Steer at work: containers are scaled and replaced under load, and a table shows what goes where
+    Demo(demo::Args),
+    /// Measure steer beside no balancer, Docker's published port and HAProxy
+    Bench(bench::Args),
     /// What CI runs: setup, check, test
     Ci,
 }
@@ -56,6 +63,8 @@ fn run(cli: Cli) -> Result<bool> {
             outcome.print();
             Ok(outcome.is_good())
         }
+        Task::Demo(args) => demo::run(&args),
+        Task::Bench(args) => bench::run(&args),
         Task::Ci => ci::run(),
     }
 }

@@ -4,23 +4,20 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    io::{self, BufReader},
+    io,
     path::Path,
     process::{Command, Stdio},
 };
 
-use anyhow::{Context, Result, bail};
-use cargo_metadata::{Artifact, Message, MetadataCommand, Package, TargetKind};
+use anyhow::{Context, Result};
+use cargo_metadata::{MetadataCommand, Package, TargetKind};
 use clap::ValueEnum;
 
 use crate::{
     cmd::{self, Privilege},
+    programs::{self, PACKAGE, Programs},
     tally::Tally,
 };
-
-const PACKAGE: &str = "steer-tests";
-/// What is tested is what is shipped: the static binary.
-const TARGET: &str = "x86_64-unknown-linux-musl";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 enum Tier {
@@ -136,18 +133,9 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
 
 fn run_root_tiers(args: &Args, tiers: &[Tier], privilege: Privilege, outcome: &mut Outcome) -> Result<()> {
     println!("== test: building for {tiers:?}");
-    // One build for the agent and the containers' programs, so that they share what they depend on.
-    let programs =
-        build(cmd::cargo(["build", "--release", "--target", TARGET, "-p", "steer", "-p", PACKAGE, "--bins"]))?;
-    let tests = build(cmd::cargo(["test", "--no-run", "-p", PACKAGE]))?;
-    let program = |name: &str| {
-        // The agent's library has the same name, but cannot be executed.
-        let mut paths = programs.iter().filter(|artifact| artifact.target.name == name);
-        let path = paths.find_map(|artifact| artifact.executable.clone());
-        path.with_context(|| format!("the workspace builds no program called {name}"))
-    };
-    let bin_dir = program("greeter")?.parent().map(|dir| dir.as_os_str().to_owned()).unwrap_or_default();
-    let vars = [("STEER_BIN", program("steer")?.into_os_string()), ("STEER_TESTS_BIN_DIR", bin_dir)];
+    let programs = Programs::build()?;
+    let tests = programs::build(cmd::cargo(["test", "--no-run", "-p", PACKAGE]))?;
+    let vars = programs.vars()?;
 
     let package = test_package()?;
     let directory = package.manifest_path.parent().map_or_else(cmd::root, |dir| dir.as_std_path().to_path_buf());
@@ -187,27 +175,6 @@ fn count(what: &str, command: &mut Command) -> Result<Run> {
     let tally = Tally::copy(stdout, io::stdout().lock()).with_context(|| format!("reading the output of {context}"))?;
     let status = child.wait().with_context(|| format!("waiting for {context}"))?;
     Ok(Run { what: what.to_owned(), tally, passed: status.success() })
-}
-
-/// Runs a cargo command that builds, and returns what it built.
-fn build(mut cargo: Command) -> Result<Vec<Artifact>> {
-    let name = cmd::describe(&cargo);
-    cargo.arg("--message-format=json-render-diagnostics").stdout(Stdio::piped());
-    let mut child = cargo.spawn().with_context(|| format!("cannot start `{name}`"))?;
-    let stdout = child.stdout.take().with_context(|| format!("no output of `{name}`"))?;
-    let mut artifacts = Vec::new();
-    for message in Message::parse_stream(BufReader::new(stdout)) {
-        if let Message::CompilerArtifact(artifact) =
-            message.with_context(|| format!("reading the output of `{name}`"))?
-        {
-            artifacts.push(artifact);
-        }
-    }
-    let status = child.wait().with_context(|| format!("waiting for `{name}`"))?;
-    if !status.success() {
-        bail!("`{name}` failed ({status})");
-    }
-    Ok(artifacts)
 }
 
 fn test_package() -> Result<Package> {
