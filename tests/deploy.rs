@@ -1,8 +1,10 @@
 //! A rolling deploy under `ab`: the service scales down and up, every replica is replaced, and nobody notices.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use steer_tests::agent::{Agent, Attach};
 use steer_tests::docker::{Container, ContainerSpec, Docker};
@@ -11,20 +13,18 @@ use steer_tests::skip::{self, Need};
 use steer_tests::world::HOST;
 use steer_tests::{World, wait_until};
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-
 const SERVICE: &str = "greeter";
 const REPLICAS: usize = 6;
 /// A run of `ab`, as the users of a balancer test it: one client address, so client ports are used again and again.
 const KEEP_ALIVE: &str = "-c 40 -n 20000 -l -k";
 const CLOSE: &str = "-c 40 -n 20000 -l";
 
-fn replica(name: &str, version: &str) -> ContainerSpec {
+fn replica(name: &str, version: &str, leave: Leave) -> ContainerSpec {
     ContainerSpec::greeter(name)
         .version(version)
         .label("steer.port", "9000:5000")
         .label("steer.service", SERVICE)
+        .args(leave.arguments())
         .healthcheck()
 }
 
@@ -81,11 +81,20 @@ fn is_harmed(report: &AbReport) -> bool {
 enum Leave {
     /// `steer drain --wait`, then `docker stop`: what a deploy script does.
     Drained,
-    /// `docker stop` alone, of a program that closes its listener, finishes what is open, and says so to its clients.
+    /// `docker stop` alone, of a program that ends its kept connections and goes on listening for a moment.
     Stopped,
 }
 
 impl Leave {
+    /// Of the greeter. Docker tells of a stop signal after it was delivered: who listens for half a second more still answers
+    /// the connections that come until steer has heard of it.
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Drained => &[],
+            Self::Stopped => &["--close-after", "0.5"],
+        }
+    }
+
     #[track_caller]
     fn go(self, agent: &Agent, container: &Container) {
         if let Self::Drained = self {
@@ -106,7 +115,7 @@ fn deploy(attach: Attach, words: &'static str, leave: Leave) {
     docker.import_greeter();
     let mut agent = Agent::start(&world, &docker, attach);
     let name = |version: &str, number: usize| format!("{version}-{number}");
-    let mut replicas = docker.run_all((1..=REPLICAS).map(|number| replica(&name("v1", number), "v1")));
+    let mut replicas = docker.run_all((1..=REPLICAS).map(|number| replica(&name("v1", number), "v1", leave)));
     agent.wait_ready(SERVICE, REPLICAS);
 
     let traffic = Traffic::start(&world, words);
@@ -121,12 +130,13 @@ fn deploy(attach: Attach, words: &'static str, leave: Leave) {
     }
     agent.wait_ready(SERVICE, 2);
 
-    replicas.extend(docker.run_all((REPLICAS + 1..REPLICAS + 5).map(|number| replica(&name("v1", number), "v1"))));
+    replicas
+        .extend(docker.run_all((REPLICAS + 1..REPLICAS + 5).map(|number| replica(&name("v1", number), "v1", leave))));
     agent.wait_ready(SERVICE, REPLICAS);
     traffic.is_unharmed("scale up");
 
     for (number, old) in replicas.into_iter().enumerate() {
-        docker.run(replica(&name("v2", number + 1), "v2"));
+        docker.run(replica(&name("v2", number + 1), "v2", leave));
         agent.wait_ready(SERVICE, REPLICAS + 1);
         leave.go(&agent, &old);
         traffic.is_unharmed(&format!("replace {}", old.name));
@@ -166,11 +176,21 @@ fn a_rolling_deploy_under_ab_with_keep_alive_loses_nothing_over_xdp() {
 }
 
 #[test]
-fn docker_stop_alone_of_replicas_that_end_their_keep_alive_connections_loses_nothing_over_tc() {
+fn docker_stop_alone_of_replicas_that_leave_in_order_loses_nothing_over_tc() {
+    deploy(Attach::Tc, CLOSE, Leave::Stopped);
+}
+
+#[test]
+fn docker_stop_alone_of_replicas_that_leave_in_order_loses_nothing_over_xdp() {
+    deploy(Attach::Xdp, CLOSE, Leave::Stopped);
+}
+
+#[test]
+fn docker_stop_alone_of_replicas_that_end_kept_connections_in_order_loses_nothing_over_tc() {
     deploy(Attach::Tc, KEEP_ALIVE, Leave::Stopped);
 }
 
 #[test]
-fn docker_stop_alone_of_replicas_that_end_their_keep_alive_connections_loses_nothing_over_xdp() {
+fn docker_stop_alone_of_replicas_that_end_kept_connections_in_order_loses_nothing_over_xdp() {
     deploy(Attach::Xdp, KEEP_ALIVE, Leave::Stopped);
 }

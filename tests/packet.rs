@@ -13,6 +13,7 @@
 //! | `pick` | 2, ready: who takes a new flow, in exact shares; 6, a state takes effect before the slot table follows |
 //! | `refuse` | 7, nothing is lost in silence: every drop and pass has a reason; 9, hold ends |
 //! | `lanes` | 1 and 9: one client port, several frontends, a bounded number of lanes |
+//! | `icmp` | 1: errors about a flow follow it; 3: all other ICMP is untouched |
 //! | `flood` | 9, bounded: a SYN flood never reaches established flows |
 //!
 //! That packets arrive where they are redirected to, and local sockets (`connect`), is for the tests with real connections.
@@ -21,6 +22,7 @@ mod packet {
     #[macro_use]
     mod story;
     mod flood;
+    mod icmp;
     mod lanes;
     mod life;
     mod pick;
@@ -30,8 +32,9 @@ mod packet {
     mod untouched;
 
     /// The reasons of every story, by file.
-    const MOVED: [story::Moved; 8] = [
+    const MOVED: [story::Moved; 9] = [
         flood::MOVED,
+        icmp::MOVED,
         lanes::MOVED,
         life::MOVED,
         pick::MOVED,

@@ -170,8 +170,11 @@ fn health(attach: Attach) {
 
     // The greeter answers its healthcheck with 503 from now on; the signal itself is none of steer's business.
     stage.one.kill("USR1");
-    let status = stage.agent.wait_state("one", "unready");
-    assert!(status.backend("one").is_some_and(|one| one.cause.contains("unhealthy")), "{status}");
+    // Both together: the agent writes the cause some milliseconds after the state, and a status read between them shows the
+    // new state with the old cause.
+    stage.agent.wait_for("one is unready by its health", |status| {
+        status.backend("one").is_some_and(|one| one.state == "unready" && one.cause.contains("unhealthy"))
+    });
     assert_eq!(stage.split(40), [0, 40], "unhealthy\n{}", stage.agent.status());
     stage.exchanges(&lived);
 

@@ -133,7 +133,7 @@ impl AllowKey {
 pub struct ServiceInfo {
     /// UTF-8, zero-padded; empty means the id is free.
     pub name: [u8; 128],
-    /// Frontends as written, one per port; [`PortInfo::port`] 0 ends the list.
+    /// Frontends as written, one per port; [`PortInfo::port`] 0 = none has this index.
     pub ports: [PortInfo; MAX_PORTS],
 }
 

@@ -90,6 +90,7 @@ pub fn steer<T: Tables>(tables: &T, segment: &Segment, uplink: u32, now: Nanos) 
         reason,
         taken: Taken::NONE,
         has_lane: true,
+        may_replace: is_shared || matches!(found, Some((Table::Flows, _))),
         verdict: Verdict::Pass(Counter::PassNoBackend),
     };
     if is_shared {
@@ -198,6 +199,8 @@ struct NewFlow {
     taken: Taken,
     /// Whether it has a lane to itself.
     has_lane: bool,
+    /// Whether `FLOWS` may hold an entry where it will stand.
+    may_replace: bool,
     verdict: Verdict,
 }
 
@@ -248,7 +251,7 @@ impl NewFlow {
 /// beside those of the packets that follow.
 #[inline(never)]
 fn open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, new: &mut NewFlow) {
-    let NewFlow { frontend, uplink, now, reason, ref taken, has_lane, ref mut verdict } = *new;
+    let NewFlow { frontend, uplink, now, reason, ref taken, has_lane, may_replace, ref mut verdict } = *new;
     if !has_lane {
         *verdict = Verdict::Drop(Counter::DropLanes);
         return;
@@ -305,7 +308,7 @@ fn open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, new: &mut NewFl
         return;
     }
     // What stood here before (a client port used again, or a flow that nobody ended) is over.
-    if let Some(old) = tables.flow(Table::Flows, key) {
+    if may_replace && let Some(old) = tables.flow(Table::Flows, key) {
         remove(tables, Table::Flows, key, old.backend, old.generation);
     }
     if u32::from(key.lane) > tables.extra_lanes(frontend.service) {

@@ -76,7 +76,7 @@ counters! {
     PassNoBackend = "pass_no_backend",
     /// Passed to the host, which resets it: the backend of the flow is gone.
     PassGone = "pass_gone",
-    /// Passed: an IP fragment or a header with IP options, for a frontend's address.
+    /// Passed: a TCP packet that is an IP fragment or has IP options, to whatever address.
     PassUnparsed = "pass_unparsed",
     /// Passed by XDP: the backend is reached through tc (its veth takes no frames from XDP yet).
     PassToTc = "pass_to_tc",

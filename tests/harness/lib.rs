@@ -35,6 +35,8 @@ mod poll;
 #[cfg(feature = "harness")]
 mod programs;
 #[cfg(feature = "harness")]
+pub mod signals;
+#[cfg(feature = "harness")]
 pub mod skip;
 #[cfg(feature = "harness")]
 mod subnet;

@@ -97,6 +97,15 @@ impl World {
         (ns, address)
     }
 
+    /// Deletes a backend's namespace, the one added last: its name at once, the rest when nobody holds it open any more.
+    /// The next one that is added has the same name and address.
+    pub fn remove_backend(&mut self, ns: Ns) {
+        let last = self.backends.pop().filter(|last| last.inode() == ns.inode());
+        assert!(last.is_some(), "{} is not the backend that was added last", ns.name());
+        cleanup::end_processes(&[ns.inode()], None);
+        cleanup::remove_netns(ns.name());
+    }
+
     /// Real checksums from the client, as from a wire. A local veth leaves them partial, and XDP cannot see that.
     #[must_use]
     pub fn without_checksum_offload(self) -> Self {

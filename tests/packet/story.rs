@@ -1,17 +1,18 @@
 //! Stories, the reasons they move, and the proof that no reason is left out.
 
 use std::collections::BTreeSet;
+use std::panic::{catch_unwind, resume_unwind};
+use std::path::Path;
 
 use steer_common::verdict::Counter;
-use steer_tests::bpf::{Bench, FRONTEND, Hook, bench, from_backend, from_client};
+use steer_tests::bpf::{Bench, FRONTEND, Hook, bench, bench_for, from_backend, from_client};
 use steer_tests::skip::{self, Need};
 
 /// The reasons of the stories of one file.
 pub(super) type Moved = &'static [&'static [Counter]];
 
 /// Reasons that no packet of a test run can be counted under, each with where it is tested instead.
-const ELSEWHERE: [(Counter, &str); 5] = [
-    (Counter::FollowIcmp, "ICMP errors are not steered yet: they pass (see `untouched`)"),
+const ELSEWHERE: [(Counter, &str); 4] = [
     (Counter::DropTableFull, "an LRU map takes every entry; the decision is tested in steer-common"),
     (Counter::DropRewrite, "the kernel's checksum helpers do not fail on a packet that was parsed"),
     (Counter::SteerLocal, "no test run for socket hooks: tests with real connections"),
@@ -61,6 +62,21 @@ pub(super) fn close(bench: &mut Bench, hook: Hook, port: u16, id: u16) {
     bench.send(hook, &from_client(port).fin()).goes_to(id, Counter::Follow);
     bench.reply(id, &from_backend(id, port).fin()).comes_from(FRONTEND);
     bench.send(hook, &from_client(port)).goes_to(id, Counter::Follow);
+}
+
+#[test]
+fn nothing_of_a_bench_is_seen_outside_of_it() {
+    if skip::without(&[Need::Root]) {
+        return;
+    }
+    let pins = || Path::new("/sys/fs/bpf/bench/v1/maps/FLOWS").exists();
+    let link = || nix::net::if_::if_nametoindex("b6").is_ok();
+    let seen = || (pins(), link());
+    assert_eq!(seen(), (false, false), "something else has these names");
+    bench_for(16, |_| assert_eq!(seen(), (true, true)));
+    let panicked = catch_unwind(|| bench_for(16, |_| resume_unwind(Box::new("on purpose, without a message"))));
+    assert!(panicked.is_err());
+    assert_eq!(seen(), (false, false));
 }
 
 #[test]

@@ -18,11 +18,19 @@ use crate::dataplane::paths::Paths;
 use crate::dataplane::{attach, kernel_log, prepare};
 use crate::docker::Docker;
 use crate::host::netns::own_cookie;
+use crate::host::privileges;
 
 /// Runs the agent until it is told to end.
 pub async fn run(args: RunArgs, instance: &str) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("steer run loads BPF programs and enters network namespaces: run it as root");
+    }
+    let missing = privileges::capabilities().map(privileges::missing).unwrap_or_default();
+    if !missing.is_empty() {
+        bail!(
+            "steer run misses {}: run it as root on the host itself, or in a container with `--privileged`",
+            missing.join(", ")
+        );
     }
     let paths = Paths::of(instance);
     let config = match &args.config {

@@ -140,7 +140,7 @@ fn pin_link(link: FdLink, pin: &Path) -> Result<()> {
 fn replace_pin(link: FdLink, pin: &Path) -> Result<()> {
     match std::fs::remove_file(pin) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("removing the pin {}", pin.display()));
+            Err(error).with_context(|| format!("removing the pin {}", pin.display()))
         }
         _ => pin_link(link, pin),
     }

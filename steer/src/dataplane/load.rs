@@ -34,6 +34,8 @@ pub struct Options {
 pub fn load(paths: &Paths, options: Options) -> Result<Ebpf> {
     let pins: Vec<_> = names::ALL.iter().map(|name| (*name, paths.map(name))).collect();
     let mut loader = EbpfLoader::new();
+    // Nothing is relocated against the kernel's own types, and reading them takes a good part of a second.
+    loader.btf(None);
     loader.override_global("HOST_NETNS", &options.host_netns, true);
     loader.map_max_entries(names::FLOWS, options.max_flows);
     for (name, pin) in &pins {

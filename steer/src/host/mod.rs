@@ -10,6 +10,7 @@
 //! | [`addresses`] | which addresses are this host's, and when to look again |
 //! | [`netns`] | how a container's address is reached from the host |
 //! | [`listen`] | whether a port is being listened on |
+//! | [`privileges`] | what this process may do |
 //! | `ethtool` | offloads of an interface |
 //! | `netlink` | one question to the kernel and its answer |
 //! | `sys` | the socket option no library has |
@@ -20,4 +21,5 @@ pub mod links;
 pub mod listen;
 mod netlink;
 pub mod netns;
+pub mod privileges;
 mod sys;

@@ -40,9 +40,9 @@ pub struct Identity {
 /// Why a container cannot be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum ReachError {
-    #[error("cannot open network namespace {netns}: {source} (steer runs as root; has the container ended?)")]
+    #[error("cannot open network namespace {netns} (steer runs as root; has the container ended?)")]
     Open { netns: String, source: io::Error },
-    #[error("cannot {operation} network namespace {netns}: {source}")]
+    #[error("cannot {operation} network namespace {netns}")]
     Read { operation: &'static str, netns: String, source: io::Error },
     #[error(
         "{netns} is the host's own network namespace: steer reaches containers on bridge networks, \

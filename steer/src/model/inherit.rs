@@ -114,7 +114,7 @@ mod tests {
                 mac: [number; 6],
                 netns_id: number.into(),
                 netns_cookie: number.into(),
-                xdp: number % 2 == 0,
+                xdp: number.is_multiple_of(2),
             },
             state: BackendState::Ready,
             cause: "health: healthy".to_owned(),

@@ -13,6 +13,8 @@
 //! | [`plan`] | which map writes lead there, in which order |
 
 pub mod desired;
+#[cfg(test)]
+mod fixtures;
 mod inherit;
 pub mod labels;
 pub mod lifecycle;

@@ -2,14 +2,20 @@
 
 use std::fmt;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct Status {
     pub agent: AgentStatus,
     pub services: Vec<Service>,
+    /// Empty also while there is no agent, which alone knows them.
+    #[serde(deserialize_with = "null_is_empty")]
     pub problems: Vec<Problem>,
+}
+
+fn null_is_empty<'de, D: Deserializer<'de>>(json: D) -> Result<Vec<Problem>, D::Error> {
+    Option::deserialize(json).map(Option::unwrap_or_default)
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]

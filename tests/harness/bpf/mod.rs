@@ -2,7 +2,7 @@
 //!
 //! Problem: pins, interfaces and maps belong to the whole machine, while tests run side by side, panic and get killed.
 //! Approach: a bench is a thread with a mount namespace and a network namespace of its own, so its bpffs and its
-//! interfaces are nobody else's, and the kernel takes them away when the thread ends, however it ends.
+//! interfaces are nobody else's, and the kernel takes them away when nobody has them open, however that comes about.
 //!
 //! The maps are written by the agent's own code (`dataplane::apply`), with the operations of a plan. A redirect is only
 //! announced here (its return code); that the packet arrives is for tests with real connections to show.
@@ -18,8 +18,10 @@ mod outcome;
 mod tables;
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -27,7 +29,7 @@ use aya::Ebpf;
 use aya::maps::{Map, MapData, PerCpuArray};
 use aya::programs::{Program as Loaded, ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use steer::dataplane::load::{self, Options, program};
 use steer::dataplane::maps::Maps;
 use steer::dataplane::paths::Paths;
@@ -90,22 +92,38 @@ pub struct Bench {
     maps: Maps,
     counters: PerCpuArray<MapData, u64>,
     moved: BTreeSet<Counter>,
+    /// The network its thread is in.
+    net: File,
+    /// Its network is no longer as it was made.
+    is_altered: bool,
 }
 
-/// Runs `work` on a bench, and hands back its result or its panic.
+/// Runs `work` on a bench, and hands back its result or its panic. Loading takes half a second, most of it the verifier's, so
+/// a bench that was left in order is cleared and used again.
 pub fn bench<T: Send>(work: impl FnOnce(&mut Bench) -> T + Send) -> T {
-    bench_for(FLOWS, work)
+    static IDLE: Mutex<Vec<Bench>> = Mutex::new(Vec::new());
+    let idle = || IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+    let used = idle().pop();
+    on_a_thread(|| {
+        let mut bench = used.map_or_else(|| Bench::new(FLOWS), Bench::enter);
+        let outcome = work(&mut bench);
+        if !bench.is_altered {
+            bench.clear();
+            idle().push(bench);
+        }
+        outcome
+    })
 }
 
-/// Likewise, with room for so many established flows.
+/// Likewise on a new bench, with room for so many established flows.
 pub fn bench_for<T: Send>(flows: u32, work: impl FnOnce(&mut Bench) -> T + Send) -> T {
+    on_a_thread(|| work(&mut Bench::new(flows)))
+}
+
+fn on_a_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let outcome = thread::scope(|scope| {
         let name = thread::current().name().unwrap_or("bench").to_owned();
-        let alone = || {
-            isolate();
-            work(&mut Bench::new(flows))
-        };
-        thread::Builder::new().name(name).spawn_scoped(scope, alone).expect("a thread can be started").join()
+        thread::Builder::new().name(name).spawn_scoped(scope, work).expect("a thread can be started").join()
     });
     outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
@@ -140,7 +158,9 @@ pub(crate) const fn ifindex(backend: u16) -> u32 {
 }
 
 impl Bench {
+    /// Takes its thread into namespaces of its own.
     fn new(max_flows: u32) -> Self {
+        isolate();
         let paths = Paths::of("bench");
         prepare::directories(&paths).expect("directories on a fresh bpffs");
         let options = Options { host_netns: 0, max_flows };
@@ -149,7 +169,15 @@ impl Bench {
         let maps = Maps::open(&paths).unwrap_or_else(|error| panic!("open the maps: {error:#}"));
         let counters = MapData::from_pin(paths.map(names::COUNTERS)).expect("load pins the counters");
         let counters = PerCpuArray::try_from(Map::PerCpuArray(counters)).expect("the counters are per CPU");
-        Self { bpf, empty, maps, counters, moved: BTreeSet::new() }
+        let net = File::open("/proc/thread-self/ns/net").expect("this thread has a network namespace");
+        Self { bpf, empty, maps, counters, moved: BTreeSet::new(), net, is_altered: false }
+    }
+
+    /// Takes another thread into the network of a bench. The pins are gone with the first one's mounts; what they named is open.
+    fn enter(mut self) -> Self {
+        setns(&self.net, CloneFlags::CLONE_NEWNET).expect("setns into an open namespace, as root");
+        self.moved.clear();
+        self
     }
 
     /// Runs a program on a frame; no counters are looked at.
@@ -199,7 +227,8 @@ impl Bench {
 
     /// `ip <words>`, in the bench's own network.
     #[track_caller]
-    pub fn ip(&self, words: &str) {
+    pub fn ip(&mut self, words: &str) {
+        self.is_altered = true;
         crate::netns::run("ip", words);
     }
 

@@ -3,8 +3,10 @@
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
-use aya::maps::{HashMap, MapData};
+use aya::Pod;
+use aya::maps::{HashMap, MapData, PerCpuValues};
 use ipnet::IpNet;
+use steer::dataplane::maps::Maps;
 use steer::model::desired::BackendKey;
 use steer::model::plan::{Info, Op, Slots};
 use steer::model::{ContainerId, UnixMicros};
@@ -19,6 +21,9 @@ use super::{Bench, ifindex};
 
 /// The service of every test.
 pub const WEB: ServiceId = ServiceId(1);
+
+/// Ids of backends end here.
+const IDS: u16 = 64;
 
 /// A flow as the tables hold it; which of the two follows from its state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,6 +73,7 @@ impl Bench {
     }
 
     pub fn add_backend_with(&mut self, id: u16, change: impl FnOnce(&mut BackendEntry)) {
+        assert!(id < IDS, "ids beyond {IDS} are not cleared");
         let at = backend_addr(id);
         let mut entry = BackendEntry {
             addr: (*at.ip()).into(),
@@ -126,6 +132,48 @@ impl Bench {
     pub fn disallow(&mut self, net: &str) {
         let net: IpNet = net.parse().expect("a prefix");
         self.apply(&Op::RemoveAllow { service: WEB, net });
+    }
+
+    /// Empties the maps, except for the counters, of which only changes are looked at.
+    pub(super) fn clear(&mut self) {
+        self.deal(&[]);
+        // Named one by one: whoever adds a map decides here what becomes of it.
+        let Maps {
+            frontends,
+            allow,
+            services,
+            service_states,
+            // For people; no program reads them.
+            service_info: _,
+            backend_info: _,
+            // Empty since the last line.
+            slots: _,
+            backends,
+            backend_states,
+            backend_live,
+            backend_stats,
+            endpoints,
+            flows,
+            pending,
+            // No program of a bench writes it.
+            local_flows: _,
+        } = &mut self.maps;
+        let none = "nobody else writes this map";
+        emptied(frontends);
+        emptied(endpoints);
+        emptied(flows);
+        emptied(pending);
+        allow.keys().collect::<Vec<_>>().into_iter().for_each(|key| allow.remove(&key.expect(none)).expect(none));
+        services.set(WEB.0.into(), ServiceEntry::default(), 0).expect(none);
+        service_states.set(WEB.0.into(), ServiceState::default(), 0).expect(none);
+        let cpus = aya::util::nr_cpus().expect("the kernel says how many CPUs there may be");
+        for id in 0..IDS.into() {
+            let zero = PerCpuValues::try_from(vec![BackendStats::default(); cpus]).expect("a value per CPU");
+            backends.set(id, BackendEntry::default(), 0).expect(none);
+            backend_states.set(id, BackendState::Gone as u32, 0).expect(none);
+            backend_live.set(id, 0, 0).expect(none);
+            backend_stats.set(id, zero, 0).expect(none);
+        }
     }
 
     /// Every flow known, by client port and lane. Each must be in the table that its state belongs to.
@@ -190,6 +238,11 @@ fn listed(map: &HashMap<MapData, FlowKey, FlowEntry>, live: bool) -> Vec<Flow> {
         }
     };
     map.iter().map(|item| flow(item.expect("nobody else writes this map"))).collect()
+}
+
+fn emptied<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>) {
+    let keys: Vec<K> = map.keys().map(|key| key.expect("nobody else writes this map")).collect();
+    keys.iter().for_each(|key| map.remove(key).expect("nobody else writes this map"));
 }
 
 fn key(id: u16) -> BackendKey {

@@ -11,13 +11,14 @@ use crate::dataplane::paths::{LinkName, Paths};
 use crate::dataplane::read;
 use crate::docker::Docker;
 use crate::host::links::{self, Link};
+use crate::host::privileges;
 
 pub(super) async fn facts(args: &DoctorArgs, paths: &Paths) -> Facts {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let filesystem = |kind, place: Option<&str>| filesystem(&mounts, &known, kind, place);
     Facts {
-        capabilities: std::fs::read_to_string("/proc/self/status").ok().as_deref().and_then(capabilities),
+        capabilities: privileges::capabilities(),
         kernel: uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default(),
         btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
         // Others may be mounted elsewhere, but the pins are looked for here.
@@ -44,12 +45,6 @@ fn filesystem(mounts: &str, known: &str, kind: &str, place: Option<&str>) -> Fil
         None if known.lines().any(|line| line.split_whitespace().last() == Some(kind)) => Filesystem::Known,
         None => Filesystem::Unknown,
     }
-}
-
-/// From `/proc/self/status`.
-fn capabilities(status: &str) -> Option<u64> {
-    let bits = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-    u64::from_str_radix(bits.trim(), 16).ok()
 }
 
 fn uplinks(names: &[String], paths: &Paths) -> std::io::Result<Vec<Uplink>> {
@@ -125,11 +120,5 @@ cgroup2 /sys/fs/cgroup cgroup2 rw,nsdelegate 0 0
         #[case] expected: Filesystem,
     ) {
         assert_eq!(filesystem(MOUNTS, KNOWN, kind, place), expected);
-    }
-
-    #[test]
-    fn capabilities_are_the_effective_ones() {
-        assert_eq!(capabilities("Name:\tsteer\nCapPrm:\tff\nCapEff:\t0000000000201000\n"), Some(0x20_1000));
-        assert_eq!(capabilities("Name:\tsteer\n"), None);
     }
 }

@@ -218,16 +218,17 @@ pub(super) fn services(services: Vec<ServiceRow>, backends: Vec<BackendRow>, pen
         .map(|(row, name)| ServiceView {
             id: row.id,
             name: if name.is_empty() { format!("#{}", row.id.0) } else { name },
-            ports: row.info.ports.iter().map_while(port).collect(),
+            ports: row.info.ports.iter().filter_map(port).collect(),
             balance: Balance::from_u8(row.entry.balance),
             hold: Duration::from_nanos(row.entry.hold_ns),
             backends: Vec::new(),
         })
         .collect();
     for row in backends {
-        if let Some(view) = views.iter_mut().find(|view| view.id == row.entry.service) {
+        let service = services.iter().find(|service| service.id == row.entry.service);
+        if let (Some(service), Some(view)) = (service, views.iter_mut().find(|view| view.id == row.entry.service)) {
             let pending = pending.get(&(row.id, row.entry.generation)).copied().unwrap_or_default();
-            view.backends.push(backend(&row, view.ports.len(), pending));
+            view.backends.push(backend(&row, &service.info.ports, pending));
         }
     }
     for view in &mut views {
@@ -245,15 +246,17 @@ fn port(info: &PortInfo) -> Option<PortView> {
     })
 }
 
-fn backend(row: &BackendRow, ports: usize, pending: u64) -> BackendView {
+fn backend(row: &BackendRow, ports: &[PortInfo], pending: u64) -> BackendView {
     let BackendRow { id, entry, info, state, live, stats } = row;
+    // A port that was given up leaves a hole, which nobody wants to see.
+    let targets = ports.iter().zip(entry.targets).filter(|(port, _)| port.port != Port::NONE);
     BackendView {
         id: *id,
         generation: entry.generation,
         container: zero_padded(&info.container),
         name: zero_padded(&info.name),
         address: entry.addr.to_ip(),
-        targets: (0..ports).map(|index| entry.target(index as u8).map(Port::get)).collect(),
+        targets: targets.map(|(_, target)| (target != Port::NONE).then(|| target.get())).collect(),
         state: *state,
         cause: zero_padded(&info.cause),
         since: UnixMicros(info.since_us),
@@ -297,7 +300,8 @@ mod tests {
     fn service(id: u16, name: &str) -> ServiceRow {
         let mut ports = [PortInfo::default(); MAX_PORTS];
         ports[0] = PortInfo { addr: Addr::UNSPECIFIED, port: Port::new(9000), proto: TCP, pad: 0 };
-        ports[1] = PortInfo { addr: Ipv4Addr::new(10, 0, 0, 1).into(), port: Port::new(53), proto: UDP, pad: 0 };
+        // Behind the hole of a port that was given up.
+        ports[2] = PortInfo { addr: Ipv4Addr::new(10, 0, 0, 1).into(), port: Port::new(53), proto: UDP, pad: 0 };
         ServiceRow {
             id: ServiceId(id),
             entry: ServiceEntry { hold_ns: 10_000_000_000, balance: 1, ..ServiceEntry::default() },

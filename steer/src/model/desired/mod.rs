@@ -111,21 +111,32 @@ pub fn desired(observed: &Observed, current: &PortIndex) -> (Desired, Vec<Proble
             services.insert(name.to_owned(), service);
         }
     }
+    // In an order that does not hang on who came first.
+    problems.sort();
     let desired = Desired { services, host_addresses: observed.host_addresses.clone(), closing: observed.closing };
     (desired, problems)
 }
 
 /// The frontends that are in the maps and still wanted, each with its service.
 fn held<'a>(groups: &BTreeMap<&'a str, Vec<&Candidate>>, current: &PortIndex) -> Vec<(Listen, &'a str)> {
-    let mut held = Vec::new();
+    let mut held: Vec<(Listen, &str)> = Vec::new();
     for (&name, candidates) in groups {
-        for &listen in current.get(name).into_iter().flatten().flatten() {
-            if candidates.iter().any(|candidate| candidate.spec.ports.iter().any(|port| Listen::of(port) == listen)) {
+        let wanted: BTreeSet<_> =
+            candidates.iter().flat_map(|candidate| candidate.spec.ports.iter().map(Listen::of)).collect();
+        let ports = current.get(name).into_iter().flatten().flatten().copied();
+        for listen in ports.filter(|listen| wanted.contains(listen)) {
+            // An agent that was killed while it handed a frontend over has left it to both.
+            if owner(&held, name, &listen).is_none() {
                 held.push((listen, name));
             }
         }
     }
     held
+}
+
+/// The other service that a frontend belongs to.
+fn owner<'a>(claimed: &[(Listen, &'a str)], name: &str, listen: &Listen) -> Option<&'a str> {
+    claimed.iter().find(|(other, owner)| *owner != name && other.overlaps(listen)).map(|(_, owner)| *owner)
 }
 
 /// One service of the candidates that name it, oldest first.
@@ -137,7 +148,9 @@ fn service<'a>(
     problems: &mut Vec<Problem>,
 ) -> Option<DesiredService> {
     let mut newest = None;
-    let mut ports = ports_of(candidates, current);
+    // What it holds stays at its index.
+    let held = |port: Option<Listen>| port.filter(|listen| claimed.contains(&(*listen, name)));
+    let mut ports: Vec<_> = current.into_iter().flatten().map(|port| held(*port)).collect();
     let mut backends = BTreeMap::new();
     for candidate in candidates {
         let problem = |message: String, label: &str| Problem {
@@ -156,7 +169,7 @@ fn service<'a>(
         let mut serves = false;
         for port in &candidate.spec.ports {
             let listen = Listen::of(port);
-            if let Some((_, owner)) = claimed.iter().find(|(other, owner)| *owner != name && other.overlaps(&listen)) {
+            if let Some(owner) = owner(claimed, name, &listen) {
                 problems.push(problem(
                     format!(
                         "frontend {} of service {name} belongs to service {owner} already: not steered",
@@ -209,17 +222,6 @@ fn service<'a>(
     }
     let Spec { balance, hold, allow, .. } = newest?;
     Some(DesiredService { ports, balance: *balance, hold: *hold, allow: allow.clone(), backends })
-}
-
-/// The ports in use, each at the index it has now.
-fn ports_of(candidates: &[&Candidate], current: Option<&Vec<Option<Listen>>>) -> Vec<Option<Listen>> {
-    let wanted: BTreeSet<Listen> =
-        candidates.iter().flat_map(|candidate| candidate.spec.ports.iter().map(Listen::of)).collect();
-    let mut ports = current.cloned().unwrap_or_default();
-    for port in &mut ports {
-        *port = port.filter(|port| wanted.contains(port));
-    }
-    ports
 }
 
 /// The index of a port, a new one if need be; `None` when all are taken.

@@ -5,8 +5,10 @@
 //! |---|---|
 //! | `applied` | what the maps hold, and how an operation changes that |
 //! | `planner` | the difference, and its order |
+//! | `frontends` | which addresses lead to which port of which service |
 
 mod applied;
+mod frontends;
 mod planner;
 #[cfg(test)]
 mod tests;

@@ -1,17 +1,21 @@
 //! The difference between what there should be and what there is, and the order of the writes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 use steer_common::addr::{Addr, Port, TCP};
 use steer_common::backend::{BackendEntry, BackendId, BackendState, EndpointEntry, EndpointKey};
-use steer_common::limits::{MAX_ALLOW, MAX_BACKENDS, MAX_FRONTENDS, MAX_SERVICES};
-use steer_common::service::{FrontendEntry, FrontendKey, ServiceEntry, ServiceId};
+use steer_common::limits::{MAX_ALLOW, MAX_BACKENDS, MAX_SERVICES};
+use steer_common::service::{ServiceEntry, ServiceId};
 
+use super::frontends::Frontends;
 use super::{Applied, Info, Op, Slots};
 use crate::model::Problem;
-use crate::model::desired::{BackendKey, Desired, DesiredBackend, DesiredService, Listen};
+use crate::model::desired::{BackendKey, Desired, DesiredBackend, DesiredService};
+
+/// A removed backend leaves no trace of its generation in the maps, so a new agent goes by the clock. More backends than this
+/// cannot start in a second, day in, day out; and the number lasts for eight years of uptime.
+const GENERATIONS_PER_SEC: u32 = 16;
 
 /// The steps of a plan, each complete before the next.
 #[derive(Default)]
@@ -44,16 +48,8 @@ pub(super) struct Planner<'a> {
     /// What should be there at the end, as far as it has been planned.
     backends: BTreeMap<&'a BackendKey, BackendId>,
     endpoints: BTreeMap<EndpointKey, EndpointEntry>,
-    frontends: BTreeMap<FrontendKey, Frontend<'a>>,
+    frontends: Frontends<'a>,
     allow: BTreeSet<(ServiceId, IpNet)>,
-}
-
-/// A frontend that there should be.
-struct Frontend<'a> {
-    entry: FrontendEntry,
-    service: &'a str,
-    /// Its address was written out: it comes before the same one of a wildcard.
-    specific: bool,
 }
 
 impl<'a> Planner<'a> {
@@ -66,10 +62,10 @@ impl<'a> Planner<'a> {
             used_backends: applied.backends.values().map(|backend| backend.id.0).collect(),
             used_services: applied.services.values().map(|service| service.id.0).collect(),
             last_backend: applied.last_backend,
-            last_generation: applied.last_generation.max(now_secs),
+            last_generation: applied.last_generation.max(now_secs.wrapping_mul(GENERATIONS_PER_SEC)),
             backends: BTreeMap::new(),
             endpoints: BTreeMap::new(),
-            frontends: BTreeMap::new(),
+            frontends: Frontends::new(&desired.host_addresses, desired.closing),
             allow: BTreeSet::new(),
         }
     }
@@ -78,7 +74,7 @@ impl<'a> Planner<'a> {
         for (name, service) in &self.desired.services {
             self.service(name, service);
         }
-        self.put_frontends();
+        self.frontends();
         self.allow_lists();
         self.removals();
         let Self { steps, problems, .. } = self;
@@ -123,7 +119,7 @@ impl<'a> Planner<'a> {
         }
         for (index, listen) in service.ports.iter().enumerate() {
             if let Some(listen) = listen {
-                self.frontend(name, id, index as u8, listen);
+                self.frontends.add(name, id, index as u8, listen);
             }
         }
     }
@@ -140,7 +136,8 @@ impl<'a> Planner<'a> {
                     self.problem(&backend.name, None, message);
                     return None;
                 };
-                self.last_generation += 1;
+                // Never 0, which stands for a free id.
+                self.last_generation = self.last_generation.wrapping_add(1).max(1);
                 (id, self.last_generation)
             }
         };
@@ -212,55 +209,31 @@ impl<'a> Planner<'a> {
             }
         }
         for key in own {
-            let endpoint = self.endpoints[&key];
-            if self.applied.endpoints.get(&key) != Some(&endpoint) {
-                self.steps.add.push(Op::PutEndpoint { key, entry: endpoint });
+            let entry = self.endpoints[&key];
+            match self.applied.endpoints.get(&key) {
+                Some(applied) if *applied == entry => {}
+                // A port it no longer serves stays its own until no new flow can come by it.
+                Some(applied) if (applied.backend, applied.generation) == (entry.backend, entry.generation) => {
+                    let both = EndpointEntry { ports: entry.ports | applied.ports, ..entry };
+                    self.steps.add.push(Op::PutEndpoint { key, entry: both });
+                    if both != entry {
+                        self.steps.remove.push(Op::PutEndpoint { key, entry });
+                    }
+                }
+                _ => self.steps.add.push(Op::PutEndpoint { key, entry }),
             }
         }
     }
 
-    /// The addresses a port of a service is reached at. An address that is written out comes before the same one of a wildcard.
-    fn frontend(&mut self, name: &'a str, service: ServiceId, port_index: u8, listen: &Listen) {
-        let closed = if self.desired.closing { FrontendEntry::CLOSED } else { 0 };
-        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let addresses = match listen.address {
-            Some(address) => vec![address],
-            None => self.desired.host_addresses.iter().copied().chain([loopback]).collect(),
-        };
-        let specific = listen.address.is_some();
-        for address in addresses {
-            let key = FrontendKey::new(address.into(), Port::new(listen.port), listen.protocol.number());
-            if !specific && self.frontends.get(&key).is_some_and(|frontend| frontend.specific) {
-                continue;
-            }
-            let flags = closed | if address.is_loopback() { FrontendEntry::LOOPBACK } else { 0 };
-            let entry = FrontendEntry { service, port_index, flags };
-            self.frontends.insert(key, Frontend { entry, service: name, specific });
+    /// Writes the frontends that there should be, and takes the others away.
+    fn frontends(&mut self) {
+        let Self { frontends, applied, steps, problems, .. } = self;
+        problems.extend(frontends.limit(&applied.frontends));
+        for (key, entry) in frontends.entries().filter(|(key, entry)| applied.frontends.get(key) != Some(entry)) {
+            steps.frontends.push(Op::PutFrontend { key, entry });
         }
-    }
-
-    /// Writes the frontends that there is room for. Those that are there already come first.
-    fn put_frontends(&mut self) {
-        if let Some(beyond) = self.frontends.len().checked_sub(MAX_FRONTENDS as usize).filter(|beyond| *beyond > 0) {
-            let new = self.frontends.keys().filter(|key| !self.applied.frontends.contains_key(key)).copied();
-            let new: Vec<_> = new.collect();
-            let mut refused: BTreeMap<&str, u32> = BTreeMap::new();
-            for frontend in new.iter().rev().take(beyond).filter_map(|key| self.frontends.remove(key)) {
-                *refused.entry(frontend.service).or_default() += 1;
-            }
-            for (service, refused) in refused {
-                let message =
-                    format!("{MAX_FRONTENDS} frontends are steered already: {refused} of service {service} are not");
-                self.problem(service, Some("steer.port"), message);
-            }
-        }
-        for (key, Frontend { entry, .. }) in &self.frontends {
-            if self.applied.frontends.get(key) != Some(entry) {
-                self.steps.frontends.push(Op::PutFrontend { key: *key, entry: *entry });
-            }
-        }
-        for key in self.applied.frontends.keys().filter(|key| !self.frontends.contains_key(key)) {
-            self.steps.close.push(Op::RemoveFrontend { key: *key });
+        for (key, _) in applied.frontends.iter().filter(|(key, entry)| frontends.must_go(key, entry)) {
+            steps.close.push(Op::RemoveFrontend { key: *key });
         }
     }
 
@@ -329,9 +302,8 @@ impl<'a> Planner<'a> {
 /// The prefix as the map holds it: IPv4 is IPv4 however it was written, and bits beyond the prefix are zero. Else two ways to
 /// write one prefix would be two, and taking one away would take the other.
 fn canonical(net: IpNet) -> IpNet {
-    let mapped = |network: Ipv6Addr| network.to_ipv4_mapped();
     match net.trunc() {
-        IpNet::V6(v6) if v6.prefix_len() >= 96 => match mapped(v6.network()) {
+        IpNet::V6(v6) if v6.prefix_len() >= 96 => match v6.network().to_ipv4_mapped() {
             Some(v4) => Ipv4Net::new(v4, v6.prefix_len() - 96).map_or(net, IpNet::V4),
             None => IpNet::V6(v6),
         },

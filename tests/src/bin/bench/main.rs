@@ -1,2 +1,131 @@
-//! Placeholder.
-fn main() {}
+//! `cargo xtask bench`: steer beside what one would use without it, measured in one run on one machine.
+//!
+//! Every way leads from the same client to the same four containers (`ways`). They are measured in turn, round after round,
+//! so that a machine that gets slower or faster in between does so for all of them; what is printed are medians over the
+//! rounds (`table`). It says what it measured and claims nothing: a target that is missed is printed as missed, and the
+//! exit code tells only whether everything could be measured.
+
+mod agent;
+mod cost;
+mod measure;
+mod results;
+mod table;
+mod ways;
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Parser;
+use nix::sys::utsname::uname;
+use steer_tests::signals;
+use steer_tests::skip::{self, Need};
+
+use crate::measure::{Interrupted, Plan};
+use crate::results::{Machine, Results};
+use crate::ways::{Site, Way};
+
+const INTERRUPTED: u8 = 130;
+static STOP: AtomicBool = AtomicBool::new(false);
+
+#[derive(Parser)]
+#[command(about = "Measures steer beside no balancer, Docker's published port and HAProxy")]
+struct Args {
+    /// Two short rounds instead of five: a first look
+    #[arg(long)]
+    quick: bool,
+    /// Rounds; every way is measured once in each [default: 5, or 2 with --quick]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: Option<u32>,
+    /// Write everything that was measured to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if let Err(err) = signals::listen(|| STOP.store(true, Ordering::Relaxed)) {
+        return fail(&format!("cannot listen to signals: {err}"));
+    }
+    if let Some(missing) = skip::missing(&[Need::Root, Need::Docker, Need::Steer, Need::Program("haproxy")]) {
+        return fail(&format!("the benchmark cannot run here: {missing}"));
+    }
+    // Guards clean up while a panic of the harness unwinds; its words are on standard error by then.
+    match std::panic::catch_unwind(|| run(&args)) {
+        Ok(Ok(results)) => {
+            print!("{}", table::render(&results));
+            match args.json.as_deref().map(|file| write(file, &results)) {
+                Some(Err(words)) => fail(&words),
+                _ => ExitCode::SUCCESS,
+            }
+        }
+        Ok(Err(Interrupted)) => {
+            eprintln!("bench: interrupted; nothing is left behind");
+            ExitCode::from(INTERRUPTED)
+        }
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn run(args: &Args) -> Result<Results, Interrupted> {
+    let plan = if args.quick { Plan::QUICK } else { Plan::FULL };
+    let rounds = args.rounds.unwrap_or(plan.rounds);
+    let mut results = Results::new(machine(), plan, rounds);
+
+    say("packet cost");
+    results.packet = cost::measure();
+    stop_if_asked()?;
+
+    say("Docker and four containers");
+    let site = Site::build();
+    results.machine.docker = site.docker_version();
+    for round in 1..=rounds {
+        for way in Way::ALL {
+            say(&format!("round {round} of {rounds}: {way}"));
+            let sample = way.measure(&site, &plan)?;
+            results.add(way, sample);
+        }
+    }
+    say("the agent: from event to map, and idle");
+    results.agent = Some(agent::measure(&site, &plan)?);
+    say("");
+    Ok(results)
+}
+
+fn machine() -> Machine {
+    let kernel = uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default();
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    Machine {
+        kernel,
+        cores: std::thread::available_parallelism().map_or(0, usize::from),
+        cpu: model.map(|(_, model)| model.to_owned()).unwrap_or_default(),
+        docker: String::new(),
+    }
+}
+
+/// What is being measured right now, on standard error: in place on a terminal.
+fn say(what: &str) {
+    let mut err = std::io::stderr().lock();
+    let written = match (err.is_terminal(), what.is_empty()) {
+        (true, _) => write!(err, "\r\x1b[K{what}").and_then(|()| err.flush()),
+        (false, true) => Ok(()),
+        (false, false) => writeln!(err, "{what}"),
+    };
+    drop(written);
+}
+
+fn stop_if_asked() -> Result<(), Interrupted> {
+    if STOP.load(Ordering::Relaxed) { Err(Interrupted) } else { Ok(()) }
+}
+
+fn write(file: &Path, results: &Results) -> Result<(), String> {
+    let text = serde_json::to_string_pretty(results).map_err(|err| format!("the results as JSON: {err}"))?;
+    std::fs::write(file, text + "\n").map_err(|err| format!("write {}: {err}", file.display()))
+}
+
+fn fail(words: &str) -> ExitCode {
+    eprintln!("bench: failed: {words}");
+    ExitCode::FAILURE
+}

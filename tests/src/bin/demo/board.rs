@@ -164,9 +164,10 @@ impl Board {
         }
     }
 
-    /// For the screen: waits for its next turn; false when there is none.
-    pub(crate) fn turn(&self, every: Duration) -> bool {
-        let (state, _) = self.wait_while(every, |state| !state.closed);
+    /// For the screen: waits for its next turn, which comes early when something else is being done; false when there is
+    /// none.
+    pub(crate) fn turn(&self, every: Duration, doing: &str) -> bool {
+        let (state, _) = self.wait_while(every, |state| !state.closed && state.doing == doing);
         !state.closed
     }
 

@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::thread;
 
 use clap::{Parser, ValueEnum};
-use nix::sys::signal::{SigSet, Signal};
 use steer_tests::agent::Attach;
+use steer_tests::signals;
 use steer_tests::skip::{self, Need};
 
 use crate::board::{Board, Stop};
@@ -66,21 +66,14 @@ fn scale(text: &str) -> Result<f64, String> {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    // Blocked here, and so in every thread to come; programs that are started get their own mask.
-    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
-    if let Err(err) = signals.thread_block() {
-        return fail(&format!("cannot block signals: {err}"));
-    }
     if let Some(missing) = skip::missing(&[Need::Root, Need::Docker, Need::Steer]) {
         return fail(&format!("the demo cannot run here: {missing}"));
     }
     let board = Arc::new(Board::new());
     let on_signal = board.clone();
-    thread::spawn(move || {
-        while signals.wait().is_ok() {
-            on_signal.interrupt();
-        }
-    });
+    if let Err(err) = signals::listen(move || on_signal.interrupt()) {
+        return fail(&format!("cannot listen to signals: {err}"));
+    }
     let on_panic = board.clone();
     // The harness panics with a whole sentence; it is printed once the screen is still.
     panic::set_hook(Box::new(move |info| on_panic.fail(&info.to_string())));

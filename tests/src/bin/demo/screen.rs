@@ -1,7 +1,7 @@
 //! Showing the board: a page that is painted over on a terminal, a line per step and per second elsewhere.
 
 use std::io::{self, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use terminal_size::{Height, Width, terminal_size};
 
@@ -18,11 +18,12 @@ pub(crate) fn show(board: &Board, is_terminal: bool) {
 
 fn paint(board: &Board) {
     let colour = std::env::var_os("NO_COLOR").is_none();
-    let mut above = 0;
+    let (mut above, mut doing) = (0, String::new());
     write("\x1b[?25l");
     loop {
-        let goes_on = board.turn(FRAME);
-        let lines = board.read(view::page);
+        let goes_on = board.turn(FRAME, &doing);
+        let lines;
+        (lines, doing) = board.read(|state| (view::page(state), state.doing.clone()));
         write(&frame(&lines, above, size(), colour));
         above = lines.len().min(size().1);
         if !goes_on {
@@ -64,8 +65,9 @@ fn code(tone: Tone) -> &'static str {
 fn log(board: &Board) {
     let mut said = String::new();
     let mut titled = false;
+    let mut beat = Instant::now();
     loop {
-        let goes_on = board.turn(BEAT);
+        let goes_on = board.turn(BEAT.saturating_sub(beat.elapsed()), &said);
         let (title, step, doing) = board.read(|state| (state.title.clone(), state.step, state.doing.clone()));
         if !titled && !title.is_empty() {
             write(&format!("demo: {title}\n"));
@@ -78,6 +80,10 @@ fn log(board: &Board) {
         if !goes_on {
             return;
         }
+        if beat.elapsed() < BEAT {
+            continue;
+        }
+        beat = Instant::now();
         if board.read(|state| state.long.is_some()) {
             write(&format!("{}\n", board.read(view::beat)));
         }

@@ -17,6 +17,8 @@ pub(crate) struct Client {
     ports: Option<Ports>,
     buffer: Vec<u8>,
     stream: Option<TcpStream>,
+    /// Which target is next.
+    turn: usize,
     /// Requests that the connection in use has carried.
     carried: u32,
     /// Address of the connection in use, for the words about a failure.
@@ -24,9 +26,9 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(run: Rc<Run>, ports: Option<Ports>) -> Self {
+    pub(crate) fn new(run: Rc<Run>, ports: Option<Ports>, index: u16) -> Self {
         let room = if run.mode == Mode::Bulk { 256 << 10 } else { 4 << 10 };
-        Self { run, ports, buffer: Vec::with_capacity(room), stream: None, carried: 0, local: None }
+        Self { run, ports, buffer: Vec::with_capacity(room), stream: None, turn: index.into(), carried: 0, local: None }
     }
 
     pub(crate) async fn run(mut self) {
@@ -78,7 +80,8 @@ impl Client {
     }
 
     async fn connect(&mut self, started: Instant) -> io::Result<TcpStream> {
-        let target = self.run.target;
+        let target = self.run.targets[self.turn % self.run.targets.len()];
+        self.turn = self.turn.wrapping_add(1);
         let socket = if target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if let Some(ports) = &mut self.ports {
             ports.bind(&socket, target)?;

@@ -28,9 +28,9 @@ mod tally;
 #[derive(Parser)]
 #[command(about = "HTTP load generator for steer's tests and benchmarks")]
 struct Args {
-    /// Address and port to connect to
-    #[arg(long)]
-    target: SocketAddr,
+    /// Address and port to connect to; given more than once, each client takes them in turn
+    #[arg(long, required = true)]
+    target: Vec<SocketAddr>,
     /// Clients that send at the same time
     #[arg(long, default_value_t = 40)]
     connections: u16,
@@ -91,7 +91,7 @@ impl Mode {
 
 /// What all clients share.
 struct Run {
-    target: SocketAddr,
+    targets: Vec<SocketAddr>,
     mode: Mode,
     request: Vec<u8>,
     limit: Duration,
@@ -141,9 +141,9 @@ fn prepare(args: &Args) -> Run {
     });
     let connection = if args.mode == Mode::Close { "close" } else { "keep-alive" };
     Run {
-        target: args.target,
+        targets: args.target.clone(),
         mode: args.mode,
-        request: format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: {connection}\r\n\r\n", args.target)
+        request: format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: {connection}\r\n\r\n", args.target[0])
             .into_bytes(),
         limit: Duration::from_secs_f64(args.timeout),
         per_connection: args.per_connection.unwrap_or(u32::MAX),
@@ -165,7 +165,7 @@ async fn drive(args: &Args, run: Rc<Run>) {
     let mut clients = JoinSet::new();
     for index in 0..args.connections {
         let ports = args.source_ports.as_ref().map(|range| Ports::share(range, index, args.connections));
-        let client = Client::new(run.clone(), ports);
+        let client = Client::new(run.clone(), ports, index);
         // With a rate, the clients start spread over one pause: a pulse of all of them is not a rate.
         let offset = run.pause.map(|pause| pause * u32::from(index) / u32::from(args.connections));
         clients.spawn_local(async move {

@@ -7,6 +7,7 @@
 use serde::Serialize;
 use steer_common::addr::Port;
 use steer_common::limits::{MAX_FLOWS, MAX_PENDING};
+use steer_common::service::FrontendEntry;
 use steer_common::tcp::TcpState::Established;
 use steer_tests::bpf::{
     Bench, CLIENT_PORT, FRONTEND, Flow, Frame, Hook, Program, bench_for, cost, from_backend, from_client, mean,
@@ -40,6 +41,14 @@ struct Costs {
     not_ours_repeated_ns: f64,
     /// The kernel's own part of a single run, which is taken off everywhere else.
     empty_ns: f64,
+    /// How far a packet gets, and what it has cost by then (repeated runs).
+    on_the_way: Vec<Step>,
+}
+
+#[derive(Serialize)]
+struct Step {
+    reached: &'static str,
+    repeated_ns: f64,
 }
 
 #[derive(Serialize)]
@@ -82,10 +91,10 @@ fn costs(hook: Hook) -> Costs {
         let empty = (0..RUNS).map(|_| bench.run(Program::Empty(hook), &data).duration.as_nanos() as f64);
         (known, not_ours, new, full, middle(empty.collect()))
     });
-    let (known_repeated, not_ours_repeated) = bench_for(MAX_FLOWS, |bench| {
+    let (known_repeated, not_ours_repeated, on_the_way) = bench_for(MAX_FLOWS, |bench| {
         serve_unchanged(bench);
         let data = from_client(CLIENT_PORT).payload(&PAYLOAD).bytes();
-        (mean(bench, uplink, &data), mean(bench, uplink, &ssh().bytes()))
+        (mean(bench, uplink, &data), mean(bench, uplink, &ssh().bytes()), on_the_way(bench, uplink))
     });
     Costs {
         known_flow_ns: known.median_ns,
@@ -97,7 +106,29 @@ fn costs(hook: Hook) -> Costs {
         not_ours_ns: not_ours.median_ns,
         not_ours_repeated_ns: not_ours_repeated,
         empty_ns: empty,
+        on_the_way,
     }
+}
+
+fn on_the_way(bench: &mut Bench, uplink: Program) -> Vec<Step> {
+    let loopback = std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 9000);
+    bench.publish(loopback, 0, FrontendEntry::LOOPBACK);
+    let data = || from_client(CLIENT_PORT).payload(&PAYLOAD);
+    let mut other = data();
+    other.ip.protocol = etherparse::ip_number::UDP;
+    let mut other = other.bytes();
+    // What wrote the header has put TCP back.
+    other[23] = 17;
+    let frames = [
+        ("parsed, another protocol", other),
+        ("no frontend", ssh().bytes()),
+        ("a frontend", data().to(loopback).bytes()),
+        ("a frontend, no flow in either table", from_client(CLIENT_PORT + 1).payload(&PAYLOAD).bytes()),
+        ("a flow, rewritten, redirected", data().bytes()),
+        ("the SYN of an established flow again", from_client(CLIENT_PORT).syn(1).bytes()),
+    ];
+    let step = |(reached, frame): (_, Vec<u8>)| Step { reached, repeated_ns: mean(bench, uplink, &frame) };
+    frames.into_iter().map(step).collect()
 }
 
 fn reply(bench: &mut Bench) -> Reply {

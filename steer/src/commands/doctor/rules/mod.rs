@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::host::links::{Link, XdpMode};
+use crate::host::privileges;
 
 /// One line.
 #[derive(Serialize, Clone, PartialEq, Eq, Debug)]
@@ -128,19 +129,11 @@ fn fail(subject: &str, found: impl Into<String>, remedy: impl Into<String>) -> F
     Finding { verdict: Verdict::Fail, remedy: Some(remedy.into()), ..ok(subject, found) }
 }
 
-// linux/capability.h
-const CAP_NET_ADMIN: u32 = 12;
-const CAP_SYS_PTRACE: u32 = 19;
-const CAP_SYS_ADMIN: u32 = 21;
-
-/// Others (`CAP_BPF`, `CAP_PERFMON`) are part of `CAP_SYS_ADMIN`, which entering a container's network namespace needs anyway.
 fn capabilities(caps: Option<u64>) -> Finding {
     const SUBJECT: &str = "privileges";
     const REMEDY: &str = "run as root, in the host's own user namespace";
-    let needed =
-        [(CAP_NET_ADMIN, "CAP_NET_ADMIN"), (CAP_SYS_PTRACE, "CAP_SYS_PTRACE"), (CAP_SYS_ADMIN, "CAP_SYS_ADMIN")];
     let Some(caps) = caps else { return warn(SUBJECT, "cannot be told", REMEDY) };
-    let missing: Vec<_> = needed.into_iter().filter(|(bit, _)| (caps >> bit) & 1 == 0).map(|(_, name)| name).collect();
+    let missing = privileges::missing(caps);
     if missing.is_empty() {
         ok(SUBJECT, "all that is needed")
     } else {

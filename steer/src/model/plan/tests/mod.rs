@@ -1,1 +1,481 @@
+mod kernel;
+mod properties;
 
+use rstest::rstest;
+use steer_common::addr::TCP;
+use steer_common::limits::{MAX_ALLOW, MAX_BACKENDS, MAX_FRONTENDS, MAX_SERVICES};
+
+use self::kernel::Kernel;
+use super::*;
+use crate::model::desired::desired;
+use crate::model::fixtures::{HOST, candidate, ip, observed};
+use crate::model::{Candidate, ContainerId, Observed};
+
+/// An agent and its maps.
+#[derive(Default)]
+struct Host {
+    kernel: Kernel,
+    applied: Applied,
+    now_secs: u32,
+}
+
+impl Host {
+    /// A host that steers to these containers already.
+    fn with(candidates: impl IntoIterator<Item = Candidate>) -> Self {
+        let mut host = Self::default();
+        host.steer(observed(candidates));
+        host
+    }
+
+    fn planned(&self, observed: &Observed) -> (Vec<Op>, Vec<Problem>) {
+        let (desired, mut problems) = desired(observed, &self.applied.port_index());
+        let (ops, more) = plan(&desired, &self.applied, self.now_secs);
+        problems.extend(more);
+        (ops, problems)
+    }
+
+    /// Brings the maps in line; returns what that took. The maps are right at every step, and once is enough.
+    fn steer(&mut self, observed: Observed) -> Vec<Op> {
+        let (ops, problems) = self.reconcile(&observed);
+        assert_eq!(problems, []);
+        ops
+    }
+
+    fn reconcile(&mut self, observed: &Observed) -> (Vec<Op>, Vec<Problem>) {
+        let (ops, problems) = self.planned(observed);
+        self.carry_out(&ops);
+        self.kernel.assert_holds(&self.applied);
+        self.kernel.torn = false;
+        self.kernel.check();
+        let (more, still) = self.planned(observed);
+        assert_eq!(more, [], "done, and yet there is more to do");
+        // The reasons may change: what is refused for want of room now may have a new owner next time.
+        let told = |problems: &[Problem]| problems.iter().map(|problem| problem.container.clone()).collect::<Vec<_>>();
+        assert_eq!(told(&still), told(&problems));
+        (ops, problems)
+    }
+
+    fn carry_out(&mut self, ops: &[Op]) {
+        for op in ops {
+            self.kernel.apply(op);
+            self.kernel.check();
+            self.applied.note(op);
+        }
+    }
+
+    /// The agent ends, another one takes over.
+    fn restart(&mut self) {
+        self.applied = self.kernel.adopt();
+    }
+
+    fn backend(&self, container: &str) -> &AppliedBackend {
+        let found = self.applied.backends.iter().find(|(key, _)| key.container.0 == container);
+        found.unwrap_or_else(|| panic!("no backend {container}")).1
+    }
+
+    /// The frontends, as `address:port` with the service's name, port index and flags.
+    fn frontends(&self) -> Vec<String> {
+        let name = |id| self.applied.services.iter().find(|(_, service)| service.id == id).unwrap().0;
+        let text = |(key, entry): (&FrontendKey, &FrontendEntry)| {
+            let loopback = if entry.flags & FrontendEntry::LOOPBACK != 0 { " loopback" } else { "" };
+            let closed = if entry.flags & FrontendEntry::CLOSED != 0 { " closed" } else { "" };
+            format!("{}:{} {}[{}]{loopback}{closed}", key.addr, key.port, name(entry.service), entry.port_index)
+        };
+        self.applied.frontends.iter().map(text).collect()
+    }
+
+    fn slots(&self, service: &str) -> &Slots {
+        self.applied.services[service].slots.as_ref().unwrap()
+    }
+}
+
+/// The kinds of operations, in order.
+fn kinds(ops: &[Op]) -> Vec<String> {
+    ops.iter()
+        .map(|op| match op {
+            Op::SetState { state, .. } => format!("SetState {}", state.name()),
+            op => format!("{op:?}").split([' ', '{']).next().unwrap_or_default().to_owned(),
+        })
+        .collect()
+}
+
+#[test]
+fn a_first_container_is_known_before_it_can_be_picked_and_picked_before_clients_come() {
+    let ops = Host::default().steer(observed([candidate("web", 1, "9000:5000").allowing("10.0.0.0/8")]));
+    assert_eq!(
+        kinds(&ops),
+        ["PutEndpoint", "AddBackend", "PutAllow", "SetState ready", "PutService", "SwapSlots"]
+            .into_iter()
+            .chain(["PutFrontend"; 2])
+            .collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn the_last_container_goes_in_the_opposite_order() {
+    let mut host = Host::with([candidate("web", 1, "9000:5000").allowing("10.0.0.0/8")]);
+    let ops = host.steer(observed([]));
+    assert_eq!(
+        kinds(&ops),
+        ["SetState gone", "RemoveFrontend", "RemoveFrontend", "RemoveAllow", "RemoveService", "RemoveEndpoint"]
+            .into_iter()
+            .chain(["RemoveBackend"])
+            .collect::<Vec<_>>()
+    );
+    assert_eq!(host.applied.backends.len() + host.applied.services.len() + host.applied.allow.len(), 0);
+}
+
+#[test]
+fn demotions_come_first_and_promotions_after_what_was_added() {
+    let mut host = Host::with([
+        candidate("api", 1, "81:1"),
+        candidate("web", 2, "80:1"),
+        candidate("web", 3, "80:1").in_state(BackendState::Unready),
+    ]);
+    let ops = host.steer(observed([
+        candidate("api", 1, "81:1").in_state(BackendState::Draining),
+        candidate("web", 3, "80:1"),
+        candidate("web", 4, "80:1"),
+    ]));
+    assert_eq!(
+        kinds(&ops),
+        ["SetState draining", "SetState gone", "PutEndpoint", "AddBackend", "SetState ready", "SetState ready"]
+            .into_iter()
+            .chain(["SwapSlots", "SwapSlots", "RemoveEndpoint", "RemoveBackend"])
+            .collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn a_state_alone_is_one_write_and_the_slots() {
+    let mut host = Host::with([candidate("web", 1, "80:1"), candidate("web", 2, "80:1")]);
+    let ops = host
+        .steer(observed([candidate("web", 1, "80:1"), candidate("web", 2, "80:1").in_state(BackendState::Unready)]));
+    assert_eq!(kinds(&ops), ["SetState unready", "SwapSlots"]);
+}
+
+#[test]
+fn what_people_are_told_changes_no_packet() {
+    let mut host = Host::with([candidate("web", 1, "80:1")]);
+    let renamed = Candidate { cause: "operator: undrain".to_owned(), ..candidate("web", 1, "80:1") };
+    assert_eq!(kinds(&host.steer(observed([renamed]))), ["PutInfo"]);
+}
+
+#[rstest]
+#[case::ready(BackendState::Ready, 1, true, true)]
+#[case::starting(BackendState::Starting, 1, false, true)]
+#[case::unready(BackendState::Unready, 1, false, true)]
+#[case::draining(BackendState::Draining, 1, false, true)]
+#[case::drained(BackendState::Drained, 1, false, true)]
+#[case::under_maintenance(BackendState::Maintenance, 1, false, true)]
+#[case::ready_of_weight_zero(BackendState::Ready, 0, false, false)]
+#[case::draining_of_weight_zero(BackendState::Draining, 0, false, false)]
+fn who_is_ready_stands_in_slots_and_who_has_weight_is_a_member(
+    #[case] state: BackendState,
+    #[case] weight: u16,
+    #[case] in_slots: bool,
+    #[case] is_member: bool,
+) {
+    // Which members take flows is for `steer_common::pick`: ready ones, draining ones at worst, never one under maintenance.
+    let host = Host::with([candidate("web", 1, "80:1"), candidate("web", 2, "80:1").in_state(state).of_weight(weight)]);
+    let id = host.backend("web-2").id;
+    let table = host.slots("web").table();
+    let named = |ids: &[BackendId], len: u32| ids[..len as usize].contains(&id);
+    assert_eq!(named(&table.slots, table.len), in_slots);
+    assert_eq!(named(&table.members, table.members_len), is_member);
+    // Its flows go on all the same.
+    assert!(host.applied.endpoints.values().any(|endpoint| endpoint.backend == id));
+    assert_eq!(host.backend("web-2").state, state);
+}
+
+#[test]
+fn the_operators_weight_comes_before_the_labels() {
+    let mut heavy = candidate("web", 1, "80:1").of_weight(3);
+    heavy.operator_weight = Some(7);
+    let mut out = candidate("web", 2, "80:1");
+    out.operator_weight = Some(0);
+    let host = Host::with([heavy, out]);
+    let weights: Vec<_> = host.slots("web").ready.iter().map(|(_, name, weight)| (name.as_str(), *weight)).collect();
+    assert_eq!(weights, [("web-1", 7)]);
+    assert_eq!((host.backend("web-1").entry.weight, host.backend("web-2").entry.weight), (7, 0));
+}
+
+#[rstest]
+#[case::a_wildcard_is_every_address_and_loopback(
+    "80:1",
+    &["10.0.0.1:80 web[0]", "127.0.0.1:80 web[0] loopback", "192.0.2.9:80 web[0]"]
+)]
+#[case::one_address_is_that_one("192.0.2.9:80:1", &["192.0.2.9:80 web[0]"])]
+#[case::also_when_the_host_does_not_have_it_yet("203.0.113.5:80:1", &["203.0.113.5:80 web[0]"])]
+#[case::loopback_written_out("127.0.0.2:80:1", &["127.0.0.2:80 web[0] loopback"])]
+#[case::each_port_has_its_index(
+    "10.0.0.1:80:1,10.0.0.1:443:2",
+    &["10.0.0.1:80 web[0]", "10.0.0.1:443 web[1]"]
+)]
+fn ports_become_frontends(#[case] ports: &str, #[case] expected: &[&str]) {
+    for closing in [false, true] {
+        let mut host = Host::default();
+        let host_addresses = [ip(HOST), ip("192.0.2.9")].into();
+        host.steer(Observed { candidates: vec![candidate("web", 1, ports)], host_addresses, closing });
+        let mut expected: Vec<_> =
+            expected.iter().map(|text| if closing { format!("{text} closed") } else { text.to_string() }).collect();
+        let mut frontends = host.frontends();
+        expected.sort();
+        frontends.sort();
+        assert_eq!(frontends, expected);
+    }
+}
+
+#[test]
+fn a_wildcard_follows_the_hosts_addresses() {
+    let mut host = Host::with([candidate("web", 1, "80:1")]);
+    let at = |addresses: &[&str]| Observed {
+        host_addresses: addresses.iter().map(|address| ip(address)).collect(),
+        ..observed([candidate("web", 1, "80:1")])
+    };
+    assert_eq!(kinds(&host.steer(at(&[HOST, "192.0.2.9"]))), ["PutFrontend"]);
+    assert_eq!(kinds(&host.steer(at(&["192.0.2.9"]))), ["RemoveFrontend"]);
+    let mut left = host.frontends();
+    left.sort();
+    assert_eq!(left, ["127.0.0.1:80 web[0] loopback", "192.0.2.9:80 web[0]"]);
+}
+
+#[test]
+fn detaching_closes_every_frontend_and_touches_nothing_else() {
+    let both = || [candidate("api", 1, "81:1"), candidate("web", 2, "80:1,443:2")];
+    let mut host = Host::with(both());
+    let ops = host.steer(Observed { closing: true, ..observed(both()) });
+    assert_eq!(kinds(&ops), ["PutFrontend"; 6]);
+    assert!(host.frontends().iter().all(|text| text.ends_with(" closed")));
+    assert_eq!(kinds(&host.steer(observed(both()))), ["PutFrontend"; 6]);
+}
+
+#[test]
+fn an_address_written_out_comes_before_the_wildcard_of_the_same_service() {
+    let two = || observed([candidate("web", 1, "80:1"), candidate("web", 2, "10.0.0.1:80:1")]);
+    let mut host = Host::default();
+    host.steer(two());
+    let mut frontends = host.frontends();
+    frontends.sort();
+    assert_eq!(frontends, ["10.0.0.1:80 web[1]", "127.0.0.1:80 web[0] loopback"]);
+    assert_eq!(host.kernel.ready(HOST, 80), ["web-2".to_owned()].into());
+    assert_eq!(host.kernel.ready("127.0.0.1", 80), ["web-1".to_owned()].into());
+    // And back, when the new version goes.
+    host.steer(observed([candidate("web", 1, "80:1")]));
+    assert_eq!(host.kernel.ready(HOST, 80), ["web-1".to_owned()].into());
+}
+
+#[test]
+fn a_frontend_is_handed_from_one_service_to_the_next_without_a_gap() {
+    let mut host = Host::with([candidate("blue", 1, "80:1")]);
+    let (ops, problems) = host.planned(&observed([candidate("green", 2, "80:1")]));
+    assert_eq!(problems, []);
+    for op in &ops {
+        host.carry_out(std::slice::from_ref(op));
+        assert!(host.applied.frontends.len() == 2, "gone after {op:?}");
+    }
+    assert_eq!(host.kernel.ready(HOST, 80), ["green-2".to_owned()].into());
+}
+
+#[test]
+fn who_is_allowed_is_known_while_the_list_counts() {
+    let open = || observed([candidate("web", 1, "80:1")]);
+    let listed = |prefixes: &str| observed([candidate("web", 1, "80:1").allowing(prefixes)]);
+    let mut host = Host::default();
+    host.steer(open());
+    assert_eq!(kinds(&host.steer(listed("10.0.0.0/8,192.0.2.7"))), ["PutAllow", "PutAllow", "PutService"]);
+    assert_eq!(kinds(&host.steer(listed("10.0.0.0/8,192.0.2.8"))), ["PutAllow", "RemoveAllow"]);
+    assert_eq!(kinds(&host.steer(open())), ["PutService", "RemoveAllow", "RemoveAllow"]);
+}
+
+#[test]
+fn one_prefix_written_in_two_ways_is_one() {
+    let mut host = Host::with([candidate("web", 1, "80:1").allowing("10.0.0.0/8,::ffff:10.0.0.0/104")]);
+    let in_maps: Vec<_> = host.applied.allow.iter().map(|(_, net)| net.to_string()).collect();
+    assert_eq!(in_maps, ["10.0.0.0/8"]);
+    let ops = host.steer(observed([candidate("web", 1, "80:1").allowing("::ffff:10.0.0.0/104")]));
+    assert_eq!(ops, []);
+}
+
+#[test]
+fn a_container_that_restarts_is_a_new_backend() {
+    let mut host = Host::with([candidate("web", 1, "80:1")]);
+    let before = host.backend("web-1").clone();
+    let mut again = candidate("web", 1, "80:1");
+    (again.reach.netns_cookie, again.reach.ifindex) = (77, 177);
+    host.steer(observed([again]));
+    let after = host.backend("web-1");
+    assert_ne!(after.id, before.id);
+    assert!(after.entry.generation > before.entry.generation);
+}
+
+#[test]
+fn a_container_that_goes_to_another_service_is_a_new_backend_there() {
+    let mut host = Host::with([candidate("blue", 1, "80:1"), candidate("blue", 2, "80:1")]);
+    let before = host.backend("blue-2").clone();
+    let mut moved = candidate("blue", 2, "81:1");
+    moved.spec.service = "green".to_owned();
+    host.steer(observed([candidate("blue", 1, "80:1"), moved]));
+    let after = host.backend("blue-2");
+    assert_ne!((after.id, after.entry.service), (before.id, before.entry.service));
+    assert_eq!(host.kernel.ready(HOST, 80), ["blue-1".to_owned()].into());
+    assert_eq!(host.kernel.ready(HOST, 81), ["blue-2".to_owned()].into());
+}
+
+#[test]
+fn a_freed_id_rests_until_all_others_had_their_turn() {
+    let mut host = Host::with([candidate("web", 1, "80:1")]);
+    let mut given = vec![host.backend("web-1").id];
+    for turn in 0..u64::from(MAX_BACKENDS) - 2 {
+        let mut next = candidate("web", 1, "80:1");
+        next.reach.netns_cookie = 1_000 + turn;
+        let (ops, _) = host.planned(&observed([next]));
+        ops.iter().for_each(|op| host.applied.note(op));
+        given.push(host.backend("web-1").id);
+    }
+    let distinct: std::collections::BTreeSet<_> = given.iter().copied().collect();
+    assert_eq!((distinct.len(), given.len()), (MAX_BACKENDS as usize - 1, MAX_BACKENDS as usize - 1));
+}
+
+#[test]
+fn generations_grow_over_a_restart_of_the_agent() {
+    // Soon after boot many start at once; those that started last end while no agent runs, or just before.
+    let many = |numbers: std::ops::RangeInclusive<u8>| observed(numbers.map(|number| candidate("web", number, "80:1")));
+    let mut host = Host { now_secs: 20, ..Host::default() };
+    host.steer(many(1..=100));
+    let last = host.applied.backends.values().map(|backend| backend.entry.generation).max().unwrap();
+    host.steer(many(1..=50));
+    let kept = host.backend("web-50").clone();
+    host.now_secs = 27;
+    host.restart();
+    host.steer(many(1..=51));
+    assert!(host.backend("web-51").entry.generation > last);
+    assert_eq!(host.backend("web-50"), &kept, "those that are there keep theirs");
+}
+
+#[test]
+fn a_new_agent_writes_the_slots_again_and_nothing_else() {
+    let both = || observed([candidate("api", 1, "81:1"), candidate("web", 2, "80:1,443:2").allowing("10.0.0.0/8")]);
+    let mut host = Host::default();
+    host.steer(both());
+    host.restart();
+    assert_eq!(kinds(&host.steer(both())), ["SwapSlots", "SwapSlots"]);
+}
+
+#[test]
+fn replies_are_told_apart_where_two_ports_have_one_target() {
+    let host = Host::with([candidate("web", 1, "80:5000,443:5000,81:5001")]);
+    let ports: Vec<_> = host.applied.endpoints.iter().map(|(key, entry)| (key.port.get(), entry.ports)).collect();
+    let mut sorted = ports.clone();
+    sorted.sort();
+    assert_eq!(sorted, [(5000, 0b011), (5001, 0b100)]);
+}
+
+#[test]
+fn a_service_without_backends_that_are_ready_keeps_its_frontends() {
+    // New flows are held there, see `steer_common::steer`.
+    let host = Host::with([candidate("web", 1, "80:1").in_state(BackendState::Unready)]);
+    assert_eq!(host.frontends().len(), 2);
+    assert_eq!(host.kernel.ready(HOST, 80), [].into());
+}
+
+#[test]
+fn more_services_than_there_are_ids_are_told_and_the_others_work() {
+    let many = |count: u32| {
+        (0..count).map(|number| {
+            let mut one = candidate("web", 1, "80:1");
+            one.spec.service = format!("web{number:03}");
+            one.id = ContainerId(one.spec.service.clone());
+            one.reach.netns_cookie = number.into();
+            one.spec.ports[0].port = 1000 + number as u16;
+            one.reach.ifindex = number;
+            one
+        })
+    };
+    let mut host = Host::with(many(MAX_SERVICES - 1).skip(1));
+    host.steer(observed(many(MAX_SERVICES - 1)));
+    let (_, problems) = host.reconcile(&observed(many(MAX_SERVICES + 1)));
+    let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "web255: 255 services are steered already: not steered",
+            "web256: 255 services are steered already: not steered"
+        ]
+    );
+    assert_eq!(host.applied.services.len(), MAX_SERVICES as usize - 1);
+}
+
+#[test]
+fn more_backends_than_there_are_ids_are_told_and_the_others_work() {
+    let many = |count: u32| {
+        (0..count).map(|number| {
+            let mut one = candidate("web", 1, "80:1");
+            one.spec.service = format!("web{}", number / 256);
+            one.spec.ports[0].port = 1000 + (number / 256) as u16;
+            one.id = ContainerId(format!("{number:05}"));
+            one.name = one.id.0.clone();
+            (one.reach.netns_cookie, one.reach.ifindex) = (number.into(), number);
+            one
+        })
+    };
+    let mut host = Host::default();
+    let (ops, problems) = host.planned(&observed(many(MAX_BACKENDS)));
+    let [problem] = problems.as_slice() else { panic!("{problems:?}") };
+    assert_eq!(problem.message, "4095 backends are steered to already: not steered");
+    ops.iter().for_each(|op| host.applied.note(op));
+    assert_eq!(host.applied.backends.len(), MAX_BACKENDS as usize - 1);
+    // Room is made: the next one gets it, in the round after.
+    let others = || observed(many(MAX_BACKENDS).skip(1));
+    for _ in 0..2 {
+        let (ops, _) = host.planned(&others());
+        ops.iter().for_each(|op| host.applied.note(op));
+    }
+    assert_eq!(host.planned(&others()), (Vec::new(), Vec::new()));
+}
+
+#[test]
+fn more_prefixes_than_fit_are_told_and_admit_nobody() {
+    let prefixes = |count: u32| -> String {
+        (0..count).map(|number| format!("10.{}.{}.0/24", number / 256, number % 256)).collect::<Vec<_>>().join(",")
+    };
+    let many = candidate("web", 1, "80:1").allowing(&prefixes(MAX_ALLOW));
+    let few = candidate("zoo", 2, "81:1").allowing("10.0.0.0/8");
+    let mut host = Host::default();
+    let (_, problems) = host.reconcile(&observed([many, few]));
+    let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(told, ["zoo: steer.allow: 4096 prefixes are allowed already: service zoo admits nobody new"]);
+    assert_eq!(host.applied.allow.len(), MAX_ALLOW as usize);
+    assert_eq!(host.applied.services["zoo"].entry.flags, ServiceEntry::ALLOW_LIST);
+}
+
+#[test]
+fn more_frontends_than_fit_are_told_and_those_that_are_there_stay() {
+    let addresses = |count: u32| (0..count).map(|number| std::net::Ipv4Addr::from(0x0a00_0000 + number).into());
+    let at = |candidates: Vec<Candidate>| Observed {
+        candidates,
+        host_addresses: addresses(MAX_FRONTENDS - 3).collect(),
+        closing: false,
+    };
+    let mut host = Host::default();
+    let (ops, _) = host.planned(&at(vec![candidate("web", 1, "80:1")]));
+    ops.iter().for_each(|op| host.applied.note(op));
+    assert_eq!(host.applied.frontends.len() as u32, MAX_FRONTENDS - 2);
+
+    // `api` comes before `web` by name, and yet takes nothing from it.
+    let both = at(vec![candidate("api", 2, "81:1"), candidate("web", 1, "80:1")]);
+    let (ops, problems) = host.planned(&both);
+    ops.iter().for_each(|op| host.applied.note(op));
+    let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(told, ["api: steer.port: 16384 frontends are steered already: 16380 of service api are not"]);
+    let of_web = host.applied.services["web"].id;
+    let kept = host.applied.frontends.values().filter(|entry| entry.service == of_web).count();
+    assert_eq!((kept as u32, host.applied.frontends.len() as u32), (MAX_FRONTENDS - 2, MAX_FRONTENDS));
+    assert_eq!(host.planned(&both).0, []);
+}
+
+#[test]
+fn frontends_are_for_tcp_as_their_label_says() {
+    let host = Host::with([candidate("web", 1, "80:1/tcp")]);
+    assert!(host.applied.frontends.keys().all(|key| key.proto == TCP));
+}

@@ -1,0 +1,89 @@
+//! Which addresses lead to which port of which service.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use steer_common::addr::Port;
+use steer_common::limits::MAX_FRONTENDS;
+use steer_common::service::{FrontendEntry, FrontendKey, ServiceId};
+
+use crate::model::Problem;
+use crate::model::desired::Listen;
+
+/// The frontends that there should be.
+pub(super) struct Frontends<'a> {
+    host_addresses: &'a BTreeSet<IpAddr>,
+    closing: bool,
+    /// What the port indices mean.
+    ports: BTreeMap<(ServiceId, u8), Listen>,
+    wanted: BTreeMap<FrontendKey, Frontend<'a>>,
+}
+
+struct Frontend<'a> {
+    entry: FrontendEntry,
+    service: &'a str,
+    /// Its address was written out: it comes before the same one of a wildcard.
+    specific: bool,
+}
+
+impl<'a> Frontends<'a> {
+    pub(super) fn new(host_addresses: &'a BTreeSet<IpAddr>, closing: bool) -> Self {
+        Self { host_addresses, closing, ports: BTreeMap::new(), wanted: BTreeMap::new() }
+    }
+
+    /// Adds the addresses that a port of a service is reached at.
+    pub(super) fn add(&mut self, name: &'a str, service: ServiceId, port_index: u8, listen: &Listen) {
+        let closed = if self.closing { FrontendEntry::CLOSED } else { 0 };
+        let addresses = match listen.address {
+            Some(address) => vec![address],
+            None => self.host_addresses.iter().copied().chain([Ipv4Addr::LOCALHOST.into()]).collect(),
+        };
+        let specific = listen.address.is_some();
+        self.ports.insert((service, port_index), *listen);
+        for address in addresses {
+            let key = FrontendKey::new(address.into(), Port::new(listen.port), listen.protocol.number());
+            if !specific && self.wanted.get(&key).is_some_and(|frontend| frontend.specific) {
+                continue;
+            }
+            let flags = closed | if address.is_loopback() { FrontendEntry::LOOPBACK } else { 0 };
+            let entry = FrontendEntry { service, port_index, flags };
+            self.wanted.insert(key, Frontend { entry, service: name, specific });
+        }
+    }
+
+    /// Leaves out what there is no room for, and says of whom. Those that are in the map already stay.
+    pub(super) fn limit(&mut self, applied: &BTreeMap<FrontendKey, FrontendEntry>) -> Vec<Problem> {
+        let beyond = self.wanted.len().saturating_sub(MAX_FRONTENDS as usize);
+        let new = self.wanted.keys().filter(|key| !applied.contains_key(key));
+        let last: Vec<_> = new.rev().take(beyond).copied().collect();
+        let mut refused: BTreeMap<&str, usize> = BTreeMap::new();
+        for frontend in last.iter().filter_map(|key| self.wanted.remove(key)) {
+            *refused.entry(frontend.service).or_default() += 1;
+        }
+        let problem = |(service, refused): (&str, usize)| Problem {
+            container: service.to_owned(),
+            label: Some("steer.port".to_owned()),
+            message: format!("{MAX_FRONTENDS} frontends are steered already: {refused} of service {service} are not"),
+        };
+        refused.into_iter().map(problem).collect()
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = (FrontendKey, FrontendEntry)> {
+        self.wanted.iter().map(|(key, frontend)| (*key, frontend.entry))
+    }
+
+    /// Whether a frontend that is in the map must be taken away, before anything is added. One that goes to another service or
+    /// port index is just written anew, later and without a gap, unless its old index is to mean another port meanwhile.
+    pub(super) fn must_go(&self, key: &FrontendKey, applied: &FrontendEntry) -> bool {
+        let Some(Frontend { entry, .. }) = self.wanted.get(key) else { return true };
+        let index = |entry: &FrontendEntry| (entry.service, entry.port_index);
+        index(entry) != index(applied) && self.ports.get(&index(applied)).is_some_and(|listen| !covers(listen, key))
+    }
+}
+
+/// Whether this is a frontend of the port.
+fn covers(listen: &Listen, key: &FrontendKey) -> bool {
+    let Listen { address, port, protocol } = *listen;
+    address.is_none_or(|address| key.addr == address.into())
+        && (Port::new(port), protocol.number()) == (key.port, key.proto)
+}
