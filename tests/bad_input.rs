@@ -211,7 +211,7 @@ fn a_container_that_cannot_be_reached_is_named(attach: Attach) {
 
     // Two networks, and nobody says which: said, and good as soon as it is one.
     let torn = stage.docker.run(spec("torn", "front"));
-    let mut connect = |join: bool| {
+    let connect = |join: bool| {
         let container = torn.id.clone();
         let api = stage.docker.api();
         if join {

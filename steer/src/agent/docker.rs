@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use anyhow::Context as _;
 use steer_common::backend::BackendState;
 
 use super::tracked::Tracked;
@@ -27,7 +26,10 @@ impl Agent {
                         tracing::info!(docker = version.engine, api = %version.negotiated, "connected to Docker");
                         self.docker_version = Some(version.engine);
                     }
-                    Err(error) => tracing::warn!(error = format!("{error:#}"), "asking Docker for its version failed"),
+                    Err(error) => {
+                        tracing::warn!(error = format!("{error:#}"), "asking Docker for its version failed");
+                        self.docker_version = Some("of unknown version".to_owned());
+                    }
                 }
                 self.list().await;
             }
@@ -173,8 +175,10 @@ impl Agent {
         address: std::net::IpAddr,
     ) -> anyhow::Result<Tracked> {
         let netns = Netns::of_pid(container.pid)?;
-        if self.uplinks.has_xdp() {
-            enable_gro(&netns, address).with_context(|| format!("switching GRO on in {}", container.name))?;
+        if self.uplinks.has_xdp()
+            && let Err(error) = enable_gro(&netns, address)
+        {
+            tracing::warn!(container = container.name, %error, "switching GRO on failed: reached through tc");
         }
         let (address, reach) = reach(&netns, Some(address))?;
         self.attach_backend(reach.ifindex)?;

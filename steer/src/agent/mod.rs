@@ -211,6 +211,7 @@ impl Agent {
     async fn resync(&mut self) {
         self.list().await;
         self.read_statics();
+        self.look_at_all();
         if let Err(error) = self.read_host(HostChange::ALL) {
             tracing::warn!(error = format!("{error:#}"), "reading the host's interfaces failed");
         }

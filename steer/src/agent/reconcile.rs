@@ -156,6 +156,23 @@ impl Agent {
         changed
     }
 
+    /// Looks at everybody whom listening decides about: a slow starter that is no longer watched closely, and one that has
+    /// stopped to listen.
+    pub(super) fn look_at_all(&mut self) {
+        let ids: Vec<ContainerId> = self
+            .tracked
+            .values()
+            .filter(|tracked| tracked.by_listening() && tracked.stopping.is_none())
+            .map(|tracked| tracked.id.clone())
+            .collect();
+        for id in ids {
+            if let Some(tracked) = self.tracked.get_mut(&id) {
+                tracked.look();
+            }
+            self.settle(&id);
+        }
+    }
+
     fn settle_changed(&mut self, id: &ContainerId) -> bool {
         let before = self.tracked.get(id).map(|tracked| tracked.state);
         self.settle(id);

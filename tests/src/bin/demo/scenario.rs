@@ -79,11 +79,18 @@ impl Scenario<'_> {
         old.extend(self.start("v1", 5..=6)?);
         self.pause(3.0)?;
 
-        board.step("scaling down, 6 to 3: docker stop, without drain")?;
+        board.step("scaling down, 6 to 3: steer drain --wait")?;
         // The long-lived connection's backend stays, and is the last to be replaced.
         old.sort_by_key(|container| container.name == long.backend);
-        for container in old.drain(..3) {
-            self.stop(&container)?;
+        let leaving: Vec<Container> = old.drain(..3).collect();
+        let drains: Vec<Running> =
+            leaving.iter().map(|container| self.drain(&container.name)).collect::<Result<_, _>>()?;
+        for (container, drain) in leaving.iter().zip(drains) {
+            self.finish(&container.name, drain)?;
+        }
+        board.change(|state| state.doing = "scaling down, 6 to 3: docker stop".to_owned());
+        for container in &leaving {
+            self.stop(container)?;
         }
         self.pause(3.0)?;
 
