@@ -21,7 +21,7 @@ use crate::netns::NAMES;
 /// First letters of every name a world gives.
 pub(crate) const PREFIX: &str = "st-";
 /// Where agents pin, and where their sockets are.
-const PINS: &str = "/sys/fs/bpf";
+pub(crate) const PINS: &str = "/sys/fs/bpf";
 const RUN: &str = "/run";
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -151,6 +151,23 @@ pub(crate) fn remove_dir(dir: &Path) {
     }
 }
 
+pub(crate) fn is_mounted(point: &str) -> bool {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounts.lines().any(|line| line.split(' ').nth(1) == Some(point))
+}
+
+/// Unmounts a bpffs that holds no directory: agents pin in one of their own.
+pub(crate) fn unmount_if_unused(point: &str) {
+    let mut entries = fs::read_dir(point).into_iter().flatten().flatten();
+    if entries.any(|entry| entry.path().is_dir()) {
+        return;
+    }
+    drop(entries);
+    if let Err(err) = umount2(point, MntFlags::empty()) {
+        complain(format!("unmount {point}: {err}"));
+    }
+}
+
 /// Removes what an agent of this instance has pinned and left, if `steer detach` could not. The programs go with the pins.
 pub(crate) fn remove_instance(instance: &str) {
     remove_dir(&Path::new(PINS).join(instance));
@@ -189,7 +206,7 @@ pub(crate) fn sweep() {
 }
 
 /// `st-<pid>-...` of a process that is gone.
-fn is_stale(name: &str) -> bool {
+pub(crate) fn is_stale(name: &str) -> bool {
     let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()).and_then(|pid| pid.parse::<u32>().ok());
     pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
 }

@@ -27,6 +27,27 @@ pub const UPLINK: &str = "u0";
 
 static SWEPT: Once = Once::new();
 
+/// Takes the mount of bpffs away again that an agent makes where there is none, unless something is pinned there.
+#[derive(Debug)]
+pub struct Bpffs {
+    was_there: bool,
+}
+
+impl Bpffs {
+    #[expect(clippy::new_without_default, reason = "it looks at the machine")]
+    pub fn new() -> Self {
+        Self { was_there: cleanup::is_mounted(cleanup::PINS) }
+    }
+}
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        if !self.was_there && cleanup::is_mounted(cleanup::PINS) {
+            cleanup::unmount_if_unused(cleanup::PINS);
+        }
+    }
+}
+
 /// The guard of a test's network; dropping it removes namespaces, processes, mounts, cgroups and files.
 #[derive(Debug)]
 pub struct World {
@@ -151,6 +172,11 @@ impl World {
         let path = self.dir.join(name);
         std::fs::write(&path, text).unwrap_or_else(|err| panic!("write {}: {err}", path.display()));
         path
+    }
+
+    /// True of a name that a world of a process that no longer lives has given.
+    pub fn is_stale(name: &str) -> bool {
+        cleanup::is_stale(name)
     }
 
     /// Removes what worlds of processes that no longer live have left behind.

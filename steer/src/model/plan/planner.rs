@@ -79,7 +79,8 @@ impl<'a> Planner<'a> {
         self.removals();
         let Self { steps, problems, .. } = self;
         let Steps { demote, retire, close, add, promote, services, slots, frontends, remove, info } = steps;
-        let steps = [demote, retire, close, add, promote, services, slots, frontends, remove, info];
+        // The words for a state right after the demotions, before anything that takes the kernel long.
+        let steps = [demote, info, retire, close, add, promote, services, slots, frontends, remove];
         (steps.into_iter().flatten().collect(), problems)
     }
 

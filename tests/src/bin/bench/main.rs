@@ -21,6 +21,7 @@ use clap::Parser;
 use nix::sys::utsname::uname;
 use steer_tests::signals;
 use steer_tests::skip::{self, Need};
+use steer_tests::world::Bpffs;
 
 use crate::measure::{Interrupted, Plan};
 use crate::results::{Machine, Results};
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<Results, Interrupted> {
+    let _bpffs = Bpffs::new();
     let plan = if args.quick { Plan::QUICK } else { Plan::FULL };
     let rounds = args.rounds.unwrap_or(plan.rounds);
     let mut results = Results::new(machine(), plan, rounds);

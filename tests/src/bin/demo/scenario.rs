@@ -10,6 +10,7 @@ use steer_tests::agent::Agent;
 use steer_tests::docker::{Container, ContainerSpec};
 use steer_tests::load::Load;
 use steer_tests::long_lived::LongLived;
+use steer_tests::world::Bpffs;
 
 use crate::Args;
 use crate::board::{Board, Long, Replica, Stop, merge};
@@ -25,6 +26,7 @@ const CLIENTS: u32 = 16;
 const KEEP_ALIVE: u32 = 2;
 
 pub(crate) fn run(args: &Args, board: &Board) -> Result<Summary, Stop> {
+    let _bpffs = Bpffs::new();
     let stage = Stage::build(args, board)?;
     let kernel = uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default();
     let title = format!("{}, {}, kernel {kernel}", args.attach.attach().word(), stage.docker());

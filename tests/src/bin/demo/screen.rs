@@ -74,7 +74,9 @@ fn log(board: &Board) {
             titled = true;
         }
         if doing != said {
-            write(&format!("== step {step}: {doing}\n"));
+            if step > 0 {
+                write(&format!("== step {step}: {doing}\n"));
+            }
             said = doing;
         }
         if !goes_on {

@@ -12,6 +12,7 @@ use bollard::models::NetworkCreateRequest;
 use bollard::query_parameters::{
     ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, RemoveImageOptionsBuilder,
 };
+use nix::net::if_::if_nametoindex;
 use steer_tests::World;
 use steer_tests::agent::Agent;
 use steer_tests::docker::{ContainerSpec, Docker, Engine};
@@ -78,7 +79,7 @@ impl Stage {
         let request = NetworkCreateRequest { name: tag, options: Some(options), ..Default::default() };
         docker.engine.wait("create a network", docker.engine.api().create_network(request));
         // A rootless Docker, or one in a machine of its own, has its bridges where we cannot reach them.
-        if !Path::new("/sys/class/net").join(bridge).exists() {
+        if if_nametoindex(bridge.as_str()).is_err() {
             return Err("the running Docker has its containers in another network namespace".to_owned());
         }
         Ok(Self { docker: Which::Borrowed(docker), world })
@@ -153,6 +154,7 @@ fn find_running() -> Result<(Engine, PathBuf), String> {
         None => return Err(format!("DOCKER_HOST={host} is not a socket of this machine")),
     };
     let engine = Engine::connect(&socket).map_err(|_| format!("no Docker answers at {}", socket.display()))?;
+    sweep(&engine, &socket);
     let filters = HashMap::from([("label", vec!["steer.port"])]);
     let options = ListContainersOptionsBuilder::new().filters(&filters).build();
     let steered = engine.wait("list containers", engine.api().list_containers(Some(options)));
@@ -160,6 +162,13 @@ fn find_running() -> Result<(Engine, PathBuf), String> {
         0 => Ok((engine, socket)),
         n => Err(format!("{n} containers of the running Docker ask to be steered themselves")),
     }
+}
+
+/// Takes away what a demo that was killed has left in this Docker.
+fn sweep(engine: &Engine, socket: &Path) {
+    let networks = engine.try_wait(engine.api().list_networks(None)).unwrap_or_default();
+    let stale = networks.into_iter().filter_map(|network| network.name).filter(|name| World::is_stale(name));
+    stale.for_each(|tag| drop(Borrowed { engine: engine.clone(), socket: socket.to_owned(), tag }));
 }
 
 impl Drop for Borrowed {

@@ -47,7 +47,7 @@ pub(crate) fn page(state: &State) -> Vec<Line> {
     lines.push((Tone::Plain, String::new()));
     lines.push(totals(state));
     lines.extend(state.long.as_ref().map(|long| (Tone::Plain, long_words(long))));
-    if !state.blind.is_empty() && state.step > 3 {
+    if !state.blind.is_empty() && state.long.is_some() {
         lines.push((Tone::Bad, state.blind.lines().next().unwrap_or_default().to_owned()));
     }
     lines
