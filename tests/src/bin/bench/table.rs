@@ -53,7 +53,7 @@ fn write(out: &mut String, results: &Results) -> std::fmt::Result {
     writeln!(out, "{:20} {:-^38} {:-^28} {:-^9}", "", " new connections ", " keep-alive ", " bulk ")?;
     header(out)?;
     for (way, samples) in ways {
-        line(out, *way, |column| median(samples, column), |column, value| number(column, value))?;
+        line(out, *way, |column| median(samples, column), number)?;
         let failed: u64 = samples.iter().map(|sample| sample.failed).sum();
         if failed > 0 {
             let example = samples.iter().flat_map(|sample| &sample.failures).next().map_or("", String::as_str);
