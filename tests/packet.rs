@@ -12,6 +12,7 @@
 //! | `life` | 1 and 8: handshake, close, reset, the client's port again; live counts are exact |
 //! | `pick` | 2, ready: who takes a new flow, in exact shares; 6, a state takes effect before the slot table follows |
 //! | `refuse` | 7, nothing is lost in silence: every drop and pass has a reason; 9, hold ends |
+//! | `refused` | 2 and 8: a SYN that a backend refuses goes to another one, bounded |
 //! | `lanes` | 1 and 9: one client port, several frontends, a bounded number of lanes |
 //! | `icmp` | 1: errors about a flow follow it; 3: all other ICMP is untouched |
 //! | `flood` | 9, bounded: a SYN flood never reaches established flows |
@@ -28,11 +29,12 @@ mod packet {
     mod pick;
     mod pinned;
     mod refuse;
+    mod refused;
     mod rewrite;
     mod untouched;
 
     /// The reasons of every story, by file.
-    const MOVED: [story::Moved; 9] = [
+    const MOVED: [story::Moved; 10] = [
         flood::MOVED,
         icmp::MOVED,
         lanes::MOVED,
@@ -40,6 +42,7 @@ mod packet {
         pick::MOVED,
         pinned::MOVED,
         refuse::MOVED,
+        refused::MOVED,
         rewrite::MOVED,
         untouched::MOVED,
     ];

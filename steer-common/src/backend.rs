@@ -48,7 +48,7 @@ impl BackendEntry {
     }
 }
 
-/// Lifecycle of a backend, as the kernel needs it. Value of `BACKEND_STATES`, index [`BackendId`], as `u32`.
+/// Lifecycle of a backend, as the kernel needs it: see [`StateEntry`].
 ///
 /// Words are HAProxy's and Kubernetes'. Only `Ready` takes new flows; `Draining` takes them when nothing is ready
 /// (Kubernetes KEP-1669: terminating endpoints that still serve).
@@ -105,6 +105,140 @@ impl BackendState {
     }
 }
 
+/// The state the agent gives a backend. Value of `BACKEND_STATES`, index [`BackendId`]; written by the agent only.
+///
+/// The kernel may take a backend out by itself ([`EdgeEntry`]). Both write words of their own, so neither can undo the other
+/// by accident: an edge counts until the agent writes a state that takes it into account.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct StateEntry {
+    /// A [`BackendState`].
+    pub state: u16,
+    /// 1 = listening decides: takes new flows also while `state` is [`BackendState::Starting`] or [`BackendState::Unready`],
+    /// as soon as the kernel finds a listener.
+    pub if_listening: u16,
+    /// How many edges of the backend this state takes into account: [`EdgeEntry::count`], cut to 32 bits.
+    pub edges: u32,
+}
+
+/// What the kernel saw happen to a backend that takes it out at once.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum EdgeKind {
+    /// Its first process was sent its stop signal.
+    Stop = 1,
+    /// Its first process was sent `KILL`.
+    Kill = 2,
+    /// Its first process ended.
+    Exit = 3,
+}
+
+impl EdgeKind {
+    /// From a map record.
+    #[inline(always)]
+    pub const fn from_u32(value: u32) -> Option<Self> {
+        match value {
+            1 => Some(Self::Stop),
+            2 => Some(Self::Kill),
+            3 => Some(Self::Exit),
+            _ => None,
+        }
+    }
+}
+
+/// The kernel's own demotion of a backend. Value of `BACKEND_EDGES`, index [`BackendId`]; written by the kernel only, and kept
+/// when the id gets a new tenant (whose first [`StateEntry`] takes the count as it finds it).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct EdgeEntry {
+    /// Edges so far. Raised last, so that the fields below belong to it.
+    pub count: u64,
+    /// When the last one came, in nanoseconds since boot (`CLOCK_MONOTONIC`).
+    pub at_ns: u64,
+    /// The last one's [`EdgeKind`].
+    pub kind: u32,
+    /// The last one's signal; 0 for an exit.
+    pub signal: u32,
+}
+
+impl StateEntry {
+    /// What a new flow may take the backend for, now that the kernel has seen this. A stop signal makes it drain; one that is
+    /// killed or has ended takes nothing.
+    #[inline(always)]
+    pub const fn for_new(self, edge: &EdgeEntry) -> BackendState {
+        let state = BackendState::from_u32(self.state as u32);
+        if edge.count as u32 == self.edges {
+            return state;
+        }
+        match (EdgeKind::from_u32(edge.kind), state) {
+            (Some(EdgeKind::Stop), BackendState::Ready | BackendState::Draining) => BackendState::Draining,
+            _ => BackendState::Gone,
+        }
+    }
+}
+
+/// Which backend a process is the first one of. Value of `INITS`, key: its id in the host's pid namespace, as `u32`.
+/// Written by the agent; the kernel removes it when the process ends, so a reused pid never stands for an old backend.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct InitEntry {
+    /// Generation of the backend's id.
+    pub generation: u32,
+    pub backend: BackendId,
+    /// The signal that asks the container to stop.
+    pub stop_signal: u16,
+}
+
+/// What the kernel tells the agent, by way of the ring `NOTICES`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum NoticeKind {
+    /// The backend was sent its stop signal.
+    Stop = 1,
+    /// The backend was sent `KILL`.
+    Kill = 2,
+    /// The backend's first process ended.
+    Exit = 3,
+    /// A new flow found the backend ready, but nobody listening.
+    NotListening = 4,
+    /// A new flow found somebody listening at a backend that the agent does not know to listen.
+    Listening = 5,
+    /// The backend answered a SYN with RST.
+    Refused = 6,
+}
+
+impl NoticeKind {
+    /// From a record of the ring.
+    pub const fn from_u32(value: u32) -> Option<Self> {
+        match value {
+            1 => Some(Self::Stop),
+            2 => Some(Self::Kill),
+            3 => Some(Self::Exit),
+            4 => Some(Self::NotListening),
+            5 => Some(Self::Listening),
+            6 => Some(Self::Refused),
+            _ => None,
+        }
+    }
+}
+
+/// One record of the ring `NOTICES`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Notice {
+    /// When, in nanoseconds since boot (`CLOCK_MONOTONIC`).
+    pub at_ns: u64,
+    /// Generation of the backend's id.
+    pub generation: u32,
+    /// A [`NoticeKind`].
+    pub kind: u32,
+    pub backend: BackendId,
+    /// The signal, where there is one.
+    pub signal: u16,
+    /// [`EdgeEntry::count`] with this edge, where it is one.
+    pub edges: u32,
+}
+
 /// Counts of a backend, per CPU. Value of `BACKEND_STATS`, index [`BackendId`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
@@ -113,6 +247,8 @@ pub struct BackendStats {
     pub steered: u64,
     /// New flows that completed their handshake.
     pub established: u64,
+    /// New flows that it refused and that were steered to another backend.
+    pub resteered: u64,
 }
 
 /// Where a packet comes from that might be a reply. Key of `ENDPOINTS`.
@@ -180,7 +316,11 @@ pub struct BackendInfo {
 }
 
 const _: () = assert!(size_of::<BackendEntry>() == 64);
-const _: () = assert!(size_of::<BackendStats>() == 16);
+const _: () = assert!(size_of::<BackendStats>() == 24);
+const _: () = assert!(size_of::<StateEntry>() == 8);
+const _: () = assert!(size_of::<EdgeEntry>() == 24);
+const _: () = assert!(size_of::<InitEntry>() == 8);
+const _: () = assert!(size_of::<Notice>() == 24);
 const _: () = assert!(size_of::<EndpointKey>() == 24);
 const _: () = assert!(size_of::<EndpointEntry>() == 12);
 const _: () = assert!(size_of::<BackendInfo>() == 128 + 128 + 96 + 8 + 16);
@@ -188,6 +328,8 @@ const _: () = assert!(MAX_PORTS <= 8, "EndpointEntry::ports has a bit per port")
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+
     use super::*;
 
     #[test]
@@ -196,6 +338,24 @@ mod tests {
             assert_eq!(BackendState::from_u32(state as u32), state);
         }
         assert_eq!(BackendState::from_u32(99), BackendState::Gone);
+    }
+
+    #[rstest]
+    #[case::nothing_new(BackendState::Ready, 3, EdgeKind::Stop, BackendState::Ready)]
+    #[case::a_stop_signal_drains(BackendState::Ready, 4, EdgeKind::Stop, BackendState::Draining)]
+    #[case::a_killed_one_takes_nothing(BackendState::Ready, 4, EdgeKind::Kill, BackendState::Gone)]
+    #[case::nor_does_one_that_ended(BackendState::Draining, 4, EdgeKind::Exit, BackendState::Gone)]
+    #[case::a_stop_signal_puts_nobody_in(BackendState::Maintenance, 4, EdgeKind::Stop, BackendState::Gone)]
+    #[case::the_count_goes_round(BackendState::Ready, (1 << 32) + 3, EdgeKind::Kill, BackendState::Ready)]
+    fn an_edge_counts_until_the_agent_has_taken_it_in(
+        #[case] state: BackendState,
+        #[case] count: u64,
+        #[case] kind: EdgeKind,
+        #[case] expected: BackendState,
+    ) {
+        let entry = StateEntry { state: state as u16, if_listening: 0, edges: 3 };
+        let edge = EdgeEntry { count, at_ns: 1, kind: kind as u32, signal: 15 };
+        assert_eq!(entry.for_new(&edge), expected);
     }
 
     #[test]

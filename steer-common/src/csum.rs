@@ -47,6 +47,27 @@ impl Delta {
     }
 }
 
+/// The sum of TCP's pseudo header over IPv4 (RFC 9293, 3.1), folded but not complemented: what the checksum field holds while the
+/// rest is left to the hardware.
+#[inline(always)]
+pub const fn pseudo(src: Addr, dst: Addr, proto: u8, len: u16) -> u16 {
+    let (src, dst) = (src.v4_be(), dst.v4_be());
+    let words = (src & 0xffff) + (src >> 16) + (dst & 0xffff) + (dst >> 16);
+    fold(words + (proto as u16).to_be() as u32 + len.to_be() as u32)
+}
+
+/// The checksum field for a sum of 16-bit words.
+#[inline(always)]
+pub const fn finish(sum: u32) -> u16 {
+    !fold(sum)
+}
+
+#[inline(always)]
+const fn fold(sum: u32) -> u16 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;

@@ -2,21 +2,22 @@
 
 use std::boxed::Box;
 use std::cell::{OnceCell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::ops::Deref;
 use std::vec::Vec;
 
 use crate::addr::{Addr, Port, TCP};
-use crate::backend::{BackendEntry, BackendId, BackendState, EndpointEntry, EndpointKey};
-use crate::flow::{FlowEntry, FlowKey};
+use crate::backend::{BackendEntry, BackendId, BackendState, EndpointEntry, EndpointKey, NoticeKind};
+use crate::flow::{FlowEntry, FlowKey, ForeignKey};
+use crate::pick::Fit;
 use crate::reverse::reverse;
 use crate::service::{AllowKey, Balance, FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceState};
 use crate::slot::SlotTable;
-use crate::steer::{Nanos, Segment, steer};
-use crate::tables::{NoneSince, Table, Tables};
+use crate::steer::{Nanos, NewFlow, Segment, steer};
+use crate::tables::{Listening, NoneSince, Table, Tables};
 use crate::tcp::TcpFlags;
-use crate::verdict::{Counter, Forward, Reply, Verdict};
+use crate::verdict::{Counter, Forward, Reply, Returned, Verdict};
 
 /// Everything the kernel holds, in memory.
 #[derive(Default)]
@@ -32,6 +33,20 @@ pub(crate) struct World {
     pub pending: RefCell<BTreeMap<FlowKey, FlowEntry>>,
     pub live: RefCell<BTreeMap<BackendId, i64>>,
     pub steered: RefCell<BTreeMap<BackendId, u64>>,
+    pub resteered: RefCell<BTreeMap<BackendId, u64>>,
+    /// Listening decides about these.
+    pub if_listening: BTreeSet<BackendId>,
+    /// Nobody listens there.
+    pub deaf: BTreeSet<BackendId>,
+    /// Nobody can see whether somebody listens there.
+    pub unseen: BTreeSet<BackendId>,
+    /// Connections that backends have.
+    pub sockets: BTreeSet<(BackendId, Addr, Port)>,
+    pub foreign: BTreeSet<ForeignKey>,
+    pub search_exhausted: bool,
+    pub notices: RefCell<Vec<(NoticeKind, BackendId)>>,
+    pub traced: RefCell<Vec<(BackendId, Fit)>>,
+    pub held: RefCell<BTreeMap<FlowKey, FlowEntry>>,
     /// A table that takes no new entries.
     pub full: Option<Table>,
 }
@@ -113,6 +128,11 @@ impl World {
         self.live.borrow().get(&BackendId(id)).copied().unwrap_or(0)
     }
 
+    fn id_of(&self, backend: &BackendEntry) -> BackendId {
+        let found = self.backends.iter().find(|(_, entry)| entry.addr == backend.addr);
+        found.map_or(BackendId(0), |(&id, _)| id)
+    }
+
     fn state(&self, id: ServiceId) -> ServiceState {
         self.service_states.borrow().get(&id).copied().unwrap_or_default()
     }
@@ -143,6 +163,11 @@ impl Deref for Looked<'_> {
 impl Tables for World {
     type Flow<'a> = Looked<'a>;
 
+    fn with_work(&self, work: impl FnOnce(&mut NewFlow)) -> Verdict {
+        let mut new = NewFlow::UNUSED;
+        work(&mut new);
+        new.verdict()
+    }
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendEntry> {
         self.frontends.get(key).copied()
     }
@@ -158,8 +183,33 @@ impl Tables for World {
     fn backend(&self, id: BackendId) -> Option<&BackendEntry> {
         self.backends.get(&id)
     }
-    fn backend_state(&self, id: BackendId) -> BackendState {
-        self.states.get(&id).copied().unwrap_or_default()
+    fn backend_state(&self, id: BackendId) -> (BackendState, bool) {
+        (self.states.get(&id).copied().unwrap_or_default(), self.if_listening.contains(&id))
+    }
+    fn listens(&self, backend: &BackendEntry, _: Port) -> Listening {
+        let id = self.id_of(backend);
+        if self.unseen.contains(&id) {
+            Listening::Unknown
+        } else if self.deaf.contains(&id) {
+            Listening::No
+        } else {
+            Listening::Yes
+        }
+    }
+    fn is_connected(&self, backend: &BackendEntry, _: Port, client: Addr, client_port: Port) -> bool {
+        self.sockets.contains(&(self.id_of(backend), client, client_port))
+    }
+    fn is_foreign(&self, key: &ForeignKey) -> bool {
+        self.foreign.contains(key)
+    }
+    fn may_search(&self, _: u32) -> bool {
+        !self.search_exhausted
+    }
+    fn notice(&self, kind: NoticeKind, id: BackendId, _: &BackendEntry) {
+        self.notices.borrow_mut().push((kind, id));
+    }
+    fn trace(&self, id: BackendId, fit: Fit) {
+        self.traced.borrow_mut().push((id, fit));
     }
     fn live(&self, id: BackendId) -> u64 {
         self.live.borrow().get(&id).map_or(0, |&live| live as u64)
@@ -203,6 +253,23 @@ impl Tables for World {
         let entry = table.borrow().get(key).copied()?;
         Some(Looked { table, key: *key, entry, marked: OnceCell::new() })
     }
+    fn put_opening(&self, key: &FlowKey, entry: &FlowEntry) -> bool {
+        self.put_flow(Table::Pending, key, entry)
+    }
+    fn hold(&self, key: &FlowKey, entry: &FlowEntry) {
+        self.held.borrow_mut().insert(*key, *entry);
+    }
+    fn hold_again(&self, key: &FlowKey) {
+        if let Some(entry) = self.pending.borrow_mut().remove(key) {
+            self.held.borrow_mut().insert(*key, entry);
+        }
+    }
+    fn give_again(&self, key: &FlowKey, backend: BackendId, generation: u32, secs: u32) -> bool {
+        let mut pending = self.pending.borrow_mut();
+        let Some(flow) = pending.get_mut(key) else { return false };
+        flow.again(backend, generation, secs);
+        true
+    }
     fn put_flow(&self, table: Table, key: &FlowKey, entry: &FlowEntry) -> bool {
         let mut flows = self.table(table).borrow_mut();
         if self.full == Some(table) && !flows.contains_key(key) {
@@ -222,6 +289,9 @@ impl Tables for World {
     }
     fn remove_flow(&self, table: Table, key: &FlowKey) -> bool {
         self.table(table).borrow_mut().remove(key).is_some()
+    }
+    fn count_resteered(&self, id: BackendId) {
+        *self.resteered.borrow_mut().entry(id).or_default() += 1;
     }
     fn count_steered(&self, id: BackendId) {
         *self.steered.borrow_mut().entry(id).or_default() += 1;
@@ -302,6 +372,15 @@ impl World {
 
     /// A packet comes out of backend `id`.
     pub(crate) fn answer(&self, id: u16, port: u16, flags: TcpFlags, secs: u32) -> Option<Reply> {
+        match self.returned(id, port, flags, secs) {
+            Some(Returned::Reply(reply)) => Some(reply),
+            None => None,
+            Some(other) => panic!("not a reply: {other:?}"),
+        }
+    }
+
+    /// A packet comes out of backend `id`, whatever becomes of it.
+    pub(crate) fn returned(&self, id: u16, port: u16, flags: TcpFlags, secs: u32) -> Option<Returned> {
         reverse(self, &from_backend(id, port, flags), 100 + u32::from(id), Nanos(u64::from(secs) * 1_000_000_000))
     }
 

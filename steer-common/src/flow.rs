@@ -10,7 +10,7 @@
 use crate::addr::{Addr, Port};
 use crate::backend::BackendId;
 use crate::service::ServiceId;
-use crate::tcp::TcpState;
+use crate::tcp::{TcpFlags, TcpState};
 
 /// Key of `FLOWS` and `PENDING`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -26,7 +26,7 @@ pub struct FlowKey {
     pub pad: u16,
 }
 
-/// Value of `FLOWS` (established) and `PENDING` (opening or closing).
+/// Value of `FLOWS` (established), and the first part of that of `PENDING` (opening or closing).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct FlowEntry {
@@ -43,7 +43,11 @@ pub struct FlowEntry {
     /// Seconds since boot of the last packet, either direction.
     pub last_seen: u32,
     /// Which port of the service: index into [`crate::backend::BackendEntry::targets`].
-    pub port_index: u32,
+    pub port_index: u8,
+    /// How many backends have refused the flow so far.
+    pub refusals: u8,
+    /// The one that refused it before the present one, if any did: not asked again.
+    pub refused: BackendId,
     /// What was seen of the connection so far: [`TcpState::marks`]. A double word, since those can be changed atomically on
     /// every BPF instruction set.
     pub marks: u64,
@@ -68,11 +72,64 @@ impl FlowEntry {
         matches!(self.tcp(), TcpState::Closed | TcpState::Reset) || self.is_expired(now_secs)
     }
 
+    /// The backend it had has refused it: another one gets it.
+    #[inline(always)]
+    pub const fn again(&mut self, backend: BackendId, generation: u32, secs: u32) {
+        self.refusals += 1;
+        self.refused = self.backend;
+        self.backend = backend;
+        self.generation = generation;
+        self.last_seen = secs;
+    }
+
     /// Whether the flow belongs to this frontend.
     #[inline(always)]
     pub fn is_for(&self, frontend: Addr, port: Port) -> bool {
         self.frontend == frontend && self.frontend_port == port
     }
+}
+
+/// What is kept of a client's SYN, so that it can be sent again on the client's behalf: to another backend when the first one
+/// refuses, or to the first one that gets ready. Ports, addresses and sequence number stand beside it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct SynEntry {
+    /// Window field, as on the wire.
+    pub window: u16,
+    /// TCP flags: SYN, and what it offers of ECN.
+    pub flags: TcpFlags,
+    /// Of the IP header.
+    pub ttl: u8,
+    /// Of the IP header.
+    pub tos: u8,
+    /// Bytes of `options` in use: a multiple of four.
+    pub options_len: u8,
+    pub pad: u16,
+    /// TCP options as on the wire; what is not in use is undefined.
+    pub options: [u8; SYN_OPTIONS],
+}
+
+/// Most that a TCP header has room for.
+pub const SYN_OPTIONS: usize = 40;
+
+/// Value of `PENDING` and `HELD`: a flow with its SYN. The flow comes first, so that both flow tables begin alike. In `HELD`
+/// the flow has no backend yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct PendingEntry {
+    pub flow: FlowEntry,
+    pub syn: SynEntry,
+}
+
+/// A connection that was open before steer came, by way of Docker's own port mapping: never to be taken over. Key of `FOREIGN`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[repr(C)]
+pub struct ForeignKey {
+    pub client: Addr,
+    pub client_port: Port,
+    pub backend: BackendId,
+    /// Generation of the backend's id.
+    pub generation: u32,
 }
 
 /// A connection of one of this host's own sockets, steered at `connect`. Value of `LOCAL_FLOWS`, key: socket cookie.
@@ -89,4 +146,7 @@ pub struct LocalFlow {
 
 const _: () = assert!(size_of::<FlowKey>() == 24);
 const _: () = assert!(size_of::<FlowEntry>() == 48);
+const _: () = assert!(size_of::<SynEntry>() == 48);
+const _: () = assert!(size_of::<PendingEntry>() == 96);
+const _: () = assert!(size_of::<ForeignKey>() == 24);
 const _: () = assert!(size_of::<LocalFlow>() == 24);

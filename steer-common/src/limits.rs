@@ -1,7 +1,7 @@
 //! Every bound of the data plane in one place. At each limit the behaviour is defined: see the item.
 
 /// Version of the map layout. Part of the pin path, so an agent never adopts maps it would misread.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// Services, counted by name. One more is an error that names the service; the others go on. Id 0 is never valid.
 pub const MAX_SERVICES: u32 = 256;
@@ -30,6 +30,22 @@ pub const MAX_PENDING: u32 = 65_536;
 
 /// Connections of this host's own sockets, steered at `connect`.
 pub const MAX_LOCAL_FLOWS: u32 = 65_536;
+
+/// New flows that wait for a backend. When the table is full the least recently used one makes room: its client's own
+/// retransmission opens the connection then.
+pub const MAX_HELD: u32 = 8_192;
+
+/// Connections that were open before steer came. When full, the oldest make room, and might be taken over.
+pub const MAX_FOREIGN: u32 = 65_536;
+
+/// Bytes of the ring `NOTICES`. When full, a notice is lost; the state it tells of stands in the maps all the same.
+pub const NOTICES_BYTES: u32 = 1 << 16;
+
+/// How often one connection may be steered to another backend after a refusal. Then the client hears the truth.
+pub const MAX_REFUSALS: u8 = 2;
+
+/// Packets of unknown connections, per second and CPU, for which the backends are asked whose they are. The others pass.
+pub const MAX_SEARCHES: u32 = 10_000;
 
 /// Prefixes over all allow lists. One more is an error that names the service, which then admits nobody new.
 pub const MAX_ALLOW: u32 = 4_096;
@@ -75,7 +91,7 @@ pub mod names {
     pub const SLOTS: &str = "SLOTS";
     /// `BackendId` → `BackendEntry`.
     pub const BACKENDS: &str = "BACKENDS";
-    /// `BackendId` → `BackendState` as `u32`.
+    /// `BackendId` → `StateEntry`.
     pub const BACKEND_STATES: &str = "BACKEND_STATES";
     /// `BackendId` → live flows, `u64`.
     pub const BACKEND_LIVE: &str = "BACKEND_LIVE";
@@ -87,14 +103,24 @@ pub mod names {
     pub const ENDPOINTS: &str = "ENDPOINTS";
     /// `FlowKey` → `FlowEntry`, established.
     pub const FLOWS: &str = "FLOWS";
-    /// `FlowKey` → `FlowEntry`, opening or closing.
+    /// `FlowKey` → `PendingEntry`, opening or closing.
     pub const PENDING: &str = "PENDING";
     /// Socket cookie, `u64` → `LocalFlow`.
     pub const LOCAL_FLOWS: &str = "LOCAL_FLOWS";
+    /// `BackendId` → `EdgeEntry`.
+    pub const BACKEND_EDGES: &str = "BACKEND_EDGES";
+    /// Process id, `u32` → `InitEntry`.
+    pub const INITS: &str = "INITS";
+    /// `FlowKey` → `PendingEntry`, waiting.
+    pub const HELD: &str = "HELD";
+    /// `ForeignKey` → `u32`.
+    pub const FOREIGN: &str = "FOREIGN";
+    /// Ring of `Notice`.
+    pub const NOTICES: &str = "NOTICES";
     /// `Counter` → `u64` per CPU.
     pub const COUNTERS: &str = "COUNTERS";
     /// Every map that is pinned.
-    pub const ALL: [&str; 16] = [
+    pub const ALL: [&str; 21] = [
         FRONTENDS,
         ALLOW,
         SERVICES,
@@ -110,6 +136,11 @@ pub mod names {
         FLOWS,
         PENDING,
         LOCAL_FLOWS,
+        BACKEND_EDGES,
+        INITS,
+        HELD,
+        FOREIGN,
+        NOTICES,
         COUNTERS,
     ];
 }

@@ -1,17 +1,17 @@
 //! Which backend takes a new flow.
 //!
-//! The slot table proposes, the backend's state of this very instant disposes. The agent swaps the table soon after a state
+//! The slot table proposes, the backend's state and its listening socket of this very instant dispose. The agent swaps the table soon after a state
 //! has changed, so the first candidate is nearly always right; between the two, the next candidates are tried, then all the
 //! service's members from a rotating start, every loop bounded. If nothing is ready, a draining backend is better than none
 //! (Kubernetes KEP-1669).
 
 use crate::addr::{Addr, Port};
-use crate::backend::{BackendId, BackendState};
+use crate::backend::{BackendId, BackendState, NoticeKind};
 use crate::hash;
 use crate::limits::{LANES, MAX_CANDIDATES, MAX_SCAN};
 use crate::service::{Balance, ServiceId};
 use crate::slot::SlotTable;
-use crate::tables::Tables;
+use crate::tables::{Listening, Tables};
 
 /// A new flow that needs a backend.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +23,8 @@ pub struct Request {
     pub frontend_port: Port,
     /// Endpoints the client already talks to from this very port.
     pub taken: Taken,
+    /// Has refused this flow already; 0 = nobody has.
+    pub not: BackendId,
 }
 
 /// Endpoints that flows of the same client address and port use already, by way of other frontends.
@@ -74,15 +76,15 @@ pub fn pick<T: Tables>(tables: &T, request: &Request) -> Option<BackendId> {
     let start = match Balance::from_u8(service.balance) {
         Balance::RoundRobin => turn,
         Balance::LeastConn => match better_of_two(tables, request, slots, turn) {
-            Some(backend) => return Some(backend),
-            None => turn,
+            NOBODY => turn,
+            backend => return Some(backend),
         },
         Balance::Maglev => hash::of_flow(request.client, request.client_port, request.frontend_port),
         Balance::Source => hash::of_client(request.client),
     };
     for i in 0..MAX_CANDIDATES {
         let Some(candidate) = slots.at(start.wrapping_add(i)) else { break };
-        if state_for(tables, request, candidate) == BackendState::Ready {
+        if fit(tables, request, candidate) == Fit::Ready {
             return Some(candidate);
         }
     }
@@ -92,52 +94,112 @@ pub fn pick<T: Tables>(tables: &T, request: &Request) -> Option<BackendId> {
 /// The first ready member, else the first draining one.
 #[inline(always)]
 fn scan<T: Tables>(tables: &T, request: &Request, slots: &SlotTable, start: u32) -> Option<BackendId> {
-    let mut draining = None;
+    let mut draining = NOBODY;
     for i in 0..MAX_SCAN {
         if i >= slots.members_len {
             break;
         }
         let member = slots.member(start.wrapping_add(i))?;
-        match state_for(tables, request, member) {
-            BackendState::Ready => return Some(member),
-            BackendState::Draining if draining.is_none() => draining = Some(member),
+        match fit(tables, request, member) {
+            Fit::Ready => return Some(member),
+            Fit::Draining if draining == NOBODY => draining = member,
             _ => {}
         }
     }
-    draining
+    (draining != NOBODY).then_some(draining)
 }
 
-/// Of two ready candidates the one with fewer live flows per weight ("power of two choices").
+/// No backend has this id. Not an `Option`: its empty half would be an undefined register, which the verifier does not take.
+const NOBODY: BackendId = BackendId(0);
+
+/// Of two ready candidates the one with fewer live flows per weight ("power of two choices"), or [`NOBODY`].
 #[inline(always)]
-fn better_of_two<T: Tables>(tables: &T, request: &Request, slots: &SlotTable, turn: u32) -> Option<BackendId> {
-    let first = slots.at(turn)?;
+fn better_of_two<T: Tables>(tables: &T, request: &Request, slots: &SlotTable, turn: u32) -> BackendId {
+    let Some(first) = slots.at(turn) else { return NOBODY };
     // A second candidate that walks the table with another step, so that the pairs differ from turn to turn.
-    let second = slots.at(turn.wrapping_mul(0x9e37_79b1) >> 7)?;
-    let ready = |id| state_for(tables, request, id) == BackendState::Ready;
+    let Some(second) = slots.at(turn.wrapping_mul(0x9e37_79b1) >> 7) else { return NOBODY };
+    let ready = |id| fit(tables, request, id) == Fit::Ready;
     match (ready(first), ready(second)) {
         (true, true) => {
             let load = |id: BackendId, other: BackendId| {
                 tables.live(id).wrapping_mul(tables.backend(other).map_or(1, |b| u64::from(b.weight)))
             };
-            Some(if load(second, first) < load(first, second) { second } else { first })
+            if load(second, first) < load(first, second) { second } else { first }
         }
-        (true, false) => Some(first),
-        (false, true) => Some(second),
-        (false, false) => None,
+        (true, false) => first,
+        (false, true) => second,
+        (false, false) => NOBODY,
     }
 }
 
-/// The backend's state, if it is one for this request: of this service (an id may have been reused since the table was
-/// built), serving this port, and not the client itself (a container that calls its own service: the reply would never leave
-/// it), nor an endpoint the client's port already talks to.
+/// How a candidate suits a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Fit {
+    /// Takes it.
+    Ready = 0,
+    /// Takes it if nobody is ready.
+    Draining = 1,
+    /// Is of another service by now (its id was used again), or does not serve this port.
+    Foreign = 2,
+    /// Is the client itself: the reply would never leave it.
+    Itself = 3,
+    /// The client's port talks to this endpoint already, or it has refused this very flow.
+    Taken = 4,
+    /// Has weight 0.
+    NoWeight = 5,
+    /// Its state takes nothing.
+    NotReady = 6,
+    /// Nobody listens.
+    NotListening = 7,
+}
+
+/// How a candidate suits a request, at this very instant. Once per candidate, and a function of its own: the verifier walks
+/// through every copy of it.
+#[inline(never)]
+fn fit<T: Tables>(tables: &T, request: &Request, id: BackendId) -> Fit {
+    let fit = judge(tables, request, id);
+    tables.trace(id, fit);
+    fit
+}
+
 #[inline(always)]
-fn state_for<T: Tables>(tables: &T, request: &Request, id: BackendId) -> BackendState {
-    let Some(backend) = tables.backend(id) else { return BackendState::Gone };
-    let Some(target) = backend.target(request.port_index) else { return BackendState::Gone };
-    if backend.service != request.service || backend.addr == request.client || request.taken.has(id, target) {
-        return BackendState::Gone;
+fn judge<T: Tables>(tables: &T, request: &Request, id: BackendId) -> Fit {
+    let Some(backend) = tables.backend(id) else { return Fit::Foreign };
+    let Some(target) = backend.target(request.port_index) else { return Fit::Foreign };
+    if backend.service != request.service {
+        return Fit::Foreign;
     }
-    tables.backend_state(id)
+    if backend.addr == request.client {
+        return Fit::Itself;
+    }
+    if request.taken.has(id, target) || request.not == id {
+        return Fit::Taken;
+    }
+    if backend.weight == 0 {
+        return Fit::NoWeight;
+    }
+    match tables.backend_state(id) {
+        (BackendState::Ready, _) => match tables.listens(backend, target) {
+            Listening::Yes | Listening::Unknown => Fit::Ready,
+            Listening::No => {
+                tables.notice(NoticeKind::NotListening, id, backend);
+                Fit::NotListening
+            }
+        },
+        (BackendState::Draining | BackendState::Drained, _) => match tables.listens(backend, target) {
+            Listening::Yes | Listening::Unknown => Fit::Draining,
+            Listening::No => Fit::NotListening,
+        },
+        (BackendState::Starting | BackendState::Unready, true) => match tables.listens(backend, target) {
+            Listening::Yes => {
+                tables.notice(NoticeKind::Listening, id, backend);
+                Fit::Ready
+            }
+            Listening::No | Listening::Unknown => Fit::NotListening,
+        },
+        _ => Fit::NotReady,
+    }
 }
 
 #[cfg(test)]

@@ -1,18 +1,19 @@
 //! Backend to client: the way back of a steered flow.
 
-use crate::backend::EndpointKey;
+use crate::backend::{EndpointEntry, EndpointKey, NoticeKind};
 use crate::flow::FlowKey;
-use crate::limits::LANES;
-use crate::steer::{Nanos, Segment, lookup, touch};
-use crate::tables::Tables;
-use crate::tcp::Direction;
-use crate::verdict::Reply;
+use crate::limits::{LANES, MAX_REFUSALS};
+use crate::pick::{Request, Taken, pick};
+use crate::steer::{Nanos, Segment, lookup, may_hold, touch};
+use crate::tables::{Table, Tables};
+use crate::tcp::{Direction, TcpFlags, TcpState};
+use crate::verdict::{Counter, Forward, Reply, Returned};
 
 /// Where a packet that came out of a container goes, if it is a reply of a steered flow; `None` = leave it alone.
 ///
 /// `ifindex` is the host end of the veth the packet came in on.
 #[inline(always)]
-pub fn reverse<T: Tables>(tables: &T, segment: &Segment, ifindex: u32, now: Nanos) -> Option<Reply> {
+pub fn reverse<T: Tables>(tables: &T, segment: &Segment, ifindex: u32, now: Nanos) -> Option<Returned> {
     let endpoint = tables.endpoint(&EndpointKey::new(segment.src, ifindex, segment.src_port, segment.proto))?;
     let mut key = FlowKey {
         client: segment.dst,
@@ -22,24 +23,84 @@ pub fn reverse<T: Tables>(tables: &T, segment: &Segment, ifindex: u32, now: Nano
         lane: 0,
         pad: 0,
     };
+    let (mut table, mut flow) = find(tables, &mut key, &endpoint)?;
+    if segment.flags.has(TcpFlags::RST) && flow.tcp() == TcpState::SynSent {
+        let mut returned = None;
+        refused(tables, &key, now, &mut returned);
+        if returned.is_some() {
+            return returned;
+        }
+        // Looked up anew, so that nothing of it is alive across the call: the verifier would walk through the call once for each
+        // lane and table that the entry may have come from.
+        (table, flow) = lookup(tables, &key)?;
+    }
+    let reply = Reply { frontend: flow.frontend, frontend_port: flow.frontend_port, uplink: flow.uplink };
+    let state = flow.tcp().advance(Direction::Reverse, segment.flags);
+    touch(tables, &key, table, &flow, state, reply.uplink, now);
+    Some(Returned::Reply(reply))
+}
+
+/// The flow that a packet of an endpoint is part of; `key` is left at its lane.
+#[inline(always)]
+fn find<'t, T: Tables>(tables: &'t T, key: &mut FlowKey, endpoint: &EndpointEntry) -> Option<(Table, T::Flow<'t>)> {
     let extra_lanes = tables.extra_lanes(endpoint.service);
     for lane in 0..LANES {
         if u32::from(lane) > extra_lanes {
             break;
         }
         key.lane = lane;
-        let Some((table, flow)) = lookup(tables, &key) else { continue };
-        let ours = flow.backend == endpoint.backend
+        if let Some((table, flow)) = lookup(tables, key)
+            && flow.backend == endpoint.backend
             && flow.generation == endpoint.generation
-            && endpoint.serves(flow.port_index as u8);
-        if ours {
-            let reply = Reply { frontend: flow.frontend, frontend_port: flow.frontend_port, uplink: flow.uplink };
-            let state = flow.tcp().advance(Direction::Reverse, segment.flags);
-            touch(tables, &key, table, &flow, state, reply.uplink, now);
-            return Some(reply);
+            && endpoint.serves(flow.port_index)
+        {
+            return Some((table, flow));
         }
     }
     None
+}
+
+/// A backend answered a SYN with RST: its listener closed after it was asked, or something inside the container rejects. Another
+/// one gets the SYN, at most [`MAX_REFUSALS`] times; with no other the client waits, as it does when nobody is ready. `None`:
+/// the client hears the truth. A function of its own, as [`crate::steer`]'s are.
+#[inline(never)]
+fn refused<T: Tables>(tables: &T, key: &FlowKey, now: Nanos, returned: &mut Option<Returned>) {
+    let Some(flow) = tables.flow(Table::Pending, key) else { return };
+    let (by, refused, port_index) = (flow.backend, flow.refused, flow.port_index);
+    if let Some(backend) = tables.backend(by) {
+        tables.notice(NoticeKind::Refused, by, backend);
+    }
+    if flow.refusals >= MAX_REFUSALS {
+        return;
+    }
+    let mut taken = Taken::NONE;
+    if let Some(target) = tables.backend(refused).and_then(|backend| backend.target(port_index)) {
+        taken.add(refused, target);
+    }
+    let request = Request {
+        service: key.service,
+        port_index,
+        client: key.client,
+        client_port: key.client_port,
+        frontend_port: flow.frontend_port,
+        taken,
+        not: by,
+    };
+    tables.count_resteered(by);
+    let next = pick(tables, &request).and_then(|id| tables.backend(id).map(|backend| (id, backend)));
+    let Some((id, backend)) = next else {
+        if tables.service(key.service).is_some_and(|service| may_hold(tables, key.service, service, now)) {
+            tables.hold_again(key);
+            *returned = Some(Returned::Drop(Counter::DropRefused));
+        }
+        return;
+    };
+    let Some(target) = backend.target(port_index) else { return };
+    if tables.give_again(key, id, backend.generation, now.secs()) {
+        tables.count_steered(id);
+        let forward = Forward { backend: id, target, reason: Counter::SteerRefused };
+        *returned = Some(Returned::Resteer { service: key.service, lane: key.lane, forward });
+    }
 }
 
 #[cfg(test)]

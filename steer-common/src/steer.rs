@@ -9,14 +9,15 @@
 //! | SYN, another sequence number | opening or half-closed | any | steer anew, the entry is replaced |
 //! | SYN | established | there | follow: the backend answers with a challenge ACK (RFC 5961, 4), so nobody can break a connection by a forged SYN |
 //! | SYN | any | gone | steer anew |
+//! | other | none | has its socket | follow, and the flow is known again |
 //! | other | none | – | pass, counted |
 //! | other | present | there, draining or not | follow |
-//! | other | present | gone | pass to the host, which resets it, counted |
+//! | other | present | gone | reset, counted |
 
 use crate::addr::{Addr, Port};
 use crate::backend::{BackendId, BackendState};
-use crate::flow::{FlowEntry, FlowKey};
-use crate::limits::{LANES, PENDING_SECS};
+use crate::flow::{FlowEntry, FlowKey, ForeignKey};
+use crate::limits::{LANES, MAX_SCAN, PENDING_SECS};
 use crate::pick::{Request, Taken, pick};
 use crate::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceId};
 use crate::tables::{NoneSince, Table, Tables};
@@ -69,35 +70,33 @@ pub fn steer<T: Tables>(tables: &T, segment: &Segment, uplink: u32, now: Nanos) 
     };
     let extra_lanes = tables.extra_lanes(frontend.service);
     let (found, is_shared) = find(tables, &mut key, segment, extra_lanes);
-    if !segment.flags.opens() {
-        return match found {
-            Some((table, flow)) => follow(tables, segment, &key, table, &flow, uplink, now),
-            None => Verdict::Pass(Counter::PassNoFlow),
-        };
+    if !segment.flags.opens()
+        && let Some((table, flow)) = found
+    {
+        return follow(tables, segment, &key, table, &flow, uplink, now);
     }
-    let mut reason = Counter::SteerNew;
-    if let Some((_, flow)) = &found {
-        let same_syn = flow.isn == segment.seq;
-        if let Some(verdict) = again(tables, same_syn, flow, &frontend, uplink, now) {
-            return verdict;
+    let may_replace = is_shared || matches!(found, Some((Table::Flows, _)));
+    tables.with_work(|new| {
+        *new = NewFlow { frontend, uplink, now, may_replace, ..NewFlow::UNUSED };
+        if !segment.flags.opens() {
+            if frontend.flags & FrontendEntry::CLOSED == 0 && tables.may_search(now.secs()) {
+                recover(tables, segment, &mut key, new);
+            }
+            return;
         }
-        reason = if same_syn && flow.tcp().is_opening() { Counter::SteerAgain } else { Counter::SteerReuse };
-    }
-    let mut new = NewFlow {
-        frontend,
-        uplink,
-        now,
-        reason,
-        taken: Taken::NONE,
-        has_lane: true,
-        may_replace: is_shared || matches!(found, Some((Table::Flows, _))),
-        verdict: Verdict::Pass(Counter::PassNoBackend),
-    };
-    if is_shared {
-        new.find_lane(tables, &mut key, segment, extra_lanes, found.is_some());
-    }
-    open(tables, segment, &key, &mut new);
-    new.verdict
+        if let Some((_, flow)) = &found {
+            let same_syn = flow.isn == segment.seq;
+            if let Some(verdict) = again(tables, same_syn, flow, &frontend, uplink, now) {
+                new.verdict = verdict;
+                return;
+            }
+            new.reason = if same_syn && flow.tcp().is_opening() { Counter::SteerAgain } else { Counter::SteerReuse };
+        }
+        if is_shared {
+            new.find_lane(tables, &mut key, segment, extra_lanes, found.is_some());
+        }
+        open(tables, segment, &key, new);
+    })
 }
 
 /// The flow of a packet from a client; `key` is left at its lane, or at the first. Also whether the client's port may have flows
@@ -166,7 +165,7 @@ fn again<T: Tables>(
 ) -> Option<Verdict> {
     let target = live_target(tables, flow, frontend.service)?;
     let keep = match flow.tcp() {
-        TcpState::SynSent => same_syn && tables.backend_state(flow.backend) == BackendState::Ready,
+        TcpState::SynSent => same_syn && tables.backend_state(flow.backend).0 == BackendState::Ready,
         // Its SYN-ACK is on the way: moving now would let the client acknowledge one backend to another.
         TcpState::SynReceived | TcpState::FinForward | TcpState::FinReverse => same_syn,
         TcpState::Established => true,
@@ -186,11 +185,12 @@ fn live_target<T: Tables>(tables: &T, flow: &FlowEntry, service: ServiceId) -> O
     if backend.generation != flow.generation || backend.service != service {
         return None;
     }
-    backend.target(flow.port_index as u8)
+    backend.target(flow.port_index)
 }
 
-/// A flow about to begin.
-struct NewFlow {
+/// A flow about to begin, or to be known again.
+#[derive(Clone, Copy, Debug)]
+pub struct NewFlow {
     frontend: FrontendEntry,
     uplink: u32,
     now: Nanos,
@@ -205,6 +205,24 @@ struct NewFlow {
 }
 
 impl NewFlow {
+    /// A place for one.
+    pub const UNUSED: Self = Self {
+        frontend: FrontendEntry { service: ServiceId(0), port_index: 0, flags: 0 },
+        uplink: 0,
+        now: Nanos(0),
+        reason: Counter::SteerNew,
+        taken: Taken::NONE,
+        has_lane: true,
+        may_replace: false,
+        verdict: Verdict::Pass(Counter::PassNoFlow),
+    };
+
+    /// The verdict so far.
+    #[inline(always)]
+    pub const fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
     /// Looks through the lanes for one that is free (unless the flow stands in one already) and for the endpoints that the
     /// client's other flows use.
     #[inline(always)]
@@ -277,11 +295,13 @@ fn open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, new: &mut NewFl
         client_port: segment.src_port,
         frontend_port: segment.dst_port,
         taken: *taken,
+        not: BackendId(0),
     };
     let picked = pick(tables, &request).and_then(|id| tables.backend(id).map(|backend| (id, backend)));
     let Some((id, backend)) = picked else {
         *verdict = if taken.is_empty() {
-            on_none(tables, frontend.service, service, now)
+            let entry = entry_of(segment, frontend, BackendId(0), 0, uplink, now);
+            on_none(tables, key, &entry, service, now)
         } else {
             // Others find a backend, this client's port must wait for its other flow to end: no matter of the service's.
             Verdict::Drop(Counter::DropLanes)
@@ -292,18 +312,8 @@ fn open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, new: &mut NewFl
     if tables.none_since(frontend.service).first != 0 {
         tables.set_none_since(frontend.service, NoneSince::default());
     }
-    let entry = FlowEntry {
-        frontend: segment.dst,
-        frontend_port: segment.dst_port,
-        backend: id,
-        generation: backend.generation,
-        isn: segment.seq,
-        uplink,
-        last_seen: now.secs(),
-        port_index: frontend.port_index.into(),
-        marks: TcpState::SynSent.marks(),
-    };
-    if !tables.put_flow(Table::Pending, key, &entry) {
+    let entry = entry_of(segment, frontend, id, backend.generation, uplink, now);
+    if !tables.put_opening(key, &entry) {
         *verdict = Verdict::Drop(Counter::DropTableFull);
         return;
     }
@@ -318,20 +328,100 @@ fn open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, new: &mut NewFl
     *verdict = Verdict::Forward(Forward { backend: id, target, reason });
 }
 
-/// No backend: the client waits (its SYN is dropped, it will send another), but not for longer than the service says.
+/// The record of a flow that begins.
 #[inline(always)]
-fn on_none<T: Tables>(tables: &T, id: ServiceId, service: &ServiceEntry, now: Nanos) -> Verdict {
+fn entry_of(
+    segment: &Segment,
+    frontend: FrontendEntry,
+    backend: BackendId,
+    generation: u32,
+    uplink: u32,
+    now: Nanos,
+) -> FlowEntry {
+    FlowEntry {
+        frontend: segment.dst,
+        frontend_port: segment.dst_port,
+        backend,
+        generation,
+        isn: segment.seq,
+        uplink,
+        last_seen: now.secs(),
+        port_index: frontend.port_index,
+        refusals: 0,
+        refused: BackendId(0),
+        marks: TcpState::SynSent.marks(),
+    }
+}
+
+/// No backend: the client waits (its SYN is kept), but not for longer than the service says.
+#[inline(always)]
+fn on_none<T: Tables>(tables: &T, key: &FlowKey, entry: &FlowEntry, service: &ServiceEntry, now: Nanos) -> Verdict {
+    if may_hold(tables, key.service, service, now) {
+        tables.hold(key, entry);
+        Verdict::Drop(Counter::DropHold)
+    } else {
+        Verdict::Reset(Counter::ResetNoBackend)
+    }
+}
+
+/// Whether a new flow that finds no backend may still wait.
+#[inline(always)]
+pub(crate) fn may_hold<T: Tables>(tables: &T, id: ServiceId, service: &ServiceEntry, now: Nanos) -> bool {
     let NoneSince { first, last_secs } = tables.none_since(id);
     // Nobody has asked for so long that backends may have come and gone meanwhile, unseen from here: a wait of its own.
     let hold_secs = (service.hold_ns / 1_000_000_000) as u32;
     let is_new = first == 0 || now.secs().saturating_sub(last_secs) > hold_secs.saturating_add(PENDING_SECS);
     let first = if is_new { now.0 } else { first };
     tables.set_none_since(id, NoneSince { first, last_secs: now.secs() });
-    if now.0.saturating_sub(first) < service.hold_ns {
-        Verdict::Drop(Counter::DropHold)
-    } else {
-        Verdict::Pass(Counter::PassNoBackend)
+    now.0.saturating_sub(first) < service.hold_ns
+}
+
+/// A packet of a connection that is not known: its entry was evicted, or the table is a new one. The backends know: the one that
+/// has the socket gets the packet, and the flow is known again. What Docker's own port mapping brought there before steer came
+/// stays with Docker.
+#[inline(never)]
+fn recover<T: Tables>(tables: &T, segment: &Segment, key: &mut FlowKey, lost: &mut NewFlow) {
+    let NewFlow { frontend, uplink, now, ref mut verdict, .. } = *lost;
+    let Some(slots) = tables.slots(key.service) else { return };
+    for i in 0..MAX_SCAN {
+        if i >= slots.members_len {
+            break;
+        }
+        let Some(id) = slots.member(i) else { break };
+        let Some(backend) = tables.backend(id) else { continue };
+        let Some(target) = backend.target(frontend.port_index) else { continue };
+        if backend.service != key.service || !tables.is_connected(backend, target, segment.src, segment.src_port) {
+            continue;
+        }
+        let generation = backend.generation;
+        let foreign = ForeignKey { client: segment.src, client_port: segment.src_port, backend: id, generation };
+        if tables.is_foreign(&foreign) {
+            return;
+        }
+        *verdict = Verdict::Forward(Forward { backend: id, target, reason: Counter::FollowRecovered });
+        let state = TcpState::Established.advance(Direction::Forward, segment.flags);
+        let entry = FlowEntry { marks: state.marks(), ..entry_of(segment, frontend, id, generation, uplink, now) };
+        // One that ends with this very packet need not be known again.
+        if state.is_live() && free_lane(tables, key) && tables.put_flow(Table::Flows, key, &entry) {
+            tables.count_established(id);
+        }
+        return;
     }
+}
+
+/// Leaves the key at a lane where nothing stands, if there is one.
+#[inline(always)]
+fn free_lane<T: Tables>(tables: &T, key: &mut FlowKey) -> bool {
+    for lane in 0..LANES {
+        key.lane = lane;
+        if lookup(tables, key).is_none() {
+            if u32::from(lane) > tables.extra_lanes(key.service) {
+                tables.raise_extra_lanes(key.service, lane.into());
+            }
+            return true;
+        }
+    }
+    false
 }
 
 /// A packet of a known flow goes where the flow began.
@@ -346,8 +436,10 @@ fn follow<T: Tables>(
     now: Nanos,
 ) -> Verdict {
     let Some(target) = live_target(tables, flow, key.service) else {
-        remove(tables, table, key, flow.backend, flow.generation);
-        return Verdict::Pass(Counter::PassGone);
+        // The entry stays, so that the next packet is answered likewise, until the agent sweeps it away.
+        // A reset is never answered with a reset (RFC 9293, 3.5.2).
+        let is_reset = segment.flags.has(TcpFlags::RST);
+        return if is_reset { Verdict::Pass(Counter::PassNoFlow) } else { Verdict::Reset(Counter::ResetGone) };
     };
     let backend = flow.backend;
     let state = flow.tcp().advance(Direction::Forward, segment.flags);

@@ -80,6 +80,8 @@ fn a_new_flow_is_steered_and_remembered() {
         uplink: UPLINK,
         last_seen: 5,
         port_index: 0,
+        refusals: 0,
+        refused: BackendId(0),
         marks: 0,
     };
     assert_eq!(entry, expected);
@@ -220,13 +222,14 @@ fn a_flow_is_followed_whatever_becomes_of_its_backend_while_it_is_there(#[case] 
 }
 
 #[test]
-fn a_flow_whose_backend_is_gone_passes_to_the_host_which_resets_it() {
+fn a_flow_whose_backend_is_gone_is_reset_as_often_as_it_asks() {
     let mut world = World::with_backends(&[1, 2]);
     assert_eq!(world.connect(40_000, 1, 0), 1);
     world.remove(1);
-    assert_eq!(world.client(40_000, ACK, 1), pass(PassGone));
-    assert_eq!(world.client(40_000, ACK, 1), pass(PassNoFlow), "and is forgotten");
-    assert_eq!(world.sizes(), (0, 0));
+    for _ in 0..2 {
+        assert_eq!(world.client(40_000, ACK, 1), Verdict::Reset(ResetGone));
+    }
+    assert_eq!(world.client(40_000, RST, 1), pass(PassNoFlow), "but no reset with a reset");
 }
 
 #[test]
@@ -245,7 +248,7 @@ fn an_id_used_again_inherits_neither_flows_nor_counts() {
     assert_eq!(world.syn(40_001, 1, 0), to(1, SteerNew));
     assert_eq!(world.connect(40_002, 1, 0), 1);
     world.replace(1);
-    assert_eq!(world.client(40_000, ACK, 1), pass(PassGone), "established");
+    assert_eq!(world.client(40_000, ACK, 1), Verdict::Reset(ResetGone), "established");
     assert_eq!(world.answer(1, 40_002, ACK, 1), None, "no way back either");
     assert_eq!(world.syn(40_001, 1, 1), to(1, SteerAgain), "opening: a flow of the new tenant");
     assert_eq!(world.syn(40_002, 1, 1), to(1, SteerReuse));
@@ -261,9 +264,9 @@ fn a_backend_that_gave_up_the_port_keeps_no_flow_of_it() {
     assert_eq!(world.syn(40_001, 1, 0), to(1, SteerNew));
     world.backends.get_mut(&BackendId(1)).unwrap().targets[0] = Port::NONE;
     for port in [40_000, 40_001] {
-        assert_eq!(world.client(port, ACK, 1), pass(PassGone));
+        assert_eq!(world.client(port, ACK, 1), Verdict::Reset(ResetGone));
     }
-    assert_eq!((world.live_of(1), world.sizes()), (0, (0, 0)), "the one that lived has ended, the other never lived");
+    assert_eq!(world.live_of(1), 1, "until the agent sweeps it away");
 }
 
 #[test]
@@ -416,8 +419,8 @@ fn without_a_backend_the_client_is_held_and_then_refused() {
         (100, drop(DropHold)),
         (101, drop(DropHold)),
         (109, drop(DropHold)),
-        (110, pass(PassNoBackend)),
-        (170, pass(PassNoBackend)),
+        (110, Verdict::Reset(ResetNoBackend)),
+        (170, Verdict::Reset(ResetNoBackend)),
     ] {
         assert_eq!(world.syn(40_000, 1, secs), expected, "at {secs} s");
     }
@@ -438,12 +441,12 @@ fn an_outage_long_after_another_holds_anew_though_nobody_came_while_there_was_a_
     world.set(1, BackendState::Ready);
     world.set(1, BackendState::Unready);
     assert_eq!(world.syn(40_001, 1, 3_700), drop(DropHold));
-    assert_eq!(world.syn(40_001, 1, 3_711), pass(PassNoBackend));
+    assert_eq!(world.syn(40_001, 1, 3_711), Verdict::Reset(ResetNoBackend));
 }
 
 #[test]
 fn a_service_that_holds_nobody_refuses_at_once() {
     let mut world = World::with_backends(&[1]);
     world.set(1, BackendState::Starting);
-    assert_eq!(world.syn(40_000, 1, 100), pass(PassNoBackend));
+    assert_eq!(world.syn(40_000, 1, 100), Verdict::Reset(ResetNoBackend));
 }

@@ -5,10 +5,14 @@
 
 use core::ops::Deref;
 
-use crate::backend::{BackendEntry, BackendId, BackendState, EndpointEntry, EndpointKey};
-use crate::flow::{FlowEntry, FlowKey};
+use crate::addr::{Addr, Port};
+use crate::backend::{BackendEntry, BackendId, BackendState, EndpointEntry, EndpointKey, NoticeKind};
+use crate::flow::{FlowEntry, FlowKey, ForeignKey};
+use crate::pick::Fit;
 use crate::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceId};
 use crate::slot::SlotTable;
+use crate::steer::NewFlow;
+use crate::verdict::Verdict;
 
 /// Which table holds a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,6 +21,15 @@ pub enum Table {
     Pending,
     /// Established.
     Flows,
+}
+
+/// Whether somebody listens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Listening {
+    Yes,
+    No,
+    /// It cannot be seen from here: the namespace has no id.
+    Unknown,
 }
 
 /// When new flows of a service found no backend; all zero while they do find one.
@@ -35,6 +48,9 @@ pub trait Tables {
     where
         Self: 'a;
 
+    /// Works on a new flow somewhere that is not the stack, which is small in the kernel; returns the verdict it ends with.
+    fn with_work(&self, work: impl FnOnce(&mut NewFlow)) -> Verdict;
+
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendEntry>;
     fn service(&self, id: ServiceId) -> Option<&ServiceEntry>;
     /// Whether a prefix of the allow list covers the key.
@@ -42,7 +58,20 @@ pub trait Tables {
     fn slots(&self, id: ServiceId) -> Option<&SlotTable>;
 
     fn backend(&self, id: BackendId) -> Option<&BackendEntry>;
-    fn backend_state(&self, id: BackendId) -> BackendState;
+    /// What a new flow may take the backend for, and whether listening decides (see [`crate::backend::StateEntry`]).
+    fn backend_state(&self, id: BackendId) -> (BackendState, bool);
+    /// Whether there is a listener behind that port of a backend, at this very instant.
+    fn listens(&self, backend: &BackendEntry, target: Port) -> Listening;
+    /// Whether a backend has a connection with that client at that port (the handshake may still be under way).
+    fn is_connected(&self, backend: &BackendEntry, target: Port, client: Addr, client_port: Port) -> bool;
+    /// Whether that connection was there before steer came.
+    fn is_foreign(&self, key: &ForeignKey) -> bool;
+    /// Whether backends may be asked whose a connection is, once more: bounded per second.
+    fn may_search(&self, now_secs: u32) -> bool;
+    /// Tells the agent.
+    fn notice(&self, kind: NoticeKind, id: BackendId, backend: &BackendEntry);
+    /// Tells of a candidate that was looked at; only the program behind `steer explain` listens.
+    fn trace(&self, id: BackendId, fit: Fit);
     /// Live flows of a backend.
     fn live(&self, id: BackendId) -> u64;
     fn endpoint(&self, key: &EndpointKey) -> Option<EndpointEntry>;
@@ -58,6 +87,15 @@ pub trait Tables {
 
     /// An entry where it lies; what it shows may change while it is looked at.
     fn flow(&self, table: Table, key: &FlowKey) -> Option<Self::Flow<'_>>;
+    /// Inserts or replaces a new flow, together with the SYN of the packet at hand; `false` when the table took nothing.
+    fn put_opening(&self, key: &FlowKey, entry: &FlowEntry) -> bool;
+    /// Keeps the SYN of the packet at hand until a backend is ready.
+    fn hold(&self, key: &FlowKey, entry: &FlowEntry);
+    /// Keeps the SYN of a pending flow, likewise, and forgets the flow.
+    fn hold_again(&self, key: &FlowKey);
+    /// Gives a pending flow, with the SYN that is kept of it, to another backend, once more refused by the one it had; `false`
+    /// when it is not there any more.
+    fn give_again(&self, key: &FlowKey, backend: BackendId, generation: u32, secs: u32) -> bool;
     /// Inserts or replaces; `false` when the table took nothing.
     fn put_flow(&self, table: Table, key: &FlowKey, entry: &FlowEntry) -> bool;
     /// Adds marks to an entry, in one atomic step, and notes the time and interface of the packet. Returns the marks after.
@@ -65,6 +103,8 @@ pub trait Tables {
     /// `true` for exactly one caller per entry, however many try at once.
     fn remove_flow(&self, table: Table, key: &FlowKey) -> bool;
 
+    /// The backend refused a flow, which goes on to another one.
+    fn count_resteered(&self, id: BackendId);
     /// A flow was given to the backend.
     fn count_steered(&self, id: BackendId);
     /// A flow of the backend became live.

@@ -2,6 +2,7 @@
 
 use crate::addr::{Addr, Port};
 use crate::backend::BackendId;
+use crate::service::ServiceId;
 
 /// What to do with a packet from a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -12,6 +13,25 @@ pub enum Verdict {
     /// Send it to that backend's container port.
     Forward(Forward),
     /// Drop it.
+    Drop(Counter),
+    /// Answer it with a reset.
+    Reset(Counter),
+}
+
+/// What to do with a packet that came out of a container and is part of a steered flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "a verdict that is not carried out loses the packet's fate"]
+pub enum Returned {
+    /// Send it to the client.
+    Reply(Reply),
+    /// It is a refusal that the client need not see: drop it, and send the client's SYN to another backend.
+    Resteer {
+        /// Of the flow, with its lane: where its SYN is kept.
+        service: ServiceId,
+        lane: u8,
+        forward: Forward,
+    },
+    /// It is a refusal that the client need not see: drop it; its SYN waits.
     Drop(Counter),
 }
 
@@ -72,10 +92,10 @@ counters! {
     PassNoFlow = "pass_no_flow",
     /// Passed: a new flow while steer is being detached.
     PassClosed = "pass_closed",
-    /// Passed to the host, which refuses it: a new flow, no backend, and the time to hold is over.
-    PassNoBackend = "pass_no_backend",
-    /// Passed to the host, which resets it: the backend of the flow is gone.
-    PassGone = "pass_gone",
+    /// Answered with a reset: a new flow, no backend, and the time to hold is over.
+    ResetNoBackend = "reset_no_backend",
+    /// Answered with a reset: the backend of the flow is gone.
+    ResetGone = "reset_gone",
     /// Passed: a TCP packet that is an IP fragment or has IP options, to whatever address.
     PassUnparsed = "pass_unparsed",
     /// Passed by XDP: the backend is reached through tc (its veth takes no frames from XDP yet).
@@ -88,14 +108,20 @@ counters! {
     SteerAgain = "steer_again",
     /// Steered: a client port used again for a new connection.
     SteerReuse = "steer_reuse",
+    /// Steered: a SYN that a backend refused, to another one.
+    SteerRefused = "steer_refused",
+    /// Followed: a packet of a flow that was not known, to the backend that has its socket; the flow is known again.
+    FollowRecovered = "follow_recovered",
     /// Followed: a packet of a known flow.
     Follow = "follow",
     /// Sent back: a reply of a backend.
     Reply = "reply",
     /// Delivered: an ICMP error about a flow.
     FollowIcmp = "follow_icmp",
-    /// Dropped: a new flow, no backend is ready, the client will try again.
+    /// Held: a new flow, and no backend is ready. Its SYN is sent again as soon as one is.
     DropHold = "drop_hold",
+    /// Held: a backend refused a new flow, and no other is ready. Its SYN is sent again as soon as one is.
+    DropRefused = "drop_refused",
     /// Dropped: the client is not on the service's allow list.
     DropNotAllowed = "drop_not_allowed",
     /// Dropped: the client uses one port for more frontends of the service at once than there are lanes, or free backends.

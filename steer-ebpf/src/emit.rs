@@ -7,18 +7,23 @@ use aya_ebpf::bindings::{
     __sk_buff, BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_SHOT,
     bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1, xdp_action, xdp_md,
 };
-use aya_ebpf::helpers::{bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
+use aya_ebpf::helpers::{
+    bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_tail,
+};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_log_ebpf::warn;
-use steer_common::addr::{Addr, TCP};
-use steer_common::backend::BackendEntry;
+use steer_common::addr::{Addr, Port, TCP};
+use steer_common::backend::{BackendEntry, BackendId};
+use steer_common::flow::FlowKey;
 use steer_common::reverse::reverse;
 use steer_common::steer::{Nanos, Segment, flow_about, steer};
 use steer_common::tables::Tables as _;
-use steer_common::verdict::{Counter, Reply, Verdict};
+use steer_common::verdict::{Counter, Reply, Returned, Verdict};
 
-use crate::maps::{Maps, count};
-use crate::packet::{Frame, IcmpError, Parsed, tc_frame};
+use crate::maps::{Maps, count, pending};
+use crate::packet::{
+    BARE_LEN, FULL_LEN, Frame, FullFrame, IcmpError, Parsed, ResetFrame, TcPacket, XdpPacket, tc_frame,
+};
 use crate::rewrite;
 
 const AF_INET: u8 = 2;
@@ -48,7 +53,8 @@ pub(crate) fn uplink_xdp(ctx: &XdpContext) -> Option<u32> {
     let segment = segment(frame)?;
     // SAFETY: the context pointer is valid for the life of the program.
     let uplink = unsafe { (*ctx.as_ptr().cast::<xdp_md>()).ingress_ifindex };
-    let forward = match steer(&Maps, &segment, uplink, now()) {
+    let maps = Maps(XdpPacket(ctx.as_ptr()));
+    let forward = match steer(&maps, &segment, uplink, now()) {
         Verdict::Forward(forward) => forward,
         Verdict::Pass(reason) => {
             count(reason);
@@ -58,8 +64,13 @@ pub(crate) fn uplink_xdp(ctx: &XdpContext) -> Option<u32> {
             count(reason);
             return Some(xdp_action::XDP_DROP);
         }
+        Verdict::Reset(_) => {
+            // Sending is tc's; it comes to the same conclusion.
+            count(Counter::PassToTc);
+            return None;
+        }
     };
-    let backend = Maps.backend(forward.backend)?;
+    let backend = maps.backend(forward.backend)?;
     if backend.flags & BackendEntry::XDP == 0 {
         // The decision stands in the flow table, and the packet is untouched: tc takes it from here.
         count(Counter::PassToTc);
@@ -78,7 +89,8 @@ pub(crate) fn uplink_tc(ctx: &TcContext) -> Option<i32> {
         return icmp_error(ctx);
     }
     let segment = segment(frame)?;
-    let forward = match steer(&Maps, &segment, ingress(ctx), now()) {
+    let maps = Maps(TcPacket(ctx.as_ptr()));
+    let forward = match steer(&maps, &segment, ingress(ctx), now()) {
         Verdict::Forward(forward) => forward,
         Verdict::Pass(reason) => {
             count(reason);
@@ -88,8 +100,12 @@ pub(crate) fn uplink_tc(ctx: &TcContext) -> Option<i32> {
             count(reason);
             return Some(TC_ACT_SHOT);
         }
+        Verdict::Reset(reason) => {
+            count(reason);
+            return Some(reset(ctx, frame, &segment));
+        }
     };
-    let backend = Maps.backend(forward.backend)?;
+    let backend = maps.backend(forward.backend)?;
     if rewrite::dnat_tc(ctx, frame, backend.addr, forward.target, backend.mac).is_none() {
         count(Counter::DropRewrite);
         // Counters tell how often; that it happens at all is worth a line in the agent's log.
@@ -107,8 +123,9 @@ pub(crate) fn uplink_tc(ctx: &TcContext) -> Option<i32> {
 #[inline(always)]
 fn icmp_error(ctx: &TcContext) -> Option<i32> {
     let error = IcmpError::of_tc(ctx)?;
-    let (backend, target) = flow_about(&Maps, &error.turned())?;
-    let backend = Maps.backend(backend)?;
+    let maps = Maps(TcPacket(ctx.as_ptr()));
+    let (backend, target) = flow_about(&maps, &error.turned())?;
+    let backend = maps.backend(backend)?;
     error.deliver(backend.addr, target, backend.mac);
     count(Counter::FollowIcmp);
     // SAFETY: a helper call with plain arguments.
@@ -119,7 +136,20 @@ fn icmp_error(ctx: &TcContext) -> Option<i32> {
 pub(crate) fn backend_tc(ctx: &TcContext) -> Option<i32> {
     let frame = Frame::of_tc(ctx)?;
     let Parsed::Tcp(segment) = frame.parse() else { return None };
-    let reply = reverse(&Maps, &segment, ingress(ctx), now())?;
+    let maps = Maps(TcPacket(ctx.as_ptr()));
+    let reply = match reverse(&maps, &segment, ingress(ctx), now())? {
+        Returned::Reply(reply) => reply,
+        Returned::Resteer { service, lane, forward } => {
+            count(forward.reason);
+            let (client, client_port) = (segment.dst, segment.dst_port);
+            let key = FlowKey { client, client_port, service, proto: TCP, lane, pad: 0 };
+            return Some(resteer(ctx, &key, forward.backend, forward.target));
+        }
+        Returned::Drop(reason) => {
+            count(reason);
+            return Some(TC_ACT_SHOT);
+        }
+    };
     // The route first: where the reply does not fit, it is passed on as it is, and the host's stack tells the container.
     let route = route(ctx, frame, &segment, &reply)?;
     if rewrite::reverse_tc(ctx, frame, reply.frontend, reply.frontend_port).is_none() {
@@ -129,6 +159,44 @@ pub(crate) fn backend_tc(ctx: &TcContext) -> Option<i32> {
     }
     count(Counter::Reply);
     Some(send(&route))
+}
+
+/// Answers a packet with a reset, out where it came in. What a container sent by way of its bridge goes back the same way.
+#[inline(always)]
+fn reset(ctx: &TcContext, frame: Frame, segment: &Segment) -> i32 {
+    let answer = ResetFrame::to(frame, segment);
+    let Some(frame) = resize(ctx, BARE_LEN).and_then(|()| Frame::of_tc(ctx)) else {
+        count(Counter::DropRewrite);
+        return TC_ACT_SHOT;
+    };
+    answer.write(frame);
+    // SAFETY: a helper call with plain arguments.
+    unsafe { bpf_redirect(ingress(ctx), 0) as i32 }
+}
+
+/// Makes the refusal at hand into the SYN that was refused, and sends that to another backend.
+#[inline(always)]
+fn resteer(ctx: &TcContext, key: &FlowKey, id: BackendId, target: Port) -> i32 {
+    let sent = resize(ctx, FULL_LEN).and_then(|()| {
+        let maps = Maps(TcPacket(ctx.as_ptr()));
+        let backend = maps.backend(id)?;
+        let syn = pending(key)?;
+        let frame = FullFrame::of_tc(ctx)?;
+        // SAFETY: a map value.
+        unsafe { frame.write_syn(key, syn, backend.addr, target, backend.mac) };
+        // SAFETY: a helper call with plain arguments.
+        Some(unsafe { bpf_redirect_peer(backend.ifindex, 0) } as i32)
+    });
+    sent.unwrap_or_else(|| {
+        count(Counter::DropRewrite);
+        TC_ACT_SHOT
+    })
+}
+
+#[inline(always)]
+fn resize(ctx: &TcContext, len: u32) -> Option<()> {
+    // SAFETY: the context pointer is valid for the life of the program.
+    (unsafe { bpf_skb_change_tail(ctx.as_ptr().cast(), len, 0) } == 0).then_some(())
 }
 
 #[inline(always)]

@@ -8,6 +8,8 @@
 //! | `connect4`, `connect6` | root cgroup | sockets of this host, at `connect` |
 //! | `peername4`, `peername6` | root cgroup | the same sockets, at `getpeername` |
 //! | `release` | root cgroup | the same sockets, at `close` |
+//! | `signal_generate` | raw tracepoint | a stop signal to a backend: it drains before the process can see the signal |
+//! | `process_exit` | raw tracepoint | the end of a backend's first process |
 //!
 //! No program ever passes on a packet it has rewritten: rewritten packets are redirected past the host's stack, in both
 //! directions, since Docker 28 and later drop what arrives at a container from anywhere but its bridge.
@@ -22,11 +24,13 @@ mod emit;
 mod maps;
 mod packet;
 mod rewrite;
+mod signals;
+mod socket;
 mod sockets;
 
 use aya_ebpf::bindings::{TC_ACT_UNSPEC, xdp_action};
-use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, classifier, xdp};
-use aya_ebpf::programs::{SockAddrContext, SockContext, TcContext, XdpContext};
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, classifier, raw_tracepoint, xdp};
+use aya_ebpf::programs::{RawTracePointContext, SockAddrContext, SockContext, TcContext, XdpContext};
 
 /// Lets the packet, or the system call, go on as if steer were not there.
 const PASS_TC: i32 = TC_ACT_UNSPEC;
@@ -77,6 +81,18 @@ fn peername6(ctx: SockAddrContext) -> i32 {
 fn release(ctx: SockContext) -> i32 {
     sockets::release(&ctx);
     PROCEED
+}
+
+#[raw_tracepoint]
+fn signal_generate(ctx: RawTracePointContext) -> i32 {
+    signals::generated(&ctx);
+    0
+}
+
+#[raw_tracepoint]
+fn process_exit(_: RawTracePointContext) -> i32 {
+    signals::exited();
+    0
 }
 
 /// The verifier accepts no program with a reachable panic, so this is never called.

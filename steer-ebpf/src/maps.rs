@@ -1,26 +1,35 @@
-//! Every map, and the only code that touches one: [`Maps`] implements [`Tables`].
+//! Every map, and the only code that touches one: [`Maps`] implements [`Tables`], over the packet at hand.
 //!
 //! All are pinned by name, so that they outlive the agent. Sizes and names are in `steer_common::limits`.
 
 use core::marker::PhantomData;
 use core::ops::Deref;
 
+use aya_ebpf::Global;
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::btf_map;
+use steer_common::addr::{Addr, Port};
 use steer_common::backend::{
-    BackendEntry, BackendId, BackendInfo, BackendState, BackendStats, EndpointEntry, EndpointKey,
+    BackendEntry, BackendId, BackendInfo, BackendState, BackendStats, EdgeEntry, EdgeKind, EndpointEntry, EndpointKey,
+    InitEntry, Notice, NoticeKind, StateEntry,
 };
-use steer_common::flow::{FlowEntry, FlowKey, LocalFlow};
+use steer_common::flow::{FlowEntry, FlowKey, ForeignKey, LocalFlow, PendingEntry};
 use steer_common::limits::{
-    MAX_ALLOW, MAX_BACKENDS, MAX_FLOWS, MAX_FRONTENDS, MAX_LOCAL_FLOWS, MAX_PENDING, MAX_PORTS, MAX_SERVICES,
+    MAX_ALLOW, MAX_BACKENDS, MAX_FLOWS, MAX_FOREIGN, MAX_FRONTENDS, MAX_HELD, MAX_LOCAL_FLOWS, MAX_PENDING, MAX_PORTS,
+    MAX_SEARCHES, MAX_SERVICES, NOTICES_BYTES,
 };
+use steer_common::pick::Fit;
 use steer_common::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceInfo, ServiceState};
 use steer_common::slot::SlotTable;
-use steer_common::tables::{NoneSince, Table, Tables};
-use steer_common::verdict::Counter;
+use steer_common::steer::NewFlow;
+use steer_common::tables::{Listening, NoneSince, Table, Tables};
+use steer_common::verdict::{Counter, Verdict};
 
 use crate::atomic;
+use crate::packet::{Packet, fill_syn};
+use crate::socket;
 
 /// Frontend → service and port.
 #[btf_map]
@@ -50,9 +59,25 @@ static SLOTS: ArrayOfMaps<Array<SlotTable, 1>, { MAX_SERVICES as usize }> = Arra
 #[btf_map]
 static BACKENDS: Array<BackendEntry, { MAX_BACKENDS as usize }> = Array::new();
 
-/// Backend → lifecycle state.
+/// Backend → lifecycle state, as the agent has it.
 #[btf_map]
-static BACKEND_STATES: Array<u32, { MAX_BACKENDS as usize }> = Array::new();
+static BACKEND_STATES: Array<StateEntry, { MAX_BACKENDS as usize }> = Array::new();
+
+/// Backend → what the kernel has seen happen to it.
+#[btf_map]
+static BACKEND_EDGES: Array<EdgeEntry, { MAX_BACKENDS as usize }> = Array::new();
+
+/// First process of a container → backend.
+#[btf_map]
+static INITS: HashMap<u32, InitEntry, { MAX_BACKENDS as usize }> = HashMap::new();
+
+/// What the agent is told.
+#[btf_map]
+static NOTICES: RingBuf<Notice, { NOTICES_BYTES as usize }> = RingBuf::new();
+
+/// Backend → when the agent was last told of its listener, in nanoseconds since boot.
+#[btf_map]
+static NOTICED: Array<u64, { MAX_BACKENDS as usize }> = Array::new();
 
 /// Backend → live flows.
 #[btf_map]
@@ -76,7 +101,42 @@ static FLOWS: LruHashMap<FlowKey, FlowEntry, { MAX_FLOWS as usize }> = LruHashMa
 
 /// Flows that open or close.
 #[btf_map]
-static PENDING: LruHashMap<FlowKey, FlowEntry, { MAX_PENDING as usize }> = LruHashMap::new();
+static PENDING: LruHashMap<FlowKey, PendingEntry, { MAX_PENDING as usize }> = LruHashMap::new();
+
+/// Flows that wait for a backend.
+#[btf_map]
+static HELD: LruHashMap<FlowKey, PendingEntry, { MAX_HELD as usize }> = LruHashMap::new();
+
+/// Connections that were open before steer came.
+#[btf_map]
+static FOREIGN: LruHashMap<ForeignKey, u32, { MAX_FOREIGN as usize }> = LruHashMap::new();
+
+/// Where a pending entry is put together: it would not fit on the stack. Programs at packets do not interrupt each other.
+#[btf_map]
+static SCRATCH: PerCpuArray<PendingEntry, 1> = PerCpuArray::new();
+
+/// Where a new flow is worked on, likewise.
+#[btf_map]
+static WORK: PerCpuArray<NewFlow, 1> = PerCpuArray::new();
+
+/// Searches of this second, per CPU.
+#[btf_map]
+static SEARCHES: PerCpuArray<Searches, 1> = PerCpuArray::new();
+
+/// Candidates of one run, for `steer explain`: the first word counts them, each other one is a backend id and a [`Fit`].
+#[btf_map]
+static TRACE: Array<u32, 128> = Array::new();
+
+/// Not 0 in the copy of the programs that `steer explain` runs.
+#[unsafe(no_mangle)]
+static EXPLAIN: Global<u32> = Global::new(0);
+
+/// A second, and how many searches it has seen.
+#[repr(C)]
+struct Searches {
+    secs: u32,
+    count: u32,
+}
 
 /// Cookie of a socket of this host → its flow.
 #[btf_map]
@@ -86,8 +146,11 @@ static LOCAL_FLOWS: LruHashMap<u64, LocalFlow, { MAX_LOCAL_FLOWS as usize }> = L
 #[btf_map]
 static COUNTERS: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new();
 
-/// The maps as the tables of a decision.
-pub(crate) struct Maps;
+/// The maps as the tables of a decision about a packet (or a socket).
+pub(crate) struct Maps<P>(pub(crate) P);
+
+/// How often the agent is told of one backend's listener.
+const NOTICE_NS: u64 = 5_000_000;
 
 /// Adds one for a reason.
 #[inline(always)]
@@ -98,7 +161,73 @@ pub(crate) fn count(counter: Counter) {
     }
 }
 
-impl Maps {
+/// The backend that a process is the first one of, if it is one.
+#[inline(always)]
+pub(crate) fn init(pid: u32) -> Option<InitEntry> {
+    // SAFETY: copied out at once.
+    unsafe { INITS.get(pid) }.copied()
+}
+
+/// A process has ended: its id may be used again.
+#[inline(always)]
+pub(crate) fn forget_init(pid: u32) {
+    let _ = INITS.remove(&pid);
+}
+
+/// Takes a backend out, and tells the agent.
+#[inline(always)]
+pub(crate) fn demote(init: &InitEntry, kind: EdgeKind, signal: u32) {
+    let is_current = BACKENDS.get(init.backend.0.into()).is_some_and(|backend| backend.generation == init.generation);
+    let Some(edge) = BACKEND_EDGES.get_ptr_mut(init.backend.0.into()) else { return };
+    if !is_current {
+        return;
+    }
+    // SAFETY: a helper without arguments.
+    let at_ns = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: aligned words of a map value. Two edges at once (a signal from each of two CPUs) may mix their words: both take the
+    // backend out.
+    let edges = unsafe {
+        // An end is the last thing that is told of a process.
+        (*edge).kind = kind as u32;
+        (*edge).signal = signal;
+        (*edge).at_ns = at_ns;
+        atomic::add(&raw mut (*edge).count, 1) as u32 + 1
+    };
+    let notice = Notice {
+        at_ns,
+        generation: init.generation,
+        kind: kind as u32,
+        backend: init.backend,
+        signal: signal as u16,
+        edges,
+    };
+    let _ = NOTICES.output(&notice, 0);
+}
+
+/// A flow that opens or closes, with its SYN.
+#[inline(always)]
+pub(crate) fn pending(key: &FlowKey) -> Option<*mut PendingEntry> {
+    PENDING.get_ptr_mut(key)
+}
+
+/// The flow of a socket of this host.
+#[inline(always)]
+pub(crate) fn local_flow(cookie: u64) -> Option<LocalFlow> {
+    // SAFETY: copied out at once; a recycled element would give another socket's flow for one call, never a bad pointer.
+    unsafe { LOCAL_FLOWS.get(cookie) }.copied()
+}
+
+#[inline(always)]
+pub(crate) fn put_local_flow(cookie: u64, flow: &LocalFlow) -> bool {
+    LOCAL_FLOWS.insert(cookie, flow, 0).is_ok()
+}
+
+#[inline(always)]
+pub(crate) fn remove_local_flow(cookie: u64) -> bool {
+    LOCAL_FLOWS.remove(cookie).is_ok()
+}
+
+impl<P> Maps<P> {
     #[inline(always)]
     fn add_live(id: BackendId, change: i64) {
         if let Some(live) = BACKEND_LIVE.get_ptr_mut(id.0.into()) {
@@ -117,23 +246,6 @@ impl Maps {
     fn state(id: ServiceId) -> Option<*mut ServiceState> {
         SERVICE_STATES.get_ptr_mut(id.0.into())
     }
-
-    /// The flow of a socket of this host.
-    #[inline(always)]
-    pub(crate) fn local_flow(cookie: u64) -> Option<LocalFlow> {
-        // SAFETY: copied out at once; a recycled element would give another socket's flow for one call, never a bad pointer.
-        unsafe { LOCAL_FLOWS.get(cookie) }.copied()
-    }
-
-    #[inline(always)]
-    pub(crate) fn put_local_flow(cookie: u64, flow: &LocalFlow) -> bool {
-        LOCAL_FLOWS.insert(cookie, flow, 0).is_ok()
-    }
-
-    #[inline(always)]
-    pub(crate) fn remove_local_flow(cookie: u64) -> bool {
-        LOCAL_FLOWS.remove(cookie).is_ok()
-    }
 }
 
 /// An element of a flow table. It stays mapped while the program runs; when the LRU recycles it for another flow meanwhile,
@@ -141,7 +253,7 @@ impl Maps {
 #[derive(Clone, Copy)]
 pub(crate) struct FlowRef<'a> {
     entry: *mut FlowEntry,
-    map: PhantomData<&'a Maps>,
+    map: PhantomData<&'a ()>,
 }
 
 impl Deref for FlowRef<'_> {
@@ -154,8 +266,34 @@ impl Deref for FlowRef<'_> {
     }
 }
 
-impl Tables for Maps {
-    type Flow<'a> = FlowRef<'a>;
+impl<P: Packet> Maps<P> {
+    /// Puts a flow together with the SYN of the packet at hand.
+    #[inline(always)]
+    fn with_syn(&self, entry: &FlowEntry) -> Option<&'static PendingEntry> {
+        let scratch = SCRATCH.get_ptr_mut(0)?;
+        // SAFETY: the element is this CPU's own, and nobody else refers to it while this program runs.
+        unsafe {
+            (*scratch).flow = *entry;
+            fill_syn(&self.0, &raw mut (*scratch).syn);
+            Some(&*scratch)
+        }
+    }
+}
+
+impl<P: Packet> Tables for Maps<P> {
+    type Flow<'a>
+        = FlowRef<'a>
+    where
+        P: 'a;
+
+    #[inline(always)]
+    fn with_work(&self, work: impl FnOnce(&mut NewFlow)) -> Verdict {
+        let Some(new) = WORK.get_ptr_mut(0) else { return Verdict::Pass(Counter::PassNoFlow) };
+        // SAFETY: the element is this CPU's own, and it is written before it is read.
+        let new = unsafe { &mut *new };
+        work(new);
+        new.verdict()
+    }
 
     #[inline(always)]
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendEntry> {
@@ -184,8 +322,73 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn backend_state(&self, id: BackendId) -> BackendState {
-        BACKEND_STATES.get(id.0.into()).map_or(BackendState::Gone, |&state| BackendState::from_u32(state))
+    fn backend_state(&self, id: BackendId) -> (BackendState, bool) {
+        let (Some(entry), Some(edge)) = (BACKEND_STATES.get(id.0.into()), BACKEND_EDGES.get(id.0.into())) else {
+            return (BackendState::Gone, false);
+        };
+        (entry.for_new(edge), entry.if_listening != 0)
+    }
+
+    #[inline(always)]
+    fn listens(&self, backend: &BackendEntry, target: Port) -> Listening {
+        socket::listens(self.0.ctx(), backend, target)
+    }
+
+    #[inline(always)]
+    fn is_connected(&self, backend: &BackendEntry, target: Port, client: Addr, client_port: Port) -> bool {
+        socket::is_connected(self.0.ctx(), backend, target, client, client_port)
+    }
+
+    #[inline(always)]
+    fn is_foreign(&self, key: &ForeignKey) -> bool {
+        // SAFETY: only whether it is there matters.
+        unsafe { FOREIGN.get(key) }.is_some()
+    }
+
+    #[inline(always)]
+    fn may_search(&self, now_secs: u32) -> bool {
+        let Some(searches) = SEARCHES.get_ptr_mut(0) else { return false };
+        // SAFETY: the element is this CPU's own.
+        unsafe {
+            if (*searches).secs != now_secs {
+                (*searches).secs = now_secs;
+                (*searches).count = 0;
+            }
+            (*searches).count += 1;
+            (*searches).count <= MAX_SEARCHES
+        }
+    }
+
+    #[inline(always)]
+    fn notice(&self, kind: NoticeKind, id: BackendId, backend: &BackendEntry) {
+        let Some(noticed) = NOTICED.get_ptr_mut(id.0.into()) else { return };
+        // SAFETY: a helper without arguments.
+        let at_ns = unsafe { bpf_ktime_get_ns() };
+        // SAFETY: an aligned word; two CPUs at once tell twice.
+        unsafe {
+            if at_ns - *noticed < NOTICE_NS && kind as u32 != NoticeKind::Refused as u32 {
+                return;
+            }
+            *noticed = at_ns;
+        }
+        let notice =
+            Notice { at_ns, generation: backend.generation, kind: kind as u32, backend: id, signal: 0, edges: 0 };
+        let _ = NOTICES.output(&notice, 0);
+    }
+
+    #[inline(always)]
+    fn trace(&self, id: BackendId, fit: Fit) {
+        if EXPLAIN.load() == 0 {
+            return;
+        }
+        let Some(len) = TRACE.get_ptr_mut(0) else { return };
+        // SAFETY: aligned words of a map that only one run at a time uses.
+        unsafe {
+            *len += 1;
+            if let Some(place) = TRACE.get_ptr_mut(*len) {
+                *place = (id.0 as u32) << 16 | fit as u32;
+            }
+        }
     }
 
     #[inline(always)]
@@ -244,18 +447,55 @@ impl Tables for Maps {
     fn flow(&self, table: Table, key: &FlowKey) -> Option<FlowRef<'_>> {
         let entry = match table {
             Table::Flows => FLOWS.get_ptr_mut(key),
-            Table::Pending => PENDING.get_ptr_mut(key),
+            Table::Pending => PENDING.get_ptr_mut(key).map(|pending| pending.cast::<FlowEntry>()),
         }?;
         Some(FlowRef { entry, map: PhantomData })
     }
 
     #[inline(always)]
+    fn put_opening(&self, key: &FlowKey, entry: &FlowEntry) -> bool {
+        self.with_syn(entry).is_some_and(|pending| PENDING.insert(key, pending, 0).is_ok())
+    }
+
+    #[inline(always)]
+    fn hold(&self, key: &FlowKey, entry: &FlowEntry) {
+        if let Some(pending) = self.with_syn(entry) {
+            let _ = HELD.insert(key, pending, 0);
+        }
+    }
+
+    #[inline(always)]
+    fn hold_again(&self, key: &FlowKey) {
+        // SAFETY: an entry in place, copied by the kernel.
+        if let Some(pending) = unsafe { PENDING.get(key) } {
+            let _ = HELD.insert(key, pending, 0);
+        }
+        let _ = PENDING.remove(key);
+    }
+
+    #[inline(always)]
+    fn give_again(&self, key: &FlowKey, backend: BackendId, generation: u32, secs: u32) -> bool {
+        let Some(pending) = PENDING.get_ptr_mut(key) else { return false };
+        // SAFETY: see `FlowRef`. A packet of the client that reads it just now sees the old backend's words or the new one's; a
+        // mixture of both has a generation that is not the backend's, and is steered anew.
+        unsafe { (*pending).flow.again(backend, generation, secs) };
+        true
+    }
+
+    #[inline(always)]
     fn put_flow(&self, table: Table, key: &FlowKey, entry: &FlowEntry) -> bool {
         match table {
-            Table::Flows => FLOWS.insert(key, entry, 0),
-            Table::Pending => PENDING.insert(key, entry, 0),
+            Table::Flows => FLOWS.insert(key, entry, 0).is_ok(),
+            Table::Pending => {
+                let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return false };
+                // SAFETY: as in `with_syn`. What stands there of another flow's SYN is never looked at: this one is past that.
+                let pending = unsafe {
+                    (*scratch).flow = *entry;
+                    &*scratch
+                };
+                PENDING.insert(key, pending, 0).is_ok()
+            }
         }
-        .is_ok()
     }
 
     #[inline(always)]
@@ -280,6 +520,13 @@ impl Tables for Maps {
             Table::Pending => PENDING.remove(key),
         }
         .is_ok()
+    }
+
+    #[inline(always)]
+    fn count_resteered(&self, id: BackendId) {
+        if let Some(stats) = Self::stats(id) {
+            stats.resteered += 1;
+        }
     }
 
     #[inline(always)]

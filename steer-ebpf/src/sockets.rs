@@ -4,7 +4,7 @@
 //! A container that is the only backend of the service it calls is the exception (what comes out of a veth cannot be sent
 //! back into it): it is connected to its own address, inside.
 
-use core::ptr::{read_volatile, write_volatile};
+use core::ptr::{null_mut, read_volatile, write_volatile};
 
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie};
@@ -18,7 +18,8 @@ use steer_common::service::{FrontendEntry, FrontendKey};
 use steer_common::tables::Tables as _;
 use steer_common::verdict::Counter;
 
-use crate::maps::{Maps, count};
+use crate::maps::{Maps, count, local_flow, put_local_flow, remove_local_flow};
+use crate::packet::NoPacket;
 
 /// Cookie of the host's network namespace, set by the agent.
 #[unsafe(no_mangle)]
@@ -73,37 +74,38 @@ fn connect(ctx: &SockAddrContext, fields: &Fields, dst: Addr) -> Option<(Addr, P
         return None;
     }
     let dst_port = fields.port();
-    let frontend = Maps.frontend(&FrontendKey::new(dst, dst_port, TCP))?;
+    let maps = Maps(NoPacket(ctx.as_ptr()));
+    let frontend = maps.frontend(&FrontendKey::new(dst, dst_port, TCP))?;
     if frontend.flags & FrontendEntry::CLOSED != 0 {
         return None;
     }
     // SAFETY: the context pointer is valid for the life of the program.
     let (cookie, netns) = unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_get_netns_cookie(ctx.as_ptr())) };
     let on_host = netns == HOST_NETNS.load();
-    let picked = if on_host { any(&frontend, dst_port, cookie) } else { only_itself(&frontend, netns) };
+    let picked = if on_host { any(&maps, &frontend, dst_port, cookie) } else { only_itself(&maps, &frontend, netns) };
     let Some(id) = picked else {
         if on_host {
             count(Counter::PassLocalNoBackend);
         }
         return None;
     };
-    let backend = Maps.backend(id)?;
+    let backend = maps.backend(id)?;
     let target = backend.target(frontend.port_index)?;
     // A socket may try again after a refusal.
     forget(cookie);
     let flow = LocalFlow { frontend: dst, frontend_port: dst_port, backend: id, generation: backend.generation };
-    if Maps::put_local_flow(cookie, &flow) {
-        Maps.count_established(id);
+    if put_local_flow(cookie, &flow) {
+        maps.count_established(id);
     }
-    Maps.count_steered(id);
+    maps.count_steered(id);
     count(Counter::SteerLocal);
     Some((backend.addr, target))
 }
 
 #[inline(always)]
-fn any(frontend: &FrontendEntry, dst_port: Port, cookie: u64) -> Option<BackendId> {
+fn any(maps: &Maps<NoPacket>, frontend: &FrontendEntry, dst_port: Port, cookie: u64) -> Option<BackendId> {
     pick(
-        &Maps,
+        maps,
         &Request {
             service: frontend.service,
             port_index: frontend.port_index,
@@ -112,41 +114,44 @@ fn any(frontend: &FrontendEntry, dst_port: Port, cookie: u64) -> Option<BackendI
             client_port: Port(cookie as u16),
             frontend_port: dst_port,
             taken: Taken::NONE,
+            not: BackendId(0),
         },
     )
 }
 
 /// The socket's own container, if it is all that the service has.
 #[inline(always)]
-fn only_itself(frontend: &FrontendEntry, netns: u64) -> Option<BackendId> {
+fn only_itself(maps: &Maps<NoPacket>, frontend: &FrontendEntry, netns: u64) -> Option<BackendId> {
     if frontend.flags & FrontendEntry::LOOPBACK != 0 {
         return None;
     }
-    let slots = Maps.slots(frontend.service)?;
+    let slots = maps.slots(frontend.service)?;
     if slots.members_len != 1 {
         return None;
     }
     let id = slots.member(0)?;
-    let backend = Maps.backend(id)?;
+    let backend = maps.backend(id)?;
     let itself = backend.netns_cookie == netns && backend.service == frontend.service;
-    (itself && Maps.backend_state(id) == BackendState::Ready).then_some(id)
+    (itself && maps.backend_state(id).0 == BackendState::Ready).then_some(id)
 }
 
 /// The flow of a socket that is connected to a backend's address.
 #[inline(always)]
 fn flow_to(ctx: &SockAddrContext, peer: Addr) -> Option<LocalFlow> {
     // SAFETY: the context pointer is valid for the life of the program.
-    let flow = Maps::local_flow(unsafe { bpf_get_socket_cookie(ctx.as_ptr()) })?;
-    let backend = Maps.backend(flow.backend)?;
+    let flow = local_flow(unsafe { bpf_get_socket_cookie(ctx.as_ptr()) })?;
+    let maps = Maps(NoPacket(ctx.as_ptr()));
+    let backend = maps.backend(flow.backend)?;
     (backend.generation == flow.generation && backend.addr == peer).then_some(flow)
 }
 
 /// The socket's flow, if it had one, has ended.
 #[inline(always)]
 fn forget(cookie: u64) {
-    let Some(flow) = Maps::local_flow(cookie) else { return };
-    if Maps::remove_local_flow(cookie) && Maps.backend(flow.backend).is_some_and(|b| b.generation == flow.generation) {
-        Maps.count_ended(flow.backend);
+    let Some(flow) = local_flow(cookie) else { return };
+    let maps = Maps(NoPacket(null_mut()));
+    if remove_local_flow(cookie) && maps.backend(flow.backend).is_some_and(|b| b.generation == flow.generation) {
+        maps.count_ended(flow.backend);
     }
 }
 

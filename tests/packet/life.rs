@@ -120,6 +120,7 @@ fn a_client_port_is_free_after_a_reset(bench: &mut Bench) {
         bench.send(hook, &from_client(port).rst()).goes_to(first, Follow);
         let second = bench.send(hook, &from_client(port).syn(2)).goes_somewhere(SteerReuse);
         assert_ne!(first, second, "it was the other one's turn");
+        bench.reply(second, &from_backend(second, port).syn_ack()).comes_from(FRONTEND);
         bench.reply(second, &from_backend(second, port).rst()).comes_from(FRONTEND);
         bench.send(hook, &from_client(port).syn(2)).goes_to(first, SteerReuse);
         assert_eq!((bench.live(1), bench.live(2)), (0, 0));

@@ -7,7 +7,7 @@ use steer_common::addr::Port;
 use steer_common::backend::BackendState::{Draining, Ready, Unready};
 use steer_common::service::{Balance, ServiceEntry, ServiceId};
 use steer_common::tcp::TcpState::SynSent;
-use steer_common::verdict::Counter::{Follow, PassNoBackend, SteerNew, SteerReuse};
+use steer_common::verdict::Counter::{Follow, ResetNoBackend, SteerNew, SteerReuse};
 use steer_tests::bpf::{Bench, CLIENT_PORT, FRONTEND, Flow, Hook, backend_addr, from_client};
 
 stories! {
@@ -15,9 +15,9 @@ stories! {
     weights_are_kept_to_the_last_connection: [SteerNew],
     a_backend_that_is_demoted_gets_nothing_before_its_slots_are_gone: [SteerNew],
     a_draining_backend_is_better_than_none: [SteerNew],
-    a_backend_of_another_service_gets_nothing: [SteerNew, PassNoBackend],
+    a_backend_of_another_service_gets_nothing: [SteerNew, ResetNoBackend, PassToTc],
     a_backend_gets_only_flows_for_ports_it_serves: [SteerNew],
-    a_container_that_calls_its_own_service_reaches_another: [SteerNew, PassNoBackend],
+    a_container_that_calls_its_own_service_reaches_another: [SteerNew, ResetNoBackend],
     least_connections_spares_the_busy: [SteerNew],
     least_connections_counts_by_weight: [SteerNew],
     maglev_sends_a_client_port_where_it_was_before: [SteerNew, SteerReuse, Follow],
@@ -95,7 +95,7 @@ fn a_backend_of_another_service_gets_nothing(bench: &mut Bench) {
     bench.add_backend_with(1, |entry| entry.service = ServiceId(2));
     bench.deal(&[1]);
     for hook in Hook::BOTH {
-        bench.send(hook, &from_client(CLIENT_PORT).syn(7)).passes(PassNoBackend);
+        bench.send(hook, &from_client(CLIENT_PORT).syn(7)).is_reset(ResetNoBackend);
     }
     bench.add_backend(2);
     bench.deal(&[1, 2]);
@@ -126,7 +126,7 @@ fn a_container_that_calls_its_own_service_reaches_another(bench: &mut Bench) {
     }
     bench.deal(&[1]);
     let inside = SocketAddrV4::new(*backend_addr(1).ip(), 1000);
-    bench.send(Hook::Tc, &from_client(0).syn(7).from(inside)).passes(PassNoBackend);
+    bench.send(Hook::Tc, &from_client(0).syn(7).from(inside)).is_reset(ResetNoBackend);
 }
 
 fn least_connections_spares_the_busy(bench: &mut Bench) {

@@ -3,7 +3,9 @@
 use steer_common::backend::BackendState::{Drained, Draining, Gone, Maintenance, Ready, Starting, Unready};
 use steer_common::service::Balance;
 use steer_common::tcp::TcpState::{Established, SynReceived, SynSent};
-use steer_common::verdict::Counter::{Follow, PassGone, PassNoFlow, SteerAgain, SteerNew, SteerRetransmit, SteerReuse};
+use steer_common::verdict::Counter::{
+    Follow, PassNoFlow, ResetGone, SteerAgain, SteerNew, SteerRetransmit, SteerReuse,
+};
 use steer_tests::bpf::{Bench, CLIENT_PORT, FRONTEND, Flow, Hook, from_backend, from_client};
 
 use super::story::connect;
@@ -15,8 +17,8 @@ stories! {
     new_backends_and_new_slots_move_no_flow: [SteerNew, Follow, Reply],
     a_syn_without_an_answer_leaves_a_backend_that_is_no_longer_ready: [SteerNew, SteerAgain, Reply, Follow],
     a_syn_that_was_answered_stays: [SteerNew, SteerRetransmit, Reply, Follow],
-    packets_to_a_backend_that_is_gone_pass_untouched: [SteerNew, Follow, Reply, PassGone, PassNoFlow, SteerReuse],
-    a_reused_id_inherits_no_flows: [SteerNew, Follow, Reply, PassGone, PassNoFlow],
+    packets_to_a_backend_that_is_gone_are_answered_with_a_reset: [SteerNew, Follow, Reply, ResetGone, PassToTc, PassNoFlow, SteerReuse],
+    a_reused_id_inherits_no_flows: [SteerNew, Follow, Reply, ResetGone, PassToTc],
 }
 
 fn a_retransmitted_syn_goes_to_the_same_backend(bench: &mut Bench) {
@@ -123,16 +125,18 @@ fn a_syn_that_was_answered_stays(bench: &mut Bench) {
     }
 }
 
-fn packets_to_a_backend_that_is_gone_pass_untouched(bench: &mut Bench) {
+fn packets_to_a_backend_that_is_gone_are_answered_with_a_reset(bench: &mut Bench) {
     bench.serve(&[1]);
     for (hook, port) in Hook::BOTH.into_iter().zip([CLIENT_PORT, CLIENT_PORT + 10]) {
         connect(bench, hook, port);
         connect(bench, hook, port + 1);
         bench.deal(&[]);
         bench.remove_backend(1);
-        // The host knows no such connection and answers RST.
-        bench.send(hook, &from_client(port).payload(b"anyone?")).passes(PassGone);
-        bench.send(hook, &from_client(port).payload(b"anyone?")).passes(PassNoFlow);
+        for _ in 0..2 {
+            bench.send(hook, &from_client(port).payload(b"anyone?")).is_reset(ResetGone);
+        }
+        // Never with a reset to a reset.
+        bench.send(hook, &from_client(port).rst()).passes(PassNoFlow);
         bench.reply(1, &from_backend(1, port)).is_left_alone();
         // A new connection from a port whose old one never heard of it.
         bench.add_backend(2);
@@ -155,8 +159,8 @@ fn a_reused_id_inherits_no_flows(bench: &mut Bench) {
         let generation = flow.generation + 1;
         bench.add_backend_with(1, |entry| entry.generation = generation);
         bench.reply(1, &from_backend(1, port)).is_left_alone();
-        bench.send(hook, &from_client(port).payload(b"for the old one")).passes(PassGone);
-        bench.send(hook, &from_client(port)).passes(PassNoFlow);
+        bench.send(hook, &from_client(port).payload(b"for the old one")).is_reset(ResetGone);
+        bench.send(hook, &from_client(port)).is_reset(ResetGone);
         // The old flow was never the new tenant's, and is not taken off its count.
         assert_eq!(bench.live(1), 0);
         bench.send(hook, &from_client(port + 1).syn(7)).goes_to(1, SteerNew);

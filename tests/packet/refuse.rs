@@ -2,11 +2,11 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use steer_common::backend::BackendState::{Drained, Gone, Maintenance, Ready, Starting, Unready};
+use steer_common::backend::BackendState::{Gone, Maintenance, Ready, Starting, Unready};
 use steer_common::service::{FrontendEntry, ServiceEntry};
 use steer_common::tcp::TcpState::SynSent;
 use steer_common::verdict::Counter::{
-    DropHold, DropNotAllowed, Follow, PassClosed, PassNoBackend, PassNoFlow, SteerNew, SteerRetransmit, SteerReuse,
+    DropHold, DropNotAllowed, Follow, PassClosed, PassNoFlow, ResetNoBackend, SteerNew, SteerRetransmit, SteerReuse,
 };
 use steer_tests::bpf::{Bench, CLIENT_PORT, FRONTEND, Flow, Hook, from_backend, from_client};
 
@@ -14,9 +14,9 @@ use super::story::{close, connect};
 
 stories! {
     new_flows_wait_while_no_backend_is_ready: [DropHold, SteerNew],
-    no_state_but_ready_takes_new_flows: [DropHold, SteerNew],
-    the_wait_is_over_after_the_time_to_hold: [DropHold, PassNoBackend, SteerNew],
-    without_a_time_to_hold_the_host_refuses_at_once: [PassNoBackend],
+    no_state_but_ready_or_draining_takes_new_flows: [DropHold, SteerNew],
+    the_wait_is_over_after_the_time_to_hold: [DropHold, ResetNoBackend, PassToTc, SteerNew],
+    without_a_time_to_hold_the_host_refuses_at_once: [ResetNoBackend, PassToTc],
     only_the_sources_on_the_list_may_connect: [SteerNew, DropNotAllowed],
     a_source_taken_off_the_list_keeps_its_connections: [SteerNew, Follow, Reply, DropNotAllowed],
     a_service_that_admits_nobody_admits_nobody: [DropNotAllowed, PassNoFlow],
@@ -48,11 +48,11 @@ fn new_flows_wait_while_no_backend_is_ready(bench: &mut Bench) {
     assert_eq!(bench.flows(), [Flow::of(CLIENT_PORT, 1, SynSent), Flow::of(CLIENT_PORT + 1, 1, SynSent)]);
 }
 
-fn no_state_but_ready_takes_new_flows(bench: &mut Bench) {
+fn no_state_but_ready_or_draining_takes_new_flows(bench: &mut Bench) {
     bench.serve(&[1]);
     hold(bench, HOUR);
     for hook in Hook::BOTH {
-        for state in [Gone, Starting, Unready, Maintenance, Drained] {
+        for state in [Gone, Starting, Unready, Maintenance] {
             bench.set_state(1, state);
             bench.send(hook, &from_client(CLIENT_PORT).syn(7)).is_dropped(DropHold);
         }
@@ -72,7 +72,7 @@ fn the_wait_is_over_after_the_time_to_hold(bench: &mut Bench) {
         bench.send(hook, &syn).is_dropped(DropHold);
         // Since the first nanosecond this host was up.
         bench.none_since(1);
-        bench.send(hook, &syn).passes(PassNoBackend);
+        bench.send(hook, &syn).is_reset(ResetNoBackend);
     }
     bench.set_state(1, Ready);
     bench.send(Hook::Tc, &from_client(CLIENT_PORT).syn(7)).goes_to(1, SteerNew);
@@ -83,7 +83,7 @@ fn the_wait_is_over_after_the_time_to_hold(bench: &mut Bench) {
 fn without_a_time_to_hold_the_host_refuses_at_once(bench: &mut Bench) {
     bench.serve(&[]);
     for hook in Hook::BOTH {
-        bench.send(hook, &from_client(CLIENT_PORT).syn(7)).passes(PassNoBackend);
+        bench.send(hook, &from_client(CLIENT_PORT).syn(7)).is_reset(ResetNoBackend);
     }
     assert_eq!(bench.flows(), []);
 }

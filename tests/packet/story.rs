@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::panic::{catch_unwind, resume_unwind};
-use std::path::Path;
 
+use steer::dataplane::paths::Paths;
 use steer_common::verdict::Counter;
 use steer_tests::bpf::{Bench, FRONTEND, Hook, bench, bench_for, from_backend, from_client};
 use steer_tests::skip::{self, Need};
@@ -12,9 +12,10 @@ use steer_tests::skip::{self, Need};
 pub(super) type Moved = &'static [&'static [Counter]];
 
 /// Reasons that no packet of a test run can be counted under, each with where it is tested instead.
-const ELSEWHERE: [(Counter, &str); 4] = [
+const ELSEWHERE: [(Counter, &str); 5] = [
     (Counter::DropTableFull, "an LRU map takes every entry; the decision is tested in steer-common"),
     (Counter::DropRewrite, "the kernel's checksum helpers do not fail on a packet that was parsed"),
+    (Counter::FollowRecovered, "needs sockets: tests with real connections"),
     (Counter::SteerLocal, "no test run for socket hooks: tests with real connections"),
     (Counter::PassLocalNoBackend, "no test run for socket hooks: tests with real connections"),
 ];
@@ -69,7 +70,7 @@ fn nothing_of_a_bench_is_seen_outside_of_it() {
     if skip::without(&[Need::Root]) {
         return;
     }
-    let pins = || Path::new("/sys/fs/bpf/bench/v1/maps/FLOWS").exists();
+    let pins = || Paths::of("bench").map("FLOWS").exists();
     let link = || nix::net::if_::if_nametoindex("b6").is_ok();
     let seen = || (pins(), link());
     assert_eq!(seen(), (false, false), "something else has these names");

@@ -148,7 +148,7 @@ impl Agent {
             let stale = match &name {
                 LinkName::Xdp(interface) => !self.uplinks.attached.get(interface).is_some_and(|attached| attached.xdp),
                 LinkName::Tcx(interface) => !self.uplinks.attached.contains_key(interface),
-                LinkName::Veth(_) | LinkName::Cgroup(_) => false,
+                LinkName::Veth(_) | LinkName::Cgroup(_) | LinkName::Tracepoint(_) => false,
             };
             if stale {
                 attach::remove(paths, &name).with_context(|| format!("removing the stale link {name}"))?;

@@ -40,6 +40,7 @@ struct Row {
     operator_weight: Option<u16>,
     maintenance: bool,
     established_total: u64,
+    resteered_total: u64,
     drain_ms: u64,
 }
 
@@ -53,6 +54,7 @@ fn row((service, backend): (&ServiceView, &BackendView)) -> Row {
         operator_weight: backend.operator_weight,
         maintenance: backend.maintenance,
         established_total: backend.established_total,
+        resteered_total: backend.resteered_total,
         drain_ms: backend.drain.as_millis() as u64,
     }
 }
@@ -73,7 +75,7 @@ mod tests {
             "container": "abc2000000000000000000000000000000000000000000000000000000000000", "name": "web-2",
             "address": "172.17.0.3", "state": "maintenance", "cause": "operator: drain",
             "since": "2026-01-01T00:00:00Z", "weight": 5, "live_flows": 0, "pending_flows": 1, "steered_total": 10,
-            "targets": [5000], "label_weight": 1, "operator_weight": 5, "maintenance": true, "established_total": 9,
+            "targets": [5000], "label_weight": 1, "operator_weight": 5, "maintenance": true, "established_total": 9, "resteered_total": 1,
             "drain_ms": 30_000
         });
         assert_eq!(serde_json::to_value(row(backends[1])).unwrap(), expected);

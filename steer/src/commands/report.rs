@@ -236,6 +236,7 @@ pub(super) mod fixtures {
             pending_flows: 0,
             steered_total: 10,
             established_total: 9,
+            resteered_total: 1,
             drain: Duration::from_secs(30),
         }
     }

@@ -17,6 +17,7 @@ use crate::dataplane::maps::Maps;
 use crate::dataplane::paths::Paths;
 use crate::dataplane::{attach, kernel_log, prepare};
 use crate::docker::Docker;
+use crate::host::btf::task_pid_offset;
 use crate::host::netns::own_cookie;
 use crate::host::privileges;
 
@@ -48,10 +49,15 @@ pub async fn run(args: RunArgs, instance: &str) -> Result<()> {
     prepare::directories(&paths)?;
     let run_dir = paths.lock.parent().context("the lock file has no directory")?;
     let cgroup = prepare::cgroup2(run_dir)?;
-    let options = Options { host_netns: own_cookie()?, max_flows: config.agent.max_flows.unwrap_or(MAX_FLOWS) };
+    let options = Options {
+        host_netns: own_cookie()?,
+        max_flows: config.agent.max_flows.unwrap_or(MAX_FLOWS),
+        task_pid: task_pid_offset()?,
+    };
     let mut bpf = load::load(&paths, options)?;
     let messages = kernel_log::follow(&mut bpf)?;
     attach::sockets(&mut bpf, &paths, &cgroup)?;
+    attach::tracepoints(&mut bpf, &paths)?;
     let maps = Maps::open(&paths)?;
 
     let (sender, requests) = mpsc::channel(16);

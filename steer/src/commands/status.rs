@@ -99,7 +99,7 @@ fn attachments(links: &[LinkName]) -> Vec<Attachment> {
     let uplink = |link: &LinkName| match link {
         LinkName::Xdp(interface) => Some(Attachment { interface: interface.clone(), hook: "xdp".into() }),
         LinkName::Tcx(interface) => Some(Attachment { interface: interface.clone(), hook: "tcx".into() }),
-        LinkName::Veth(_) | LinkName::Cgroup(_) => None,
+        LinkName::Veth(_) | LinkName::Cgroup(_) | LinkName::Tracepoint(_) => None,
     };
     links.iter().filter_map(uplink).collect()
 }

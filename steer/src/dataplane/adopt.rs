@@ -44,7 +44,7 @@ impl Maps {
             let backend = AppliedBackend {
                 id: BackendId(id as u16),
                 entry,
-                state: BackendState::from_u32(state),
+                state: BackendState::from_u32(state.state.into()),
                 info: Info {
                     name: text(&info.name),
                     cause: text(&info.cause),

@@ -6,7 +6,7 @@ use aya::maps::{Array, MapError, PerCpuValues};
 use aya::util::nr_cpus;
 use ipnet::IpNet;
 use steer_common::addr::{Addr, Port};
-use steer_common::backend::{BackendEntry, BackendId, BackendInfo, BackendState, BackendStats};
+use steer_common::backend::{BackendEntry, BackendId, BackendInfo, BackendState, BackendStats, EdgeEntry, StateEntry};
 use steer_common::limits::MAX_PORTS;
 use steer_common::service::{AllowKey, PortInfo, ServiceEntry, ServiceId, ServiceInfo, ServiceState};
 
@@ -27,7 +27,7 @@ impl Maps {
                 .backend_info
                 .set(index(*id), backend_info(key, info), 0)
                 .with_context(|| format!("writing BACKEND_INFO[{}]", id.0)),
-            Op::SetState { id, state, .. } => self.set_state(*id, *state),
+            Op::SetState { id, state, .. } => self.set_state(*id, *state, false, self.edges(*id)?.count as u32),
             Op::RemoveBackend { id, .. } => self.remove_backend(*id),
             Op::PutEndpoint { key, entry } => {
                 self.endpoints.insert(key, entry, 0).with_context(|| format!("writing ENDPOINTS[{key:?}]"))
@@ -52,15 +52,22 @@ impl Maps {
         }
     }
 
-    /// A state alone: the one write that must not wait for anything.
-    pub fn set_state(&mut self, id: BackendId, state: BackendState) -> Result<()> {
-        self.backend_states.set(index(id), state as u32, 0).with_context(|| format!("writing BACKEND_STATES[{}]", id.0))
+    /// A state alone: the one write that must not wait for anything. `edges`: how many of the kernel's the state takes into
+    /// account.
+    pub fn set_state(&mut self, id: BackendId, state: BackendState, if_listening: bool, edges: u32) -> Result<()> {
+        let entry = StateEntry { state: state as u16, if_listening: if_listening.into(), edges };
+        self.backend_states.set(index(id), entry, 0).with_context(|| format!("writing BACKEND_STATES[{}]", id.0))
+    }
+
+    /// How many edges of a backend the kernel has seen.
+    pub fn edges(&self, id: BackendId) -> Result<EdgeEntry> {
+        self.backend_edges.get(&index(id), 0).with_context(|| format!("reading BACKEND_EDGES[{}]", id.0))
     }
 
     fn add_backend(&mut self, key: &BackendKey, id: BackendId, entry: &BackendEntry, info: &Info) -> Result<()> {
         let at = index(id);
         let context = || format!("adding backend {} ({})", id.0, info.name);
-        self.set_state(id, BackendState::Starting)?;
+        self.set_state(id, BackendState::Starting, false, self.edges(id)?.count as u32)?;
         self.backend_live.set(at, 0, 0).with_context(context)?;
         let cpus = nr_cpus().map_err(|(path, error)| anyhow::Error::from(error).context(format!("reading {path}")))?;
         let zero = PerCpuValues::try_from(vec![BackendStats::default(); cpus]).with_context(context)?;
@@ -74,7 +81,7 @@ impl Maps {
         let at = index(id);
         let context = || format!("removing backend {}", id.0);
         self.backends.set(at, BackendEntry::default(), 0).with_context(context)?;
-        self.set_state(id, BackendState::Gone)?;
+        self.set_state(id, BackendState::Gone, false, self.edges(id)?.count as u32)?;
         self.backend_live.set(at, 0, 0).with_context(context)
     }
 

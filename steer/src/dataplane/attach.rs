@@ -11,7 +11,9 @@ use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::xdp::{XdpLink, XdpMode};
-use aya::programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr, LinkOrder, SchedClassifier, TcAttachType, Xdp};
+use aya::programs::{
+    CgroupAttachMode, CgroupSock, CgroupSockAddr, LinkOrder, RawTracePoint, SchedClassifier, TcAttachType, Xdp,
+};
 
 use super::load::{program, program_mut};
 use super::paths::{LinkName, Paths};
@@ -92,6 +94,17 @@ pub fn sockets(bpf: &mut Ebpf, paths: &Paths, cgroup: &Path) -> Result<()> {
     let hook: &mut CgroupSock = program_mut(bpf, name)?;
     let id = hook.attach(&root, CgroupAttachMode::Single).with_context(|| cgroup_refused(name, cgroup))?;
     replace_pin(FdLink::try_from(hook.take_link(id)?)?, &paths.link(&LinkName::Cgroup(name.to_owned())))
+}
+
+/// Attaches to the kernel's tracepoints, likewise: for a moment two sets are attached, and an edge that both see counts twice.
+pub fn tracepoints(bpf: &mut Ebpf, paths: &Paths) -> Result<()> {
+    for (name, tracepoint) in program::TRACEPOINTS {
+        let hook: &mut RawTracePoint = program_mut(bpf, name)?;
+        let id = hook.attach(tracepoint).with_context(|| format!("attaching to the tracepoint {tracepoint}"))?;
+        let link = FdLink::from(hook.take_link(id)?);
+        replace_pin(link, &paths.link(&LinkName::Tracepoint(tracepoint.to_owned())))?;
+    }
+    Ok(())
 }
 
 fn cgroup_refused(name: &str, cgroup: &Path) -> String {

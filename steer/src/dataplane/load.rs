@@ -1,7 +1,7 @@
 //! Puts the programs into the kernel, with the maps that are pinned already.
 
 use anyhow::{Context as _, Result, anyhow};
-use aya::programs::{CgroupSock, CgroupSockAddr, SchedClassifier, Xdp};
+use aya::programs::{CgroupSock, CgroupSockAddr, RawTracePoint, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use steer_common::limits::names;
 
@@ -19,6 +19,9 @@ pub mod program {
     pub const SOCKET_ADDR: [&str; 4] = ["connect4", "connect6", "peername4", "peername6"];
     /// Socket hook at `close`.
     pub const RELEASE: &str = "release";
+    /// Tracepoints, each with the kernel's name of it: signals, and the ends of processes.
+    pub const TRACEPOINTS: [(&str, &str); 2] =
+        [("signal_generate", "signal_generate"), ("process_exit", "sched_process_exit")];
 }
 
 /// What may differ from host to host.
@@ -28,6 +31,8 @@ pub struct Options {
     pub host_netns: u64,
     /// Size of the table of established flows.
     pub max_flows: u32,
+    /// Where the kernel's `task_struct` has its pid, in bytes from its start.
+    pub task_pid: u32,
 }
 
 /// Loads the programs; maps that are pinned are taken over with all they hold, the others are created and pinned.
@@ -37,6 +42,8 @@ pub fn load(paths: &Paths, options: Options) -> Result<Ebpf> {
     // Nothing is relocated against the kernel's own types, and reading them takes a good part of a second.
     loader.btf(None);
     loader.override_global("HOST_NETNS", &options.host_netns, true);
+    let task_pid = u64::from(options.task_pid);
+    loader.override_global("TASK_PID", &task_pid, true);
     loader.map_max_entries(names::FLOWS, options.max_flows);
     for (name, pin) in &pins {
         loader.map_pin_path(name, pin.as_path());
@@ -56,6 +63,9 @@ fn into_kernel(bpf: &mut Ebpf) -> Result<()> {
     }
     for name in program::SOCKET_ADDR {
         program_mut::<CgroupSockAddr>(bpf, name)?.load().with_context(|| refused(name))?;
+    }
+    for (name, _) in program::TRACEPOINTS {
+        program_mut::<RawTracePoint>(bpf, name)?.load().with_context(|| refused(name))?;
     }
     program_mut::<CgroupSock>(bpf, program::RELEASE)?.load().with_context(|| refused(program::RELEASE))
 }

@@ -5,8 +5,10 @@ use aya::Pod;
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::of_maps::ArrayOfMaps;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
-use steer_common::backend::{BackendEntry, BackendInfo, BackendStats, EndpointEntry, EndpointKey};
-use steer_common::flow::{FlowEntry, FlowKey, LocalFlow};
+use steer_common::backend::{
+    BackendEntry, BackendInfo, BackendStats, EdgeEntry, EndpointEntry, EndpointKey, InitEntry, StateEntry,
+};
+use steer_common::flow::{FlowEntry, FlowKey, ForeignKey, LocalFlow, PendingEntry};
 use steer_common::limits::names;
 use steer_common::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceInfo, ServiceState};
 use steer_common::slot::SlotTable;
@@ -25,13 +27,17 @@ pub struct Maps {
     pub service_info: Array<MapData, ServiceInfo>,
     pub slots: ArrayOfMaps<MapData, Slots>,
     pub backends: Array<MapData, BackendEntry>,
-    pub backend_states: Array<MapData, u32>,
+    pub backend_states: Array<MapData, StateEntry>,
+    pub backend_edges: Array<MapData, EdgeEntry>,
+    pub inits: HashMap<MapData, u32, InitEntry>,
     pub backend_live: Array<MapData, u64>,
     pub backend_stats: PerCpuArray<MapData, BackendStats>,
     pub backend_info: Array<MapData, BackendInfo>,
     pub endpoints: HashMap<MapData, EndpointKey, EndpointEntry>,
     pub flows: HashMap<MapData, FlowKey, FlowEntry>,
-    pub pending: HashMap<MapData, FlowKey, FlowEntry>,
+    pub pending: HashMap<MapData, FlowKey, PendingEntry>,
+    pub held: HashMap<MapData, FlowKey, PendingEntry>,
+    pub foreign: HashMap<MapData, ForeignKey, u32>,
     pub local_flows: HashMap<MapData, u64, LocalFlow>,
 }
 
@@ -49,6 +55,8 @@ impl Maps {
                 .with_context(|| mismatch(names::SLOTS))?,
             backends: array(paths, names::BACKENDS)?,
             backend_states: array(paths, names::BACKEND_STATES)?,
+            backend_edges: array(paths, names::BACKEND_EDGES)?,
+            inits: hash(paths, names::INITS)?,
             backend_live: array(paths, names::BACKEND_LIVE)?,
             backend_stats: PerCpuArray::try_from(Map::PerCpuArray(data(paths, names::BACKEND_STATS)?))
                 .with_context(|| mismatch(names::BACKEND_STATS))?,
@@ -56,6 +64,8 @@ impl Maps {
             endpoints: hash(paths, names::ENDPOINTS)?,
             flows: lru(paths, names::FLOWS)?,
             pending: lru(paths, names::PENDING)?,
+            held: lru(paths, names::HELD)?,
+            foreign: lru(paths, names::FOREIGN)?,
             local_flows: lru(paths, names::LOCAL_FLOWS)?,
         })
     }

@@ -69,6 +69,8 @@ pub enum LinkName {
     Veth(u32),
     /// A program on the root cgroup, by program name.
     Cgroup(String),
+    /// A program on a tracepoint, by its name.
+    Tracepoint(String),
 }
 
 impl LinkName {
@@ -80,6 +82,7 @@ impl LinkName {
             "tcx" => Some(Self::Tcx(unescape(rest))),
             "veth" => rest.parse().ok().map(Self::Veth),
             "cgroup" => Some(Self::Cgroup(unescape(rest))),
+            "tracepoint" => Some(Self::Tracepoint(unescape(rest))),
             _ => None,
         }
     }
@@ -92,6 +95,7 @@ impl std::fmt::Display for LinkName {
             Self::Tcx(interface) => write!(f, "tcx-{}", escape(interface)),
             Self::Veth(ifindex) => write!(f, "veth-{ifindex}"),
             Self::Cgroup(program) => write!(f, "cgroup-{}", escape(program)),
+            Self::Tracepoint(name) => write!(f, "tracepoint-{}", escape(name)),
         }
     }
 }
@@ -113,8 +117,8 @@ mod tests {
     #[test]
     fn an_instance_has_its_own_directory_in_both_places() {
         let paths = Paths::of("blue");
-        assert_eq!(paths.map("FLOWS"), Path::new("/sys/fs/bpf/blue/v1/maps/FLOWS"));
-        assert_eq!(paths.link(&LinkName::Xdp("eth0".into())), Path::new("/sys/fs/bpf/blue/v1/links/xdp-eth0"));
+        assert_eq!(paths.map("FLOWS"), Path::new("/sys/fs/bpf/blue/v2/maps/FLOWS"));
+        assert_eq!(paths.link(&LinkName::Xdp("eth0".into())), Path::new("/sys/fs/bpf/blue/v2/links/xdp-eth0"));
         assert_eq!(paths.socket, Path::new("/run/blue/steer.sock"));
         assert_eq!(paths.lock, Path::new("/run/blue/steer.lock"));
     }
@@ -126,6 +130,7 @@ mod tests {
     #[case(LinkName::Tcx("odd%2e".into()), "tcx-odd%252e")]
     #[case(LinkName::Veth(12), "veth-12")]
     #[case(LinkName::Cgroup("connect4".into()), "cgroup-connect4")]
+    #[case(LinkName::Tracepoint("signal_generate".into()), "tracepoint-signal_generate")]
     fn a_link_is_pinned_under_a_name_that_bpffs_takes(#[case] name: LinkName, #[case] pin: &str) {
         assert_eq!(name.to_string(), pin);
         assert_eq!(LinkName::parse(pin), Some(name));

@@ -10,12 +10,14 @@
 //! | [`addresses`] | which addresses are this host's, and when to look again |
 //! | [`netns`] | how a container's address is reached from the host |
 //! | [`listen`] | whether a port is being listened on |
+//! | [`btf`] | where the kernel's structures have their fields |
 //! | [`privileges`] | what this process may do |
 //! | `ethtool` | offloads of an interface |
 //! | `netlink` | one question to the kernel and its answer |
 //! | `sys` | the socket option no library has |
 
 pub mod addresses;
+pub mod btf;
 mod ethtool;
 pub mod links;
 pub mod listen;

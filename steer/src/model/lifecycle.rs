@@ -73,7 +73,8 @@ pub const fn is_stop(signal: i32, stop_signal: i32) -> bool {
     signal == stop_signal || signal == 9
 }
 
-fn signal_name(signal: i32) -> String {
+/// The name of a signal, without `SIG`; its number where it is a rare one.
+pub fn signal_name(signal: i32) -> String {
     let name = match signal {
         1 => "HUP",
         2 => "INT",

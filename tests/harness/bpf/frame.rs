@@ -94,6 +94,20 @@ impl Frame {
         self
     }
 
+    /// The reset that answers this packet (RFC 9293, 3.10.7.1).
+    #[must_use]
+    pub fn reset(&self) -> Self {
+        let Self { src_mac, dst_mac, ip, tcp, payload } = self;
+        let ends = u32::from(tcp.syn) + u32::from(tcp.fin);
+        let next = tcp.sequence_number.wrapping_add(payload.len() as u32).wrapping_add(ends);
+        let (seq, ack) = if tcp.ack { (tcp.acknowledgment_number, 0) } else { (0, next) };
+        let mut answer = TcpHeader::new(tcp.destination_port, tcp.source_port, seq, 0);
+        (answer.rst, answer.ack, answer.acknowledgment_number) = (true, !tcp.ack, ack);
+        let mut header = Ipv4Header::new(0, 64, ip_number::TCP, ip.destination, ip.source).expect("it has no payload");
+        header.dont_fragment = true;
+        Self { src_mac: *dst_mac, dst_mac: *src_mac, ip: header, tcp: answer, payload: Vec::new() }
+    }
+
     #[must_use]
     pub fn payload(mut self, payload: &[u8]) -> Self {
         self.tcp.psh = true;

@@ -163,7 +163,7 @@ impl Bench {
         isolate();
         let paths = Paths::of("bench");
         prepare::directories(&paths).expect("directories on a fresh bpffs");
-        let options = Options { host_netns: 0, max_flows };
+        let options = Options { host_netns: 0, max_flows, task_pid: 0 };
         let bpf = load::load(&paths, options).unwrap_or_else(|error| panic!("load: {error:#}"));
         let empty = Empty::load().expect("the kernel takes an empty program");
         let maps = Maps::open(&paths).unwrap_or_else(|error| panic!("open the maps: {error:#}"));

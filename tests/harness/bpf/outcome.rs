@@ -176,6 +176,36 @@ impl Outcome<Frame> {
         place
     }
 
+    /// Answered with a reset (RFC 9293, 3.10.7.1): by tc, out where it came in. XDP leaves that to tc.
+    #[track_caller]
+    pub fn is_reset(&self, reason: Counter) {
+        if self.program == Program::Uplink(Hook::Xdp) {
+            return self.passes(Counter::PassToTc);
+        }
+        self.redirected(&self.sent.reset(), reason);
+    }
+
+    /// A refusal that became the SYN it refused, on its way to a backend: the client's, but with room for all options.
+    #[track_caller]
+    pub fn becomes_syn(&self, syn: &Frame, id: u16) {
+        let mut expected = syn.clone().to(backend_addr(id)).to_mac(backend_mac(id));
+        expected.src_mac = self.sent.src_mac;
+        expected.ip.identification = 0;
+        let mut options = [0; 40];
+        let used = expected.tcp.options.as_slice();
+        options[..used.len()].copy_from_slice(used);
+        expected.tcp.set_options_raw(&options).expect("as many as there can be");
+        self.redirected(&expected, Counter::SteerRefused);
+    }
+
+    /// Likewise to some backend; its id.
+    #[track_caller]
+    pub fn becomes_some_syn(&self, syn: &Frame) -> u16 {
+        let place = self.ran.bytes.get(32..34).map_or(0, |low| u16::from_be_bytes([low[0], low[1]]));
+        self.becomes_syn(syn, place);
+        place
+    }
+
     /// Sent back to the client: the frontend in the place of the backend, all else as it came.
     #[track_caller]
     pub fn comes_from(&self, frontend: SocketAddrV4) {

@@ -4,14 +4,16 @@ use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use aya::Pod;
-use aya::maps::{HashMap, MapData, PerCpuValues};
+use aya::maps::{HashMap, MapData, MapError, PerCpuValues};
 use ipnet::IpNet;
 use steer::dataplane::maps::Maps;
 use steer::model::desired::BackendKey;
 use steer::model::plan::{Info, Op, Slots};
 use steer::model::{ContainerId, UnixMicros};
 use steer_common::addr::{Port, TCP};
-use steer_common::backend::{BackendEntry, BackendId, BackendState, BackendStats, EndpointEntry, EndpointKey};
+use steer_common::backend::{
+    BackendEntry, BackendId, BackendState, BackendStats, EndpointEntry, EndpointKey, StateEntry,
+};
 use steer_common::flow::{FlowEntry, FlowKey};
 use steer_common::service::{Balance, FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceState};
 use steer_common::tcp::TcpState;
@@ -155,6 +157,11 @@ impl Bench {
             endpoints,
             flows,
             pending,
+            held,
+            foreign,
+            inits,
+            // Only ever counts up, and a backend that is added takes it as it is.
+            backend_edges: _,
             // No program of a bench writes it.
             local_flows: _,
         } = &mut self.maps;
@@ -163,6 +170,9 @@ impl Bench {
         emptied(endpoints);
         emptied(flows);
         emptied(pending);
+        emptied(held);
+        emptied(foreign);
+        emptied(inits);
         allow.keys().collect::<Vec<_>>().into_iter().for_each(|key| allow.remove(&key.expect(none)).expect(none));
         services.set(WEB.0.into(), ServiceEntry::default(), 0).expect(none);
         service_states.set(WEB.0.into(), ServiceState::default(), 0).expect(none);
@@ -170,7 +180,7 @@ impl Bench {
         for id in 0..IDS.into() {
             let zero = PerCpuValues::try_from(vec![BackendStats::default(); cpus]).expect("a value per CPU");
             backends.set(id, BackendEntry::default(), 0).expect(none);
-            backend_states.set(id, BackendState::Gone as u32, 0).expect(none);
+            backend_states.set(id, StateEntry::default(), 0).expect(none);
             backend_live.set(id, 0, 0).expect(none);
             backend_stats.set(id, zero, 0).expect(none);
         }
@@ -179,14 +189,26 @@ impl Bench {
     /// Every flow known, by client port and lane. Each must be in the table that its state belongs to.
     pub fn flows(&self) -> Vec<Flow> {
         let mut flows: Vec<Flow> =
-            listed(&self.maps.pending, false).into_iter().chain(listed(&self.maps.flows, true)).collect();
+            listed(self.maps.pending.iter().map(|row| row.map(|(key, pending)| (key, pending.flow))), false)
+                .into_iter()
+                .chain(listed(self.maps.flows.iter(), true))
+                .collect();
         flows.sort_by_key(|flow| (flow.client_port, flow.lane, flow.state.marks()));
         flows
     }
 
     /// The raw entry of a flow that opens or closes.
     pub fn pending(&self, key: &FlowKey) -> FlowEntry {
-        self.maps.pending.get(key, 0).expect("the flow is pending")
+        self.maps.pending.get(key, 0).expect("the flow is pending").flow
+    }
+
+    /// The client ports of the flows that wait for a backend.
+    pub fn held(&self) -> Vec<u16> {
+        self.maps.held.keys().map(|key| key.expect("nobody else writes this map").client_port.get()).collect()
+    }
+
+    pub fn forget_held(&mut self) {
+        emptied(&mut self.maps.held);
     }
 
     /// How many flows are established.
@@ -210,7 +232,11 @@ impl Bench {
     pub fn stats(&self, id: u16) -> BackendStats {
         let cpus = self.maps.backend_stats.get(&id.into(), 0).expect("the id is in range");
         let sum = |field: fn(&BackendStats) -> u64| cpus.iter().map(field).sum();
-        BackendStats { steered: sum(|stats| stats.steered), established: sum(|stats| stats.established) }
+        BackendStats {
+            steered: sum(|stats| stats.steered),
+            established: sum(|stats| stats.established),
+            resteered: sum(|stats| stats.resteered),
+        }
     }
 
     pub fn service_state(&self) -> ServiceState {
@@ -224,7 +250,7 @@ impl Bench {
     }
 }
 
-fn listed(map: &HashMap<MapData, FlowKey, FlowEntry>, live: bool) -> Vec<Flow> {
+fn listed(rows: impl Iterator<Item = Result<(FlowKey, FlowEntry), MapError>>, live: bool) -> Vec<Flow> {
     let flow = |(key, entry): (FlowKey, FlowEntry)| {
         assert_eq!(entry.tcp().is_live(), live, "in the wrong table: {key:?} {entry:?}");
         let std::net::IpAddr::V4(frontend) = entry.frontend.to_ip() else { panic!("no IPv4 flow: {entry:?}") };
@@ -237,7 +263,7 @@ fn listed(map: &HashMap<MapData, FlowKey, FlowEntry>, live: bool) -> Vec<Flow> {
             state: entry.tcp(),
         }
     };
-    map.iter().map(|item| flow(item.expect("nobody else writes this map"))).collect()
+    rows.map(|item| flow(item.expect("nobody else writes this map"))).collect()
 }
 
 fn emptied<K: Pod, V: Pod>(map: &mut HashMap<MapData, K, V>) {

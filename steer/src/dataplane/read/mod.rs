@@ -11,8 +11,8 @@ use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::sys::SyscallError;
 use nix::time::{ClockId, clock_gettime};
-use steer_common::backend::{BackendEntry, BackendId, BackendInfo, BackendState, BackendStats};
-use steer_common::flow::{FlowEntry, FlowKey, LocalFlow};
+use steer_common::backend::{BackendEntry, BackendId, BackendInfo, BackendStats, EdgeEntry, StateEntry};
+use steer_common::flow::{FlowEntry, FlowKey, LocalFlow, PendingEntry};
 use steer_common::limits::{MAX_FLOWS, MAX_LOCAL_FLOWS, MAX_PENDING, names};
 use steer_common::service::{FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceInfo};
 use steer_common::verdict::Counter;
@@ -20,6 +20,7 @@ use steer_common::verdict::Counter;
 use self::view::{BackendRow, FlowCounts, ServiceRow};
 pub use self::view::{BackendView, FlowTable, FlowView, PortView, ServiceView, Snapshot, balance_name};
 use super::paths::{LinkName, Paths};
+use crate::model::UnixMicros;
 
 /// Why the maps cannot be read.
 #[derive(thiserror::Error, Debug)]
@@ -41,12 +42,13 @@ pub struct Reader {
     services: Array<MapData, ServiceEntry>,
     service_info: Array<MapData, ServiceInfo>,
     backends: Array<MapData, BackendEntry>,
-    backend_states: Array<MapData, u32>,
+    backend_states: Array<MapData, StateEntry>,
+    backend_edges: Array<MapData, EdgeEntry>,
     backend_live: Array<MapData, u64>,
     backend_stats: PerCpuArray<MapData, BackendStats>,
     backend_info: Array<MapData, BackendInfo>,
     flows: HashMap<MapData, FlowKey, FlowEntry>,
-    pending: HashMap<MapData, FlowKey, FlowEntry>,
+    pending: HashMap<MapData, FlowKey, PendingEntry>,
     local_flows: HashMap<MapData, u64, LocalFlow>,
     counters: PerCpuArray<MapData, u64>,
 }
@@ -81,6 +83,7 @@ impl Reader {
             service_info: open(paths, names::SERVICE_INFO)?,
             backends: open(paths, names::BACKENDS)?,
             backend_states: open(paths, names::BACKEND_STATES)?,
+            backend_edges: open(paths, names::BACKEND_EDGES)?,
             backend_live: open(paths, names::BACKEND_LIVE)?,
             backend_stats: open(paths, names::BACKEND_STATS)?,
             backend_info: open(paths, names::BACKEND_INFO)?,
@@ -111,18 +114,21 @@ impl Reader {
             for cpu in self.backend_stats.get(&index, 0).map_err(read(names::BACKEND_STATS))?.iter() {
                 stats.steered += cpu.steered;
                 stats.established += cpu.established;
+                stats.resteered += cpu.resteered;
             }
             let state = self.backend_states.get(&index, 0).map_err(read(names::BACKEND_STATES))?;
+            let edge = self.backend_edges.get(&index, 0).map_err(read(names::BACKEND_EDGES))?;
             backends.push(BackendRow {
                 id: BackendId(index as u16),
                 entry,
                 info: self.backend_info.get(&index, 0).map_err(read(names::BACKEND_INFO))?,
-                state: BackendState::from_u32(state),
+                state,
+                edge,
                 live: self.backend_live.get(&index, 0).map_err(read(names::BACKEND_LIVE))?,
                 stats,
             });
         }
-        let services = view::services(services, backends, &self.count_pending()?);
+        let services = view::services(services, backends, &self.count_pending()?, boot());
         Ok(Snapshot { services, counters: self.counters()? })
     }
 
@@ -136,7 +142,9 @@ impl Reader {
             }
         };
         let flows = entries(&self.flows, names::FLOWS, MAX_FLOWS)?.map(of(FlowTable::Flows));
-        let pending = entries(&self.pending, names::PENDING, MAX_PENDING)?.map(of(FlowTable::Pending));
+        let pending = entries(&self.pending, names::PENDING, MAX_PENDING)?
+            .map(|row| row.map(|(key, pending)| (key, pending.flow)))
+            .map(of(FlowTable::Pending));
         let local = entries(&self.local_flows, names::LOCAL_FLOWS, MAX_LOCAL_FLOWS)?
             .map(|row| row.map(|(_, flow)| FlowView::of_socket(&flow)));
         Ok(flows.chain(pending).chain(local))
@@ -178,7 +186,7 @@ impl Reader {
         let now = now_secs();
         let mut counts = FlowCounts::new();
         for row in entries(&self.pending, names::PENDING, MAX_PENDING)? {
-            let (_, flow) = row?;
+            let (_, PendingEntry { flow, .. }) = row?;
             if flow.tcp().is_opening() && !flow.is_expired(now) {
                 *counts.entry((flow.backend, flow.generation)).or_default() += 1;
             }
@@ -223,6 +231,13 @@ pub fn close_frontends(paths: &Paths) -> Result<(), ReadError> {
 /// The clock of [`FlowEntry::last_seen`]: `bpf_ktime_get_coarse_ns` is the monotonic one.
 fn now_secs() -> u32 {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map(|now| now.tv_sec() as u32).unwrap_or_default()
+}
+
+/// When the kernel's clock began, in Unix time.
+fn boot() -> UnixMicros {
+    let micros = |clock| clock_gettime(clock).map(|now| now.tv_sec() as u64 * 1_000_000 + now.tv_nsec() as u64 / 1_000);
+    let (unix, monotonic) = (micros(ClockId::CLOCK_REALTIME), micros(ClockId::CLOCK_MONOTONIC));
+    UnixMicros(unix.unwrap_or_default().saturating_sub(monotonic.unwrap_or_default()))
 }
 
 fn open<T: TryFrom<Map, Error = MapError>>(paths: &Paths, name: &str) -> Result<T, ReadError> {

@@ -5,12 +5,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use steer_common::addr::{Addr, Port, UDP};
-use steer_common::backend::{BackendEntry, BackendId, BackendInfo, BackendState, BackendStats};
+use steer_common::backend::{
+    BackendEntry, BackendId, BackendInfo, BackendState, BackendStats, EdgeEntry, EdgeKind, StateEntry,
+};
 use steer_common::flow::{FlowEntry, FlowKey, LocalFlow};
 use steer_common::service::{Balance, PortInfo, ServiceEntry, ServiceId, ServiceInfo};
 use steer_common::tcp::TcpState;
 use steer_common::verdict::Counter;
 
+use crate::model::lifecycle::signal_name;
 use crate::model::{Protocol, UnixMicros};
 
 /// The maps at about one moment.
@@ -98,6 +101,8 @@ pub struct BackendView {
     pub pending_flows: u64,
     pub steered_total: u64,
     pub established_total: u64,
+    /// New flows that it refused and that went on to another backend.
+    pub resteered_total: u64,
     /// How long it may keep flows when it drains.
     pub drain: Duration,
 }
@@ -199,7 +204,8 @@ pub(super) struct BackendRow {
     pub(super) id: BackendId,
     pub(super) entry: BackendEntry,
     pub(super) info: BackendInfo,
-    pub(super) state: BackendState,
+    pub(super) state: StateEntry,
+    pub(super) edge: EdgeEntry,
     pub(super) live: u64,
     /// Over all CPUs.
     pub(super) stats: BackendStats,
@@ -210,7 +216,12 @@ pub(super) type FlowCounts = HashMap<(BackendId, u32), u64>;
 
 /// Puts backends to their services. A backend whose service has no name (the agent is just removing it) stands under the
 /// service's number, so that nothing is hidden.
-pub(super) fn services(services: Vec<ServiceRow>, backends: Vec<BackendRow>, pending: &FlowCounts) -> Vec<ServiceView> {
+pub(super) fn services(
+    services: Vec<ServiceRow>,
+    backends: Vec<BackendRow>,
+    pending: &FlowCounts,
+    boot: UnixMicros,
+) -> Vec<ServiceView> {
     let mut views: Vec<_> = services
         .iter()
         .map(|row| (row, zero_padded(&row.info.name)))
@@ -228,7 +239,7 @@ pub(super) fn services(services: Vec<ServiceRow>, backends: Vec<BackendRow>, pen
         let service = services.iter().find(|service| service.id == row.entry.service);
         if let (Some(service), Some(view)) = (service, views.iter_mut().find(|view| view.id == row.entry.service)) {
             let pending = pending.get(&(row.id, row.entry.generation)).copied().unwrap_or_default();
-            view.backends.push(backend(&row, &service.info.ports, pending));
+            view.backends.push(backend(&row, &service.info.ports, pending, boot));
         }
     }
     for view in &mut views {
@@ -246,8 +257,23 @@ fn port(info: &PortInfo) -> Option<PortView> {
     })
 }
 
-fn backend(row: &BackendRow, ports: &[PortInfo], pending: u64) -> BackendView {
-    let BackendRow { id, entry, info, state, live, stats } = row;
+/// State, cause and time of the last change: the agent's word, unless the kernel has seen more since.
+fn last_change(row: &BackendRow, boot: UnixMicros) -> (BackendState, String, UnixMicros) {
+    let BackendRow { state, edge, info, .. } = row;
+    let kind = EdgeKind::from_u32(edge.kind).filter(|_| edge.count as u32 != state.edges);
+    let since = UnixMicros(boot.0 + edge.at_ns / 1_000);
+    match kind {
+        None => (BackendState::from_u32(state.state.into()), zero_padded(&info.cause), UnixMicros(info.since_us)),
+        Some(EdgeKind::Exit) => (BackendState::Gone, "exit".to_owned(), since),
+        Some(EdgeKind::Stop | EdgeKind::Kill) => {
+            (BackendState::Draining, format!("signal: {}", signal_name(edge.signal as i32)), since)
+        }
+    }
+}
+
+fn backend(row: &BackendRow, ports: &[PortInfo], pending: u64, boot: UnixMicros) -> BackendView {
+    let BackendRow { id, entry, info, live, stats, .. } = row;
+    let (state, cause, since) = last_change(row, boot);
     // A port that was given up leaves a hole, which nobody wants to see.
     let targets = ports.iter().zip(entry.targets).filter(|(port, _)| port.port != Port::NONE);
     BackendView {
@@ -257,9 +283,9 @@ fn backend(row: &BackendRow, ports: &[PortInfo], pending: u64) -> BackendView {
         name: zero_padded(&info.name),
         address: entry.addr.to_ip(),
         targets: targets.map(|(_, target)| (target != Port::NONE).then(|| target.get())).collect(),
-        state: *state,
-        cause: zero_padded(&info.cause),
-        since: UnixMicros(info.since_us),
+        state,
+        cause,
+        since,
         weight: entry.weight,
         label_weight: info.label_weight,
         operator_weight: u16::try_from(info.operator_weight).ok(),
@@ -268,6 +294,7 @@ fn backend(row: &BackendRow, ports: &[PortInfo], pending: u64) -> BackendView {
         pending_flows: pending,
         steered_total: stats.steered,
         established_total: stats.established,
+        resteered_total: stats.resteered,
         drain: Duration::from_millis(info.drain_ms.into()),
     }
 }
@@ -290,6 +317,8 @@ mod tests {
     use steer_common::limits::MAX_PORTS;
 
     use super::*;
+
+    const BOOT: UnixMicros = UnixMicros(1_000);
 
     fn padded<const N: usize>(text: &str) -> [u8; N] {
         let mut bytes = [0; N];
@@ -332,16 +361,17 @@ mod tests {
                 label_weight: 3,
                 drain_ms: 1500,
             },
-            state: BackendState::Ready,
+            state: StateEntry { state: BackendState::Ready as u16, if_listening: 0, edges: 1 },
+            edge: EdgeEntry { count: 1, at_ns: 7_000, kind: EdgeKind::Stop as u32, signal: 15 },
             live: 2,
-            stats: BackendStats { steered: 10, established: 9 },
+            stats: BackendStats { steered: 10, established: 9, resteered: 2 },
         }
     }
 
     #[test]
     fn a_backend_stands_under_its_service_with_its_counts() {
         let pending = FlowCounts::from([((BackendId(4), 7), 1), ((BackendId(4), 6), 100)]);
-        let views = services(vec![service(2, "web"), service(3, "")], vec![backend(4, 2, "web-1")], &pending);
+        let views = services(vec![service(2, "web"), service(3, "")], vec![backend(4, 2, "web-1")], &pending, BOOT);
         let expected = ServiceView {
             id: ServiceId(2),
             name: "web".into(),
@@ -369,6 +399,7 @@ mod tests {
                 pending_flows: 1,
                 steered_total: 10,
                 established_total: 9,
+                resteered_total: 2,
                 drain: Duration::from_millis(1500),
             }],
         };
@@ -378,12 +409,27 @@ mod tests {
     #[test]
     fn services_and_backends_come_by_name_and_none_is_hidden() {
         let rows = vec![backend(9, 2, "b"), backend(8, 2, "a"), backend(7, 3, "lost")];
-        let views = services(vec![service(3, ""), service(2, "web")], rows, &FlowCounts::new());
+        let views = services(vec![service(3, ""), service(2, "web")], rows, &FlowCounts::new(), BOOT);
         let names: Vec<_> = views
             .iter()
             .map(|view| (view.name.as_str(), view.backends.iter().map(|b| b.name.as_str()).collect::<Vec<_>>()))
             .collect();
         assert_eq!(names, [("#3", vec!["lost"]), ("web", vec!["a", "b"])]);
+    }
+
+    #[rstest]
+    #[case::a_stop_signal(EdgeKind::Stop, 3, BackendState::Draining, "signal: QUIT")]
+    #[case::killed(EdgeKind::Kill, 9, BackendState::Draining, "signal: KILL")]
+    #[case::ended(EdgeKind::Exit, 0, BackendState::Gone, "exit")]
+    fn what_the_kernel_saw_since_the_agent_wrote_is_shown(
+        #[case] kind: EdgeKind,
+        #[case] signal: u32,
+        #[case] state: BackendState,
+        #[case] cause: &str,
+    ) {
+        let mut row = backend(4, 2, "web-1");
+        row.edge = EdgeEntry { count: 2, at_ns: 7_000, kind: kind as u32, signal };
+        assert_eq!(last_change(&row, BOOT), (state, cause.to_owned(), UnixMicros(1_007)));
     }
 
     #[test]
@@ -432,6 +478,8 @@ mod tests {
             last_seen: 100_000 - idle,
             marks: state.marks(),
             port_index: 0,
+            refusals: 0,
+            refused: BackendId(0),
         };
         let flow = FlowView::of_packets(&key, &entry, FlowTable::Pending, 100_000);
         assert_eq!(flow.is_current(), current);

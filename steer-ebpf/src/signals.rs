@@ -1,0 +1,50 @@
+//! What happens to the first process of a backend, seen where the kernel does it.
+//!
+//! `signal_generate` runs under the lock that the target must take to see its signal (`kernel/signal.c`,
+//! `__send_signal_locked`): what is written here is written before the process can act on it. Raw tracepoints, since the others
+//! are skipped while the CPU is in a map operation of user space (`trace_call_bpf`, `bpf_prog_active`).
+
+use aya_ebpf::Global;
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel};
+use aya_ebpf::programs::RawTracePointContext;
+use steer_common::backend::EdgeKind;
+
+use crate::maps::{demote, forget_init, init};
+
+/// Offset of `pid` in the kernel's `struct task_struct`, from its BTF; set by the agent.
+#[unsafe(no_mangle)]
+static TASK_PID: Global<u64> = Global::new(0);
+
+const SIGKILL: u32 = 9;
+
+/// `signal_generate(int sig, struct kernel_siginfo *info, struct task_struct *task, int group, int result)`. Whatever the result:
+/// a signal that the process ignores is followed by `KILL` when Docker stops a container.
+#[inline(always)]
+pub(crate) fn generated(ctx: &RawTracePointContext) -> Option<()> {
+    let (signal, task): (i32, *const u8) = (ctx.arg(0), ctx.arg(2));
+    // SAFETY: the helper checks the address.
+    let pid: u32 = unsafe { bpf_probe_read_kernel(task.wrapping_add(TASK_PID.load() as usize).cast()) }.ok()?;
+    let init = init(pid)?;
+    let signal = signal as u32;
+    let kind = match signal {
+        SIGKILL => EdgeKind::Kill,
+        _ if signal == u32::from(init.stop_signal) => EdgeKind::Stop,
+        _ => return None,
+    };
+    demote(&init, kind, signal);
+    Some(())
+}
+
+/// `sched_process_exit(struct task_struct *p, …)`: in the context of who ends.
+#[inline(always)]
+pub(crate) fn exited() -> Option<()> {
+    let ids = bpf_get_current_pid_tgid();
+    let (process, thread) = ((ids >> 32) as u32, ids as u32);
+    if process != thread {
+        return None;
+    }
+    let init = init(process)?;
+    demote(&init, EdgeKind::Exit, 0);
+    forget_init(process);
+    Some(())
+}

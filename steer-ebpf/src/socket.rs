@@ -1,0 +1,72 @@
+//! The kernel's own socket tables, asked from a packet: who listens, and whose a connection is.
+//!
+//! `bpf_skc_lookup_tcp` takes the id that a network namespace has in the one the program runs in. An id that was freed may be
+//! used again for another namespace; until the agent has taken the old backend out, a listener on every address there would be
+//! taken for the old one's. The end of the container's first process takes it out sooner than its namespace can end.
+
+use aya_ebpf::bindings::{
+    bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Tuple4,
+};
+use aya_ebpf::helpers::{bpf_sk_release, bpf_skc_lookup_tcp};
+use core::ffi::c_void;
+use core::ptr::read_volatile;
+
+use steer_common::addr::{Addr, Port};
+use steer_common::backend::BackendEntry;
+use steer_common::tables::Listening;
+
+/// Socket states (`include/net/tcp_states.h`).
+mod state {
+    pub(super) const TIME_WAIT: u32 = 6;
+    pub(super) const CLOSE: u32 = 7;
+    pub(super) const LISTEN: u32 = 10;
+}
+
+/// Whether somebody listens on that port of a backend. From itself and port 0, so that no connection can match: what is found is
+/// a listener, on the address or on every address (IPv6 sockets that take IPv4 among them), or nothing.
+#[inline(always)]
+pub(crate) fn listens(ctx: *mut c_void, backend: &BackendEntry, target: Port) -> Listening {
+    if backend.netns_id < 0 {
+        return Listening::Unknown;
+    }
+    match lookup(ctx, backend.netns_id, backend.addr, Port::NONE, backend.addr, target) {
+        state::LISTEN => Listening::Yes,
+        _ => Listening::No,
+    }
+}
+
+/// Whether a backend has a connection with that client.
+#[inline(always)]
+pub(crate) fn is_connected(
+    ctx: *mut c_void,
+    backend: &BackendEntry,
+    target: Port,
+    client: Addr,
+    client_port: Port,
+) -> bool {
+    if backend.netns_id < 0 {
+        return false;
+    }
+    let state = lookup(ctx, backend.netns_id, client, client_port, backend.addr, target);
+    !matches!(state, 0 | state::TIME_WAIT | state::CLOSE | state::LISTEN)
+}
+
+/// The state of the socket that a packet would find; 0 = there is none.
+#[inline(always)]
+fn lookup(ctx: *mut c_void, netns_id: i32, src: Addr, src_port: Port, dst: Addr, dst_port: Port) -> u32 {
+    let mut tuple = bpf_sock_tuple {
+        __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 {
+            ipv4: Tuple4 { saddr: src.v4_be(), daddr: dst.v4_be(), sport: src_port.0, dport: dst_port.0 },
+        },
+    };
+    // SAFETY: the context pointer is valid for the life of the program; the tuple is on the stack, its IPv4 part initialised.
+    unsafe {
+        let socket = bpf_skc_lookup_tcp(ctx, &raw mut tuple, size_of::<Tuple4>() as u32, netns_id as u64, 0);
+        if socket.is_null() {
+            return 0;
+        }
+        let state = read_volatile(&raw const (*socket).state);
+        bpf_sk_release(socket.cast());
+        state
+    }
+}
