@@ -26,7 +26,7 @@ use futures_util::FutureExt as _;
 use steer_common::backend::BackendId;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use crate::api::Request;
 use crate::cli::AttachMode;
@@ -35,6 +35,7 @@ use crate::dataplane::maps::Maps;
 use crate::dataplane::paths::Paths;
 use crate::docker::{Docker, Feed, Subscription};
 use crate::host::addresses::{HostChange, Watch, watch};
+use crate::model::memory::Memory;
 use crate::model::plan::Applied;
 use crate::model::{ContainerId, Problem, UnixMicros};
 use tracked::Tracked;
@@ -75,6 +76,10 @@ pub struct Agent {
     docker_version: Option<String>,
     /// Docker has said at least once which containers there are.
     listed: bool,
+    /// Which services outlive their last backend.
+    memory: Memory,
+    /// When to reconcile though nothing has happened.
+    wake: Option<Instant>,
     closing: bool,
     done: bool,
     since: SystemTime,
@@ -110,6 +115,8 @@ impl Agent {
             problems: BTreeMap::new(),
             docker_version: None,
             listed: false,
+            memory: Memory::default(),
+            wake: None,
             closing: false,
             done: false,
             since: SystemTime::now(),
@@ -133,6 +140,7 @@ impl Agent {
         sd_notify_ready();
         tracing::info!(instance = self.settings.paths.instance, "steering");
         while !self.done {
+            let wake = self.wake;
             let next = self.next(&mut feed, &mut host, &mut requests, &mut terminate, &mut interrupt);
             tokio::select! {
                 next = next => {
@@ -156,6 +164,7 @@ impl Agent {
                         self.reconcile();
                     }
                 }
+                () = sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => self.reconcile(),
                 _ = look.tick(), if self.has_to_look() => {
                     if self.look() {
                         self.reconcile();
@@ -254,7 +263,12 @@ fn ticks(period: Duration) -> tokio::time::Interval {
 
 /// Seconds of the clock that the kernel side uses (`bpf_ktime_get_coarse_ns`: monotonic).
 fn boot_secs() -> u32 {
-    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(0, |now| now.tv_sec() as u32)
+    since_boot().as_secs() as u32
+}
+
+/// The same, finer.
+fn since_boot() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
 }
 
 fn unix_micros() -> UnixMicros {

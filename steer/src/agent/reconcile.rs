@@ -1,11 +1,11 @@
 //! Desired, plan, apply; and what has to be looked at because nobody tells.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use steer_common::backend::BackendState;
 
 use super::docker::is_docker;
-use super::{Agent, Source, boot_secs};
+use super::{Agent, Source, boot_secs, since_boot};
 use crate::dataplane::paths::LinkName;
 use crate::dataplane::read::Reader;
 use crate::dataplane::{attach, detach};
@@ -20,7 +20,12 @@ impl Agent {
         if self.settings.docker.is_some() && !self.listed {
             candidates.extend(self.inherited());
         }
-        let observed = Observed { candidates, host_addresses: self.host_addresses.clone(), closing: self.closing };
+        let now = since_boot();
+        let remembered = self.memory.remember(&self.applied, &candidates, now);
+        // Whoever leaves the host waits for connections that are open, not for new ones.
+        let remembered = if self.closing { Vec::new() } else { remembered };
+        let host_addresses = self.host_addresses.clone();
+        let observed = Observed { candidates, remembered, host_addresses, closing: self.closing };
         let (desired, problems) = desired(&observed, &self.applied.port_index());
         self.say(Source::Desired, problems);
         let (ops, problems) = plan(&desired, &self.applied, boot_secs());
@@ -38,6 +43,7 @@ impl Agent {
         if removed {
             self.drop_unused_veths();
         }
+        self.wake = self.memory.next_end(now).map(|end| Instant::now() + (end - now));
     }
 
     /// What an earlier agent left, as long as Docker has not said what runs: an agent that knows nothing changes nothing.

@@ -9,6 +9,7 @@
 //! | [`lifecycle`] | when a backend is ready, draining or gone |
 //! | [`desired`] | which services and backends there should be |
 //! | [`slots`] | which backend stands in which slot |
+//! | [`memory`] | which services outlive their last backend |
 //! | `inherit` | what of an earlier agent's stands meanwhile |
 //! | [`plan`] | which map writes lead there, in which order |
 
@@ -18,6 +19,7 @@ mod fixtures;
 mod inherit;
 pub mod labels;
 pub mod lifecycle;
+pub mod memory;
 pub mod plan;
 pub mod slots;
 
@@ -216,6 +218,8 @@ pub struct Candidate {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Observed {
     pub candidates: Vec<Candidate>,
+    /// Services in the maps that have no candidate and stay for now.
+    pub remembered: Vec<memory::Remembered>,
     /// Addresses of this host, loopback left out.
     pub host_addresses: BTreeSet<IpAddr>,
     /// steer is being detached: no new flows.
