@@ -518,3 +518,35 @@ fn frontends_are_for_tcp_as_their_label_says() {
     let host = Host::with([candidate("web", 1, "80:1/tcp")]);
     assert!(host.applied.frontends.keys().all(|key| key.proto == TCP));
 }
+
+#[test]
+fn after_a_failed_write_only_what_does_not_rely_on_it_is_done() {
+    // The new slot table of `web` cannot be written.
+    let before = [candidate("web", 1, "80:1"), candidate("web", 2, "80:1"), candidate("api", 3, "81:1")];
+    let after = [candidate("web", 2, "80:1").of_weight(3), candidate("web", 4, "80:1"), candidate("api", 5, "81:1")];
+    let mut host = Host::with(before);
+    let web = host.applied.services["web"].id;
+    let (ops, _) = host.planned(&observed(after.clone()));
+    let mut blocked = Blocked::default();
+    for op in &ops {
+        if blocked.waits(op, &host.applied) {
+            continue;
+        }
+        if matches!(op, Op::SwapSlots { id, .. } if *id == web) {
+            blocked.failed(op, &host.applied);
+            continue;
+        }
+        host.carry_out(std::slice::from_ref(op));
+    }
+    assert!(!blocked.is_empty());
+    assert_eq!(
+        host.backend("web-1").state,
+        BackendState::Gone,
+        "a demotion comes first, and web-1 stays while a slot names it"
+    );
+    assert_eq!(host.kernel.ready(HOST, 81), ["api-5".to_owned()].into());
+    assert!(host.applied.backends.keys().all(|key| key.container.0 != "api-3"), "another service does not wait");
+
+    host.steer(observed(after));
+    assert_eq!(host.kernel.ready(HOST, 80), ["web-2".to_owned(), "web-4".to_owned()].into());
+}
