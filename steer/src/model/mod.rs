@@ -10,6 +10,7 @@
 //! | [`desired`] | which services and backends there should be |
 //! | [`slots`] | which backend stands in which slot |
 //! | [`memory`] | which services outlive their last backend |
+//! | [`order`] | whether an answer of Docker's is older than an event |
 //! | `inherit` | what of an earlier agent's stands meanwhile |
 //! | [`plan`] | which map writes lead there, in which order |
 
@@ -20,6 +21,7 @@ mod inherit;
 pub mod labels;
 pub mod lifecycle;
 pub mod memory;
+pub mod order;
 pub mod plan;
 pub mod slots;
 
@@ -154,6 +156,8 @@ pub struct Container {
     pub pid: i32,
     /// The signal that asks it to stop; 15 unless its image or `--stop-signal` says otherwise.
     pub stop_signal: i32,
+    /// How long it may take to stop before it is killed; `None` = for ever.
+    pub stop_timeout: Option<Duration>,
     pub legs: Vec<NetworkLeg>,
     /// `HostConfig.NetworkMode`.
     pub network_mode: String,
