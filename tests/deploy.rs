@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use steer_tests::agent::{Agent, Attach};
 use steer_tests::docker::{Container, ContainerSpec, Docker};
+use steer_tests::http::Http;
 use steer_tests::load::{Ab, AbReport};
 use steer_tests::skip::{self, Need};
 use steer_tests::world::HOST;
@@ -193,4 +194,84 @@ fn docker_stop_alone_of_replicas_that_end_kept_connections_in_order_loses_nothin
 #[test]
 fn docker_stop_alone_of_replicas_that_end_kept_connections_in_order_loses_nothing_over_xdp() {
     deploy(Attach::Xdp, KEEP_ALIVE, Leave::Stopped);
+}
+
+/// One replica that is stopped before the next one starts, as Compose does it.
+fn single_replica(attach: Attach) {
+    if skip::without(&[Need::Root, Need::Docker, Need::Steer]) {
+        return;
+    }
+    let world = attach.world();
+    let docker = Docker::start(&world);
+    docker.import_greeter();
+    let mut agent = Agent::start(&world, &docker, attach);
+    let spec = |name: &str, service: &str, port: &str, hold: &str| {
+        ContainerSpec::greeter(name).label("steer.port", port).label("steer.service", service).label("steer.hold", hold)
+    };
+    let one = docker.run(spec("one", "single", "9000:5000", "20s"));
+    let brief = docker.run(spec("brief", "brief", "9001:5000", "2s"));
+    let none = docker.run(spec("none", "none", "9002:5000", "0"));
+    ["single", "brief", "none"].into_iter().for_each(|service| drop(agent.wait_ready(service, 1)));
+    let frontends = |agent: &Agent| agent.status().service("single").map(|service| service.frontends.clone());
+    let before = frontends(&agent);
+
+    [&one, &brief, &none].into_iter().for_each(|container| container.kill("KILL"));
+    agent.wait_for("a service without hold goes at once", |status| status.service("none").is_none());
+    let gone = agent.wait_for("who has lost its last backend stays", |status| {
+        status.service("single").is_some_and(|service| service.backends.is_empty())
+    });
+    let since = Instant::now();
+    assert!(gone.service("brief").is_some_and(|service| service.backends.is_empty()), "{gone}");
+    assert_eq!(frontends(&agent), before);
+    assert!(agent.steer_ok(&["status"]).contains("no backends"));
+    assert!(agent.steer_ok(&["services"]).contains("0/0"));
+
+    // A connection of this moment waits, over the agent's restart too.
+    let waiting = Http::new(&world.client, SocketAddr::from((HOST, 9000))).within(Duration::from_secs(15));
+    let waiting = std::thread::spawn(move || waiting.get("/"));
+    agent.restart();
+    docker.run(spec("two", "single", "9000:5000", "20s"));
+    agent.wait_ready("single", 1);
+    let answer = waiting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    assert_eq!(answer.map(|reply| reply.backend).map_err(|failure| failure.to_string()), Ok("two".to_owned()));
+    assert_eq!(frontends(&agent), before);
+
+    agent.wait_for("nobody has come in time", |status| status.service("brief").is_none());
+    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+
+    // Whoever leaves the host waits for nobody.
+    docker.remove(&agent.status().backend("two").and_then(|two| two.container.clone()).expect("it is a container"));
+    agent.wait_for("empty again", |status| status.service("single").is_some_and(|one| one.backends.is_empty()));
+    agent.steer_ok(&["detach"]);
+    assert!(agent.wait_exit().success());
+}
+
+#[test]
+fn a_service_waits_for_its_next_replica_over_tc() {
+    single_replica(Attach::Tc);
+}
+
+#[test]
+fn a_service_waits_for_its_next_replica_over_xdp() {
+    single_replica(Attach::Xdp);
+}
+
+#[test]
+fn who_ignores_its_stop_signal_is_put_back() {
+    if skip::without(&[Need::Root, Need::Docker, Need::Steer]) {
+        return;
+    }
+    let world = Attach::Tc.world();
+    let docker = Docker::start(&world);
+    docker.import_greeter();
+    let mut agent = Agent::start(&world, &docker, Attach::Tc);
+    let spec = ContainerSpec::greeter("deaf").label("steer.port", "9000:5000").label("steer.service", SERVICE);
+    let deaf = docker.run(spec.label("steer.drain", "1s").args(&["--on-term", "ignore"]));
+    agent.wait_ready(SERVICE, 1);
+    deaf.kill("TERM");
+    let begin = Instant::now();
+    agent.wait_for("it drains", |status| status.service(SERVICE).is_some_and(|service| service.count("ready") == 0));
+    let status = agent.wait_ready(SERVICE, 1);
+    assert!(begin.elapsed() >= Duration::from_secs(9), "{:?}", begin.elapsed());
+    assert_eq!(status.backend("deaf").map(|backend| backend.cause.as_str()), Some("survived: TERM"), "{status}");
 }

@@ -168,3 +168,54 @@ fn a_namespace_that_is_deleted_is_gone_and_comes_back_when_made_again_over_tc() 
 fn a_namespace_that_is_deleted_is_gone_and_comes_back_when_made_again_over_xdp() {
     a_namespace_that_is_deleted_is_gone_and_comes_back_when_made_again(Attach::Xdp);
 }
+
+#[test]
+fn clients_are_met_where_the_default_route_leads() {
+    if skip::without(&[Need::Root, Need::Steer]) {
+        return;
+    }
+    let world = World::with_other();
+    let mut agent = Agent::start_raw(&world, &["--no-docker", "--attach", "tc"]);
+    let is_attached = |agent: &Agent, interface: &str| agent.links().contains(&format!("tcx-{interface}"));
+    // No route leads anywhere: each interface may be meant.
+    agent.wait_for("it is attached", |status| status.agent.alive);
+    assert!(is_attached(&agent, "u0") && is_attached(&agent, "u1"), "{:?}", agent.links());
+    for (route, there, not_there) in [
+        (format!("add default via {}", steer_tests::world::CLIENT), "u0", "u1"),
+        (format!("replace default via {}", steer_tests::world::OTHER), "u1", "u0"),
+    ] {
+        world.host.ip(&format!("route {route}"));
+        wait_until("the uplink is another one", Duration::from_secs(5), || {
+            let links = agent.links();
+            if is_attached(&agent, there) && !is_attached(&agent, not_there) {
+                Ok(())
+            } else {
+                Err(format!("{links:?}"))
+            }
+        });
+    }
+}
+
+#[test]
+fn where_xdp_is_refused_clients_are_steered_over_tcx_and_it_is_told() {
+    if skip::without(&[Need::Root, Need::Steer]) {
+        return;
+    }
+    let world = World::new();
+    world.host.ip("link add d0 type dummy");
+    world.host.ip("link set d0 up");
+    let arguments = ["--no-docker", "--interface", "u0", "--interface", "d0", "--attach", "xdp"];
+    let mut agent = Agent::start_raw(&world, &arguments);
+    let status = agent.wait_for("the refusal is told", |status| !status.problems.is_empty());
+    let [problem] = status.problems.as_slice() else { panic!("{status}") };
+    assert_eq!(problem.container.as_deref(), Some("d0"), "{problem:?}");
+    assert!(problem.message.contains("tcx meanwhile"), "{problem:?}");
+    let links = agent.links();
+    let is_there = |name: &str| links.iter().any(|link| link == name);
+    assert!(is_there("tcx-d0") && is_there("tcx-u0") && is_there("xdp-u0") && !is_there("xdp-d0"), "{links:?}");
+    // It stays, and stays told, when something changes elsewhere.
+    world.host.ip("link add d1 type dummy");
+    world.host.ip("link del d1");
+    let status = agent.wait_for("it answers", |status| status.agent.alive);
+    assert_eq!((status.problems.len(), agent.links()), (1, links), "{status}");
+}

@@ -1,37 +1,25 @@
-//! What an event or a list of Docker's changes.
+//! What an event or an answer of Docker's changes.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
 
-use steer_common::backend::BackendState;
+use anyhow::Result;
 
-use super::tracked::Tracked;
-use super::{Agent, Source, applied_after, unix_micros};
-use crate::docker::{Event, EventKind, Feed};
-use crate::host::netns::{Netns, enable_gro, reach};
-use crate::model::desired::BackendKey;
-use crate::model::labels::{network_leg, spec};
+use super::questions::Answer;
+use super::tracked::Stop;
+use super::{Agent, Source, applied_after, since_boot};
+use crate::docker::{Event, EventKind, Feed, Listed};
 use crate::model::lifecycle::is_stop;
-use crate::model::plan::Op;
+use crate::model::order::Turn;
 use crate::model::{Container, ContainerId, Problem};
 
 impl Agent {
-    pub(super) async fn on_feed(&mut self, feed: Feed) {
+    pub(super) fn on_feed(&mut self, feed: Feed) {
         match feed {
-            Feed::Connected => {
+            Feed::Connected(version) => {
                 self.problems.remove(&Source::Docker);
-                let Some(docker) = &self.settings.docker else { return };
-                match docker.version().await {
-                    Ok(version) => {
-                        tracing::info!(docker = version.engine, api = %version.negotiated, "connected to Docker");
-                        self.docker_version = Some(version.engine);
-                    }
-                    Err(error) => {
-                        tracing::warn!(error = format!("{error:#}"), "asking Docker for its version failed");
-                        self.docker_version = Some("of unknown version".to_owned());
-                    }
-                }
-                self.list().await;
+                tracing::info!(docker = version.engine, api = %version.negotiated, "connected to Docker");
+                self.docker_version = Some(version.engine);
+                self.list(true);
             }
             Feed::Lost(error) => {
                 let message =
@@ -41,19 +29,32 @@ impl Agent {
                 let problem = Problem { container: "Docker".to_owned(), label: None, message };
                 self.problems.insert(Source::Docker, vec![problem]);
             }
-            Feed::Event(event) => self.on_event(event).await,
+            Feed::Event(event) => {
+                self.questions.order.event(&event.container);
+                // Who is not known yet has nothing that an event could change: it waits for the answer that makes it known.
+                let known = self.tracked.contains_key(&event.container);
+                if let Some(event) = if known { Some(event) } else { self.questions.wait(event) } {
+                    self.on_event(event);
+                }
+            }
         }
     }
 
-    async fn on_event(&mut self, event: Event) {
+    fn on_event(&mut self, event: Event) {
+        tracing::debug!(container = %event.container, event = ?event.kind, "event");
+        let is_late = self.tracked.get(&event.container).is_some_and(|tracked| event.is_before(&tracked.run));
         let Event { container: id, kind, labels_say_steer, received, .. } = event;
-        tracing::debug!(container = %id, event = ?kind, "event");
+        if is_late {
+            // A clock may have been set back: Docker knows.
+            tracing::debug!(container = %id, event = ?kind, "that was an earlier run of it");
+            return self.ask(&id);
+        }
         match kind {
             EventKind::Kill { signal } => {
                 if let Some(tracked) = self.tracked.get_mut(&id)
                     && is_stop(signal, tracked.stop_signal)
                 {
-                    tracked.stopping = Some(signal);
+                    tracked.stopping = Some(Stop { signal, at: since_boot() });
                     self.settle(&id);
                     applied_after(received, "kill");
                 }
@@ -78,191 +79,102 @@ impl Agent {
             }
             EventKind::Start => {
                 if labels_say_steer {
-                    self.inspect(&id).await;
-                    applied_after(received, "start");
+                    self.ask(&id);
                 }
             }
-            EventKind::Rename { .. } | EventKind::NetworkConnect | EventKind::NetworkDisconnect => {
-                if labels_say_steer || self.tracked.contains_key(&id) {
-                    self.inspect(&id).await;
+            EventKind::Rename { .. } => self.ask(&id),
+            EventKind::NetworkConnect | EventKind::NetworkDisconnect => {
+                if let Some(tracked) = self.tracked.get_mut(&id) {
+                    // The same address may be on another interface.
+                    tracked.is_moved = true;
+                }
+                // One that could not be reached for its networks is not tracked.
+                if self.tracked.contains_key(&id) || self.problems.contains_key(&Source::Container(id.clone())) {
+                    self.ask(&id);
                 }
             }
         }
     }
 
-    /// All containers as Docker has them now. If Docker cannot say, what is known stays.
-    pub(super) async fn list(&mut self) {
+    /// Asks for all containers; `anew`: whatever the answers under way will say.
+    pub(super) fn list(&mut self, anew: bool) {
+        if let Some(docker) = &self.settings.docker
+            && self.docker_version.is_some()
+        {
+            self.questions.list(docker, anew);
+        }
+    }
+
+    fn ask(&mut self, id: &ContainerId) {
+        if let Some(docker) = &self.settings.docker {
+            self.questions.inspect(docker, id);
+        }
+    }
+
+    pub(super) fn on_answer(&mut self, answer: Answer) {
+        match answer {
+            Answer::List(turn, Ok(listed)) => self.on_list(turn, listed),
+            Answer::List(turn, Err(error)) => {
+                if self.questions.listed(turn) {
+                    tracing::warn!(error = format!("{error:#}"), "listing containers failed; what is known stays");
+                }
+            }
+            Answer::Container(id, turn, answer) => self.on_container(&id, turn, answer),
+        }
+        self.questions.rest();
+    }
+
+    fn on_container(&mut self, id: &ContainerId, turn: Turn, answer: Result<Option<Container>>) {
         let Some(docker) = &self.settings.docker else { return };
-        if self.docker_version.is_none() {
+        let Some(asked) = self.questions.answered(docker, id, turn) else { return };
+        match answer {
+            Ok(Some(container)) if container.running => self.observe(&container),
+            Ok(_) => self.forget(id),
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "inspecting failed; the next resync tries again");
+            }
+        }
+        for event in asked.waiting {
+            self.on_event(event);
+        }
+    }
+
+    /// Takes in a list, but for containers of which something newer is known, or will be.
+    fn on_list(&mut self, turn: Turn, listed: Listed) {
+        if !self.questions.listed(turn) {
             return;
         }
-        let containers = match docker.containers().await {
-            Ok(containers) => containers,
-            Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "listing containers failed; what is known stays");
-                return;
-            }
-        };
-        let running: BTreeSet<_> = containers.iter().map(|container| container.id.clone()).collect();
-        let gone: Vec<_> = self.docker_ids().filter(|id| !running.contains(*id)).cloned().collect();
-        for id in gone {
-            self.forget(&id);
+        let Listed { containers, unknown } = listed;
+        for (id, error) in &unknown {
+            tracing::warn!(container = %id, error = format!("{error:#}"), "a container that is listed is not described");
         }
-        self.problems
-            .retain(|source, _| !matches!(source, Source::Container(id) if is_docker(id) && !running.contains(id)));
+        let unknown = unknown.iter().map(|(id, _)| id);
+        let there: BTreeSet<_> = containers.iter().map(|container| &container.id).chain(unknown).collect();
+        let with_problem = self.problems.keys().filter_map(|source| match source {
+            Source::Container(id) => Some(id),
+            _ => None,
+        });
+        let known = self.tracked.keys().chain(with_problem);
+        let gone: BTreeSet<_> = known.filter(|id| is_docker(id) && !there.contains(id)).cloned().collect();
+        for id in gone {
+            if self.is_newer_than(turn, &id) {
+                self.ask(&id);
+            } else {
+                self.forget(&id);
+            }
+        }
         for container in &containers {
-            self.observe(container);
+            if self.is_newer_than(turn, &container.id) {
+                self.ask(&container.id);
+            } else {
+                self.observe(container);
+            }
         }
         self.listed = true;
     }
 
-    fn docker_ids(&self) -> impl Iterator<Item = &ContainerId> {
-        self.tracked.keys().filter(|id| is_docker(id))
-    }
-
-    async fn inspect(&mut self, id: &ContainerId) {
-        let Some(docker) = &self.settings.docker else { return };
-        match docker.inspect(id).await {
-            Ok(Some(container)) if container.running => self.observe(&container),
-            Ok(_) => self.forget(id),
-            Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "inspecting failed; the next resync tries again")
-            }
-        }
-    }
-
-    /// Takes in what Docker says of a running container.
-    fn observe(&mut self, container: &Container) {
-        let spec = match spec(&container.name, &container.labels, &self.settings.config.defaults) {
-            Ok(Some(spec)) => spec,
-            Ok(None) => return self.forget(&container.id),
-            Err(problems) => return self.refuse(&container.id, problems),
-        };
-        let address = match network_leg(&spec, container) {
-            Ok(address) => address,
-            Err(problem) => return self.refuse(&container.id, vec![problem]),
-        };
-        if let Some(tracked) = self.tracked.get_mut(&container.id)
-            && tracked.run == container.started_at
-            && tracked.address == address
-        {
-            tracked.name.clone_from(&container.name);
-            tracked.spec = spec;
-            tracked.paused = container.paused;
-            // `starting` after `healthy` is dockerd's restart, not the container's; the lifecycle knows.
-            tracked.health = container.health;
-            self.problems.remove(&Source::Container(container.id.clone()));
-            return self.settle(&container.id);
-        }
-        match self.track(container, spec, address) {
-            Ok(tracked) => {
-                self.problems.remove(&Source::Container(container.id.clone()));
-                self.tracked.insert(container.id.clone(), tracked);
-                self.settle(&container.id);
-            }
-            Err(error) => {
-                let problem = Problem { container: container.name.clone(), label: None, message: format!("{error:#}") };
-                self.refuse(&container.id, vec![problem]);
-            }
-        }
-    }
-
-    /// A container that was not known, or not this run of it.
-    fn track(
-        &mut self,
-        container: &Container,
-        spec: crate::model::Spec,
-        address: std::net::IpAddr,
-    ) -> anyhow::Result<Tracked> {
-        let netns = Netns::of_pid(container.pid)?;
-        if self.uplinks.has_xdp()
-            && let Err(error) = enable_gro(&netns, address)
-        {
-            tracing::warn!(container = container.name, %error, "switching GRO on failed: reached through tc");
-        }
-        let (address, reach) = reach(&netns, Some(address))?;
-        self.attach_backend(reach.ifindex)?;
-        let key = BackendKey { container: container.id.clone(), netns_cookie: reach.netns_cookie };
-        let mut tracked = Tracked {
-            id: container.id.clone(),
-            name: container.name.clone(),
-            run: container.started_at.clone(),
-            spec,
-            netns,
-            address,
-            reach,
-            health: container.health,
-            paused: container.paused,
-            listening: None,
-            stop_signal: container.stop_signal,
-            stopping: None,
-            maintenance: false,
-            put_in: false,
-            operator_weight: None,
-            flows: 0,
-            state: BackendState::Starting,
-            cause: "event: start".to_owned(),
-            since: unix_micros(),
-            seen: Instant::now(),
-        };
-        self.resume(&key, &mut tracked);
-        if tracked.by_listening() {
-            tracked.look();
-        }
-        Ok(tracked)
-    }
-
-    /// Goes on where an earlier agent was with this backend.
-    pub(super) fn resume(&self, key: &BackendKey, tracked: &mut Tracked) {
-        let Some(before) = self.applied.backends.get(key) else { return };
-        tracked.state = before.state;
-        tracked.cause.clone_from(&before.info.cause);
-        tracked.since = before.info.since;
-        tracked.maintenance = before.info.maintenance;
-        tracked.operator_weight = before.info.operator_weight;
-        if matches!(before.state, BackendState::Draining | BackendState::Drained) {
-            tracked.stopping = Some(tracked.stop_signal);
-        }
-    }
-
-    /// A container that cannot be steered to: said once, and shown while it lasts.
-    pub(super) fn refuse(&mut self, id: &ContainerId, problems: Vec<Problem>) {
-        let source = Source::Container(id.clone());
-        if self.problems.get(&source) != Some(&problems) {
-            for problem in &problems {
-                tracing::error!(container = problem.container, label = problem.label, "{}", problem.message);
-            }
-        }
-        self.forget(id);
-        self.problems.insert(source, problems);
-    }
-
-    pub(super) fn forget(&mut self, id: &ContainerId) {
-        self.problems.remove(&Source::Container(id.clone()));
-        if let Some(tracked) = self.tracked.remove(id) {
-            tracing::info!(backend = tracked.name, service = tracked.spec.service, "backend gone");
-            self.write_state(&tracked.key(), BackendState::Gone);
-        }
-    }
-
-    /// Moves a backend to the state that follows from what is known, and writes that state at once: the plan that takes care of
-    /// the rest comes after it.
-    pub(super) fn settle(&mut self, id: &ContainerId) {
-        let Some(tracked) = self.tracked.get_mut(id) else { return };
-        if tracked.settle(unix_micros()) {
-            let (key, state) = (tracked.key(), tracked.state);
-            self.write_state(&key, state);
-        }
-    }
-
-    /// The state alone, at once. A backend that is not in the maps yet gets its state with the rest.
-    fn write_state(&mut self, tracked: &BackendKey, state: BackendState) {
-        let Some(applied) = self.applied.backends.get(tracked) else { return };
-        let op = Op::SetState { key: tracked.clone(), id: applied.id, state };
-        match self.maps.apply(&op) {
-            Ok(()) => self.applied.note(&op),
-            Err(error) => tracing::error!(error = format!("{error:#}"), "writing a backend's state failed"),
-        }
+    fn is_newer_than(&self, turn: Turn, id: &ContainerId) -> bool {
+        self.questions.is_asked(id) || self.questions.order.is_stale(turn, id)
     }
 }
 

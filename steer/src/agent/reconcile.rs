@@ -1,17 +1,19 @@
 //! Desired, plan, apply; and what has to be looked at because nobody tells.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use steer_common::backend::BackendState;
 
 use super::docker::is_docker;
-use super::{Agent, Source, boot_secs};
+use super::{Agent, Source, boot_secs, since_boot};
+use crate::dataplane::attach;
 use crate::dataplane::paths::LinkName;
-use crate::dataplane::read::Reader;
-use crate::dataplane::{attach, detach};
 use crate::model::desired::desired;
-use crate::model::plan::{Op, plan};
+use crate::model::plan::{Blocked, Op, plan};
 use crate::model::{Candidate, ContainerId, Observed, Problem};
+
+/// How soon a write that failed is tried again.
+const AGAIN: Duration = Duration::from_millis(500);
 
 impl Agent {
     /// Brings the maps in line with what is known. Does nothing when they are.
@@ -20,24 +22,42 @@ impl Agent {
         if self.settings.docker.is_some() && !self.listed {
             candidates.extend(self.inherited());
         }
-        let observed = Observed { candidates, host_addresses: self.host_addresses.clone(), closing: self.closing };
+        let now = since_boot();
+        let remembered = self.memory.remember(&self.applied, &candidates, now);
+        // Whoever leaves the host waits for connections that are open, not for new ones.
+        let remembered = if self.closing { Vec::new() } else { remembered };
+        let host_addresses = self.host_addresses.clone();
+        let observed = Observed { candidates, remembered, host_addresses, closing: self.closing };
         let (desired, problems) = desired(&observed, &self.applied.port_index());
         self.say(Source::Desired, problems);
         let (ops, problems) = plan(&desired, &self.applied, boot_secs());
         self.say(Source::Plan, problems);
         let mut removed = false;
+        let mut blocked = Blocked::default();
         for op in ops {
-            if let Err(error) = self.maps.apply(&op) {
-                // The next round tries again: what was not noted is still to be done.
-                tracing::error!(error = format!("{error:#}"), "writing to the maps failed");
+            if blocked.waits(&op, &self.applied) {
                 continue;
             }
-            self.applied.note(&op);
-            removed |= matches!(op, Op::RemoveBackend { .. });
+            match self.maps.apply(&op) {
+                Ok(()) => {
+                    self.applied.note(&op);
+                    removed |= matches!(op, Op::RemoveBackend { .. });
+                }
+                Err(error) => {
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        "writing to the maps failed; tried again in {AGAIN:?}"
+                    );
+                    blocked.failed(&op, &self.applied);
+                }
+            }
         }
         if removed {
             self.drop_unused_veths();
         }
+        let again = (!blocked.is_empty()).then_some(AGAIN);
+        let ends = self.memory.next_end(now).map(|end| end - now);
+        self.wake = again.into_iter().chain(ends).min().map(|wait| Instant::now() + wait);
     }
 
     /// What an earlier agent left, as long as Docker has not said what runs: an agent that knows nothing changes nothing.
@@ -118,44 +138,6 @@ impl Agent {
         changed
     }
 
-    /// Counts the flows of who is stopping, and of all when steer is being detached.
-    fn look_at_flows(&mut self) -> bool {
-        let stopping = self.tracked.values().any(|tracked| tracked.stopping.is_some());
-        if !stopping && !self.closing {
-            return false;
-        }
-        let snapshot = match Reader::open(&self.settings.paths).and_then(|reader| reader.snapshot()) {
-            Ok(snapshot) => snapshot,
-            Err(error) => {
-                tracing::warn!(%error, "counting flows failed");
-                return false;
-            }
-        };
-        if self.closing {
-            let left: u64 = snapshot.backends().map(|(_, backend)| backend.live_flows + backend.pending_flows).sum();
-            if left == 0 {
-                self.detach();
-                return false;
-            }
-        }
-        let mut changed = false;
-        let ids: Vec<_> = self
-            .tracked
-            .values()
-            .filter(|tracked| tracked.stopping.is_some())
-            .map(|tracked| tracked.id.clone())
-            .collect();
-        for id in ids {
-            let Some(tracked) = self.tracked.get_mut(&id) else { continue };
-            let Some(applied) = self.applied.backends.get(&tracked.key()) else { continue };
-            if let Some((_, backend)) = snapshot.backend(applied.id) {
-                tracked.flows = backend.live_flows + backend.pending_flows;
-                changed |= self.settle_changed(&id);
-            }
-        }
-        changed
-    }
-
     /// Looks at everybody whom listening decides about: a slow starter that is no longer watched closely, and one that has
     /// stopped to listen.
     pub(super) fn look_at_all(&mut self) {
@@ -173,19 +155,10 @@ impl Agent {
         }
     }
 
-    fn settle_changed(&mut self, id: &ContainerId) -> bool {
+    pub(super) fn settle_changed(&mut self, id: &ContainerId) -> bool {
         let before = self.tracked.get(id).map(|tracked| tracked.state);
         self.settle(id);
         before != self.tracked.get(id).map(|tracked| tracked.state)
-    }
-
-    /// Leaves the host, and ends.
-    pub(super) fn detach(&mut self) {
-        match detach::now(&self.settings.paths) {
-            Ok(()) => tracing::info!("detached"),
-            Err(error) => tracing::error!(error = format!("{error:#}"), "detaching left something behind"),
-        }
-        self.done = true;
     }
 }
 

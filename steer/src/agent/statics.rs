@@ -2,15 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::Instant;
 
-use steer_common::backend::BackendState;
-
+use super::Agent;
 use super::tracked::Tracked;
-use super::{Agent, unix_micros};
 use crate::config::{StaticBackend, StaticService};
 use crate::host::netns::{Netns, enable_gro, identity, reach};
-use crate::model::{ContainerId, Health, Problem};
+use crate::model::{ContainerId, Problem};
 
 /// What the ids of static backends begin with.
 pub(super) const PREFIX: &str = "netns:";
@@ -71,34 +68,17 @@ impl Agent {
         }
         self.forget(id);
         self.attach_backend(found.ifindex)?;
+        let (id, name) = (id.clone(), backend.name.clone());
         let mut tracked = Tracked {
-            id: id.clone(),
-            name: backend.name.clone(),
-            run: String::new(),
-            spec: service.spec(backend),
-            netns,
-            address,
-            reach: found,
-            health: Health::None,
-            paused: false,
-            listening: None,
-            stop_signal: 0,
-            stopping: None,
-            maintenance: false,
-            put_in: false,
-            operator_weight: None,
-            flows: 0,
-            state: BackendState::Starting,
             cause: "config: static backend".to_owned(),
-            since: unix_micros(),
-            seen: Instant::now(),
+            ..Tracked::new(id.clone(), name, service.spec(backend), netns, address, found)
         };
         self.resume(&tracked.key(), &mut tracked);
         if tracked.by_listening() {
             tracked.look();
         }
         self.tracked.insert(id.clone(), tracked);
-        self.settle(id);
+        self.settle(&id);
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! What is known of one container, and what follows from it.
 
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use steer_common::backend::BackendState;
 
@@ -14,19 +14,27 @@ use crate::model::{Candidate, ContainerId, Health, Reach, ReadyPolicy, Spec, Uni
 pub struct Tracked {
     pub id: ContainerId,
     pub name: String,
+    /// The name it had when this run of it was first seen: where no label names its service, that is the service's.
+    pub first_name: String,
     /// When this run started, as Docker writes it.
     pub run: String,
     pub spec: Spec,
     pub netns: Netns,
     pub address: IpAddr,
     pub reach: Reach,
+    /// It was joined to a network or taken out of one: the way to it may be another one.
+    pub is_moved: bool,
     pub health: Health,
     pub paused: bool,
     pub listening: Option<bool>,
     /// The container's own stop signal.
     pub stop_signal: i32,
-    /// The signal that asked it to stop.
-    pub stopping: Option<i32>,
+    /// How long Docker gives it to stop; `None` = for ever.
+    pub stop_timeout: Option<Duration>,
+    /// What asked it to stop.
+    pub stopping: Option<Stop>,
+    /// The signal that it was put back after.
+    pub survived: Option<i32>,
     pub maintenance: bool,
     pub put_in: bool,
     pub operator_weight: Option<u16>,
@@ -38,7 +46,52 @@ pub struct Tracked {
     pub seen: Instant,
 }
 
+/// A stop signal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stop {
+    pub signal: i32,
+    /// When the last one came, since boot.
+    pub at: Duration,
+}
+
 impl Tracked {
+    /// One that is seen for the first time.
+    pub fn new(id: ContainerId, name: String, spec: Spec, netns: Netns, address: IpAddr, reach: Reach) -> Self {
+        Self {
+            first_name: name.clone(),
+            id,
+            name,
+            run: String::new(),
+            spec,
+            netns,
+            address,
+            reach,
+            is_moved: false,
+            health: Health::None,
+            paused: false,
+            listening: None,
+            stop_signal: 0,
+            stop_timeout: None,
+            stopping: None,
+            survived: None,
+            maintenance: false,
+            put_in: false,
+            operator_weight: None,
+            flows: 0,
+            state: BackendState::Starting,
+            cause: "event: start".to_owned(),
+            since: super::unix_micros(),
+            seen: Instant::now(),
+        }
+    }
+
+    /// Whether the way to it may be another one than is known.
+    pub fn has_moved(&self) -> bool {
+        let is_there = || nix::net::if_::if_indextoname(self.reach.ifindex).is_ok();
+        (self.is_moved || !is_there())
+            && !crate::host::netns::reach(&self.netns, Some(self.address)).is_ok_and(|(_, now)| now == self.reach)
+    }
+
     /// What [`crate::model::lifecycle`] decides on.
     pub fn facts(&self) -> Facts {
         Facts {
@@ -46,7 +99,8 @@ impl Tracked {
             health: self.health,
             listening: self.listening,
             paused: self.paused,
-            stop_signal: self.stopping,
+            stop_signal: self.stopping.map(|stop| stop.signal),
+            survived: self.survived,
             maintenance: self.maintenance,
             put_in: self.put_in,
             flows: self.flows,
@@ -70,6 +124,9 @@ impl Tracked {
         self.state = state;
         self.cause = cause;
         self.since = now;
+        if state != BackendState::Ready {
+            self.survived = None;
+        }
         true
     }
 

@@ -61,6 +61,9 @@ pub fn check(interfaces: &[String]) -> Result<()> {
 impl Agent {
     /// Reads what changed of the host's addresses and interfaces, and attaches where steer is not yet.
     pub(super) fn read_host(&mut self, change: HostChange) -> Result<()> {
+        if change.is_routes_alone() && !self.settings.interfaces.is_empty() {
+            return Ok(());
+        }
         if change.addresses {
             self.host_addresses = addresses().context("reading the host's addresses")?;
         }
@@ -69,18 +72,20 @@ impl Agent {
         let mut problems = Vec::new();
         for (link, is_uplink) in wanted {
             let xdp = is_uplink && self.wants_xdp(&link);
-            let before = self.uplinks.attached.get(&link.name).copied();
-            if before.is_some_and(|before| before.index == link.index) {
+            let before = self.uplinks.attached.get(&link.name).copied().filter(|before| before.index == link.index);
+            // A refusal is a problem for as long as it lasts: what was asked for is tried again.
+            let is_refused = xdp && self.settings.attach != AttachMode::Auto;
+            if before.is_some_and(|before| before.xdp || !is_refused) {
                 continue;
             }
-            match self.attach_uplink(&link, xdp) {
-                Ok(attached) => {
-                    tracing::info!(interface = link.name, xdp = attached.xdp, "attached");
-                    self.uplinks.attached.insert(link.name, attached);
-                }
-                Err(error) => {
-                    problems.push(Problem { container: link.name, label: None, message: format!("{error:#}") });
-                }
+            let attached = self.attach_uplink(&link, xdp).unwrap_or_else(|error| (before, Some(error)));
+            let (attached, refused) = attached;
+            if let Some(attached) = attached.filter(|attached| before != Some(*attached)) {
+                tracing::info!(interface = link.name, xdp = attached.xdp, "attached");
+                self.uplinks.attached.insert(link.name.clone(), attached);
+            }
+            if let Some(error) = refused {
+                problems.push(Problem { container: link.name, label: None, message: format!("{error:#}") });
             }
         }
         self.uplinks.attached.retain(|name, _| names.contains(name));
@@ -122,13 +127,14 @@ impl Agent {
     }
 
     /// tcx always: it takes what XDP leaves (a backend whose veth takes no frames from XDP yet), and is there when XDP is not.
-    fn attach_uplink(&mut self, link: &Link, xdp: bool) -> Result<Attached> {
+    /// XDP that was asked for and is refused comes back as an error beside what is attached all the same.
+    fn attach_uplink(&mut self, link: &Link, xdp: bool) -> Result<(Option<Attached>, Option<anyhow::Error>)> {
         let paths = &self.settings.paths;
         attach::uplink(&mut self.bpf, paths, &link.name)?;
         let mut attached = Attached { index: link.index, xdp: false };
         if !xdp {
             attach::remove(paths, &LinkName::Xdp(link.name.clone()))?;
-            return Ok(attached);
+            return Ok((Some(attached), None));
         }
         let mode = if self.settings.attach == AttachMode::Generic { XdpMode::Skb } else { XdpMode::Driver };
         match attach::xdp(&mut self.bpf, paths, &link.name, mode) {
@@ -136,9 +142,12 @@ impl Agent {
             Err(error) if self.settings.attach == AttachMode::Auto => {
                 tracing::info!(interface = link.name, error = format!("{error:#}"), "no native XDP here, tcx it is");
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                let error = error.context("no XDP here as --attach asks for; clients are steered over tcx meanwhile");
+                return Ok((Some(attached), Some(error)));
+            }
         }
-        Ok(attached)
+        Ok((Some(attached), None))
     }
 
     /// Links of an earlier agent that attached elsewhere.

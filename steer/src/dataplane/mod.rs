@@ -10,6 +10,7 @@
 //! | [`maps`] | the maps, opened for writing |
 //! | [`adopt`] | reads what an earlier agent applied |
 //! | [`apply`] | carries out the operations of a plan |
+//! | [`count`] | what backends that are to end still have |
 //! | [`sweep`] | flows that nobody ended |
 //! | [`detach`] | takes everything away |
 //! | [`read`] | what inspection commands see |
@@ -17,6 +18,7 @@
 pub mod adopt;
 pub mod apply;
 pub mod attach;
+pub mod count;
 pub mod detach;
 pub mod kernel_log;
 pub mod load;

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::time::Duration;
 
 use bollard::models::{ContainerInspectResponse, EndpointSettings, HealthStatusEnum};
 use nix::sys::signal::Signal;
@@ -19,15 +20,22 @@ pub(super) fn container(response: ContainerInspectResponse) -> Option<Container>
         id: ContainerId(response.id?),
         name: response.name.unwrap_or_default().trim_start_matches('/').to_owned(),
         labels: config.labels.unwrap_or_default().into_iter().collect(),
-        running: state.running.unwrap_or_default(),
+        // Between a crash and the restart that a restart policy makes, Docker says running, and there is no process.
+        running: state.running.unwrap_or_default() && state.pid.is_some_and(|pid| pid > 0),
         paused: state.paused.unwrap_or_default(),
         health: health(state.health.and_then(|health| health.status)),
         pid: state.pid.and_then(|pid| pid.try_into().ok()).unwrap_or_default(),
         stop_signal: config.stop_signal.as_deref().and_then(signal_number).unwrap_or(Signal::SIGTERM as i32),
+        stop_timeout: stop_timeout(config.stop_timeout),
         legs,
         network_mode: response.host_config.and_then(|config| config.network_mode).unwrap_or_default(),
         started_at: state.started_at.unwrap_or_default(),
     })
+}
+
+/// As the container was made with `--stop-timeout`: seconds, and -1 means to wait for ever. 10 s is Docker's own.
+fn stop_timeout(seconds: Option<i64>) -> Option<Duration> {
+    u64::try_from(seconds.unwrap_or(10)).ok().map(Duration::from_secs)
 }
 
 /// A network's IPv4 address, else its IPv6 address. None yet (created, stopping) = no leg.
@@ -76,7 +84,7 @@ mod tests {
             "State":{"Status":"running","Running":true,"Paused":false,"Pid":4711,
             "StartedAt":"2026-11-21T06:00:01.5Z","Health":{"Status":"starting","FailingStreak":0,"Log":[]}},
             "HostConfig":{"NetworkMode":"shop_default"},
-            "Config":{"Labels":{"steer.port":"80:8080"},"StopSignal":"SIGQUIT"},
+            "Config":{"Labels":{"steer.port":"80:8080"},"StopSignal":"SIGQUIT","StopTimeout":3},
             "NetworkSettings":{"Networks":{
                 "shop_front":{"IPAddress":"","GlobalIPv6Address":"fd00::3"},
                 "shop_gone":{"IPAddress":"","GlobalIPv6Address":""},
@@ -95,6 +103,7 @@ mod tests {
             health: Health::Starting,
             pid: 4711,
             stop_signal: 3,
+            stop_timeout: Some(Duration::from_secs(3)),
             legs: vec![leg("shop_default", "172.18.0.2"), leg("shop_front", "fd00::3")],
             network_mode: "shop_default".to_owned(),
             started_at: "2026-11-21T06:00:01.5Z".to_owned(),
@@ -110,6 +119,22 @@ mod tests {
             (false, 0, 15, Health::None)
         );
         assert_eq!(container(ContainerInspectResponse::default()), None);
+    }
+
+    #[test]
+    fn a_container_that_waits_for_its_restart_does_not_run() {
+        let state =
+            r#"{"Status":"restarting","Running":true,"Restarting":true,"Pid":0,"StartedAt":"2026-11-21T06:00:01Z"}"#;
+        let response = serde_json::from_str(&format!(r#"{{"Id":"a","State":{state}}}"#));
+        assert!(!container(response.unwrap()).unwrap().running);
+    }
+
+    #[test]
+    fn stop_timeouts_have_a_default_and_may_be_endless() {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        for (told, timeout) in [(None, seconds(10)), (Some(0), seconds(0)), (Some(90), seconds(90)), (Some(-1), None)] {
+            assert_eq!(stop_timeout(told), timeout, "{told:?}");
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use bollard::errors::Error;
 use bollard::query_parameters::{InspectContainerOptions, ListContainersOptionsBuilder};
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use serde::Deserialize;
 use tokio::time::timeout;
 
@@ -101,6 +101,15 @@ struct VersionAnswer {
     oldest: Option<String>,
 }
 
+/// What [`Docker::containers`] finds.
+#[derive(Debug, Default)]
+pub struct Listed {
+    /// Those that run, by name.
+    pub containers: Vec<Container>,
+    /// Those that are there, but that Docker did not describe, and why: a part taken for the whole would make them look gone.
+    pub unknown: Vec<(ContainerId, anyhow::Error)>,
+}
+
 impl Docker {
     /// The daemon at `host`, else at `$DOCKER_HOST`, else at `unix:///var/run/docker.sock`. Nothing is sent yet.
     pub fn at(host: Option<&str>) -> anyhow::Result<Self> {
@@ -154,9 +163,8 @@ impl Docker {
         self.session.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// All running containers that carry [`PORT_LABEL`], by name. All or nothing: a part taken for the whole would make
-    /// the missing containers look gone.
-    pub async fn containers(&self) -> anyhow::Result<Vec<Container>> {
+    /// All running containers that carry [`PORT_LABEL`].
+    pub async fn containers(&self) -> anyhow::Result<Listed> {
         let filters = HashMap::from([("label", vec![PORT_LABEL])]);
         let options = ListContainersOptionsBuilder::default().filters(&filters).build();
         let client = self.session().await?.client;
@@ -164,15 +172,21 @@ impl Docker {
             timeout(TIMEOUT, client.list_containers(Some(options))).await.unwrap_or(Err(Error::RequestTimeoutError));
         let listed = listed.with_context(|| format!("cannot list the containers of Docker at {}", self.host))?;
         let ids = listed.into_iter().filter_map(|summary| summary.id).map(ContainerId);
-        let found: Vec<_> =
-            stream::iter(ids).map(|id| self.inspect_owned(id)).buffer_unordered(INSPECT_AT_ONCE).try_collect().await?;
-        let mut containers: Vec<_> = found.into_iter().flatten().filter(|container| container.running).collect();
-        containers.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(containers)
-    }
-
-    async fn inspect_owned(&self, id: ContainerId) -> anyhow::Result<Option<Container>> {
-        self.inspect(&id).await
+        let inspect = |id: ContainerId| async move {
+            let found = self.inspect(&id).await;
+            (id, found)
+        };
+        let found: Vec<_> = stream::iter(ids).map(inspect).buffer_unordered(INSPECT_AT_ONCE).collect().await;
+        let mut listed = Listed::default();
+        for (id, found) in found {
+            match found {
+                Ok(Some(container)) if container.running => listed.containers.push(container),
+                Ok(_) => {}
+                Err(error) => listed.unknown.push((id, error)),
+            }
+        }
+        listed.containers.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(listed)
     }
 
     /// One container, running or not, with or without label; `None` = there is none of that id (or name).

@@ -18,11 +18,18 @@ use super::netlink::Netlink;
 // linux/rtnetlink.h
 const RTMGRP_LINK: u32 = 1 << 0;
 const RTMGRP_IPV4_IFADDR: u32 = 1 << 4;
+const RTMGRP_IPV4_ROUTE: u32 = 1 << 6;
 const RTMGRP_IPV6_IFADDR: u32 = 1 << 8;
+const RTMGRP_IPV6_ROUTE: u32 = 1 << 10;
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+
+/// Where `struct rtmsg` has the length of the prefix that a route is for.
+const DESTINATION_LENGTH: usize = 1;
 
 /// Room for one notification. A longer one is cut, which does no harm: its type comes first.
 const DATAGRAM: usize = 8 * 1024;
@@ -75,14 +82,25 @@ fn parse(answer: RouteNetlinkMessage) -> Option<(u32, IpAddr)> {
 pub struct HostChange {
     pub addresses: bool,
     pub links: bool,
+    /// Default routes: which interfaces clients come in by.
+    pub routes: bool,
 }
 
 impl HostChange {
     /// After notifications were lost.
-    pub const ALL: Self = Self { addresses: true, links: true };
+    pub const ALL: Self = Self { addresses: true, links: true, routes: true };
 
     fn and(self, other: Self) -> Self {
-        Self { addresses: self.addresses || other.addresses, links: self.links || other.links }
+        Self {
+            addresses: self.addresses || other.addresses,
+            links: self.links || other.links,
+            routes: self.routes || other.routes,
+        }
+    }
+
+    /// Whether interfaces and addresses are as they were.
+    pub fn is_routes_alone(self) -> bool {
+        self == Self { routes: true, ..Self::default() }
     }
 }
 
@@ -96,7 +114,7 @@ pub struct Watch {
 pub fn watch() -> anyhow::Result<Watch> {
     let open = || -> io::Result<TokioSocket> {
         let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
-        let groups = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR;
+        let groups = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE;
         socket.socket_mut().bind(&SocketAddr::new(0, groups))?;
         Ok(socket)
     };
@@ -137,11 +155,13 @@ fn changes(read: io::Result<()>, datagram: &[u8]) -> io::Result<HostChange> {
 /// The type of each message is enough: whoever is told reads the state anew.
 fn parse_changes(mut datagram: &[u8]) -> HostChange {
     let mut change = HostChange::default();
-    while let Some((header, _)) = datagram.split_first_chunk::<16>() {
+    while let Some((header, body)) = datagram.split_first_chunk::<16>() {
         let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
         match u16::from_ne_bytes([header[4], header[5]]) {
             RTM_NEWLINK | RTM_DELLINK => change.links = true,
             RTM_NEWADDR | RTM_DELADDR => change.addresses = true,
+            // A router may hold a million others, and they come and go.
+            RTM_NEWROUTE | RTM_DELROUTE => change.routes |= body.get(DESTINATION_LENGTH) == Some(&0),
             _ => {}
         }
         datagram = datagram.get(length.max(16).next_multiple_of(4)..).unwrap_or_default();
@@ -163,8 +183,13 @@ mod tests {
     #[test]
     fn each_message_of_a_datagram_counts() {
         assert_eq!(parse_changes(&[]), HostChange::default());
-        assert_eq!(parse_changes(&message(RTM_NEWLINK, 3)), HostChange { links: true, addresses: false });
-        assert_eq!(parse_changes(&[message(RTM_NEWLINK, 3), message(RTM_DELADDR, 8)].concat()), HostChange::ALL);
+        assert_eq!(parse_changes(&message(RTM_NEWLINK, 3)), HostChange { links: true, ..HostChange::default() });
+        let all = [message(RTM_NEWLINK, 3), message(RTM_DELADDR, 8), message(RTM_NEWROUTE, 12)].concat();
+        assert_eq!(parse_changes(&all), HostChange::ALL);
+        let mut route = message(RTM_DELROUTE, 12);
+        assert!(parse_changes(&route).is_routes_alone(), "a default route");
+        route[16 + DESTINATION_LENGTH] = 24;
+        assert_eq!(parse_changes(&route), HostChange::default(), "a route to one network");
         assert_eq!(parse_changes(&message(2, 0)), HostChange::default(), "an error message is no change");
         assert_eq!(parse_changes(&[0; 20]), HostChange::default(), "a length of zero does not loop");
     }

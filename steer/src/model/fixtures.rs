@@ -7,6 +7,7 @@ use steer_common::backend::BackendState;
 use steer_common::service::Balance;
 
 use super::labels::value;
+use super::memory::Remembered;
 use super::{Candidate, ContainerId, Observed, Reach, ReadyPolicy, Spec, UnixMicros};
 
 /// The host's address in most tests.
@@ -63,7 +64,14 @@ impl Candidate {
 
 /// These containers on a host with the one address.
 pub(crate) fn observed(candidates: impl IntoIterator<Item = Candidate>) -> Observed {
-    Observed { candidates: candidates.into_iter().collect(), host_addresses: [ip(HOST)].into(), closing: false }
+    let candidates = candidates.into_iter().collect();
+    Observed { candidates, host_addresses: [ip(HOST)].into(), ..Observed::default() }
+}
+
+/// That service without backends, with the settings of [`candidate`].
+pub(crate) fn remembered_service(name: &str) -> Remembered {
+    let Spec { balance, hold, allow, .. } = candidate(name, 1, "80:1").spec;
+    Remembered { name: name.to_owned(), balance, hold, allow }
 }
 
 pub(crate) fn ip(text: &str) -> IpAddr {

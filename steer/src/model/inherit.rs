@@ -146,7 +146,7 @@ mod tests {
             drained,
             candidate("api-1", 4, "api", &[(None, 8080, 80)]),
         ];
-        let observed = Observed { candidates, host_addresses: [[10, 0, 0, 1].into()].into(), closing: false };
+        let observed = Observed { candidates, host_addresses: [[10, 0, 0, 1].into()].into(), ..Observed::default() };
         let mut applied = Applied::default();
         assert_ne!(carry_out(&observed, &mut applied), []);
 

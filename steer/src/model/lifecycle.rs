@@ -4,6 +4,8 @@
 //! where there is one, listening where there is none; unready is not dead. Strongest first: the operator, a stop signal, a
 //! pause, then health or listening.
 
+use std::time::Duration;
+
 use steer_common::backend::BackendState;
 
 use super::{Health, ReadyPolicy};
@@ -18,6 +20,8 @@ pub struct Facts {
     pub paused: bool,
     /// The signal that asked it to stop, if one did.
     pub stop_signal: Option<i32>,
+    /// The signal that it outlived, since when it has been ready.
+    pub survived: Option<i32>,
     /// The operator took it out (`steer drain`).
     pub maintenance: bool,
     /// The operator put it in (`steer undrain`); only asked for by [`ReadyPolicy::Manual`].
@@ -30,7 +34,7 @@ pub struct Facts {
 /// restart of dockerd every healthcheck starts over at `starting`, while the containers serve as before.
 pub fn next(current: BackendState, facts: &Facts) -> (BackendState, String) {
     use BackendState::{Drained, Draining, Maintenance, Ready, Starting, Unready};
-    let Facts { policy, health, listening, paused, stop_signal, maintenance, put_in, flows } = *facts;
+    let Facts { policy, health, listening, paused, stop_signal, survived, maintenance, put_in, flows } = *facts;
     if let Some(signal) = stop_signal {
         let state = if flows == 0 && matches!(current, Draining | Drained) { Drained } else { Draining };
         return (state, format!("signal: {}", signal_name(signal)));
@@ -41,7 +45,7 @@ pub fn next(current: BackendState, facts: &Facts) -> (BackendState, String) {
     if paused {
         return (Unready, "event: pause".to_owned());
     }
-    let has_served = matches!(current, Ready | Unready | Maintenance);
+    let has_served = matches!(current, Ready | Unready | Maintenance | Draining | Drained);
     let by_health = |health| match health {
         Health::Healthy => (Ready, "health: healthy"),
         Health::Unhealthy => (Unready, "health: unhealthy"),
@@ -64,13 +68,35 @@ pub fn next(current: BackendState, facts: &Facts) -> (BackendState, String) {
         (ReadyPolicy::Listen, _) | (ReadyPolicy::Auto, Health::None) => by_listening(),
         (ReadyPolicy::Auto, health) => by_health(health),
     };
-    (state, cause.to_owned())
+    match survived {
+        Some(signal) if state == Ready => (state, format!("survived: {}", signal_name(signal))),
+        _ => (state, cause.to_owned()),
+    }
+}
+
+/// The least that a container is given to end after its stop signal.
+const PATIENCE: Duration = Duration::from_secs(10);
+const KILL: i32 = 9;
+
+/// How long after its last stop signal a container that still runs is held to be one that will not stop: whoever keeps flows for
+/// longer (`steer.drain`), or is given more time by Docker, is given it here. `None` = for ever.
+pub fn patience(drain: Duration, stop_timeout: Option<Duration>) -> Option<Duration> {
+    stop_timeout.map(|stop_timeout| drain.max(stop_timeout).max(PATIENCE))
+}
+
+/// Whether a container that got its stop signal, `since` ago, goes on as if nothing had happened: it ignores that signal, or took
+/// it for another order. Nobody survives `KILL`; and who does not serve is not put back.
+pub fn has_survived(facts: &Facts, since: Duration, patience: Option<Duration>) -> bool {
+    let Some(signal) = facts.stop_signal else { return false };
+    let over = patience.is_some_and(|patience| since >= patience);
+    let serves = || next(BackendState::Draining, &Facts { stop_signal: None, ..*facts }).0 == BackendState::Ready;
+    signal != KILL && over && serves()
 }
 
 /// Whether a signal asks this container to stop: its own stop signal, or `KILL`. Others (a reload by `HUP`, logs reopened by
 /// `USR1`) are none of steer's business.
 pub const fn is_stop(signal: i32, stop_signal: i32) -> bool {
-    signal == stop_signal || signal == 9
+    signal == stop_signal || signal == KILL
 }
 
 /// The name of a signal, without `SIG`; its number where it is a rare one.
@@ -102,6 +128,7 @@ mod tests {
         listening: None,
         paused: false,
         stop_signal: None,
+        survived: None,
         maintenance: false,
         put_in: false,
         flows: 0,
@@ -150,6 +177,57 @@ mod tests {
         let (state, cause) = next(current, &facts);
         assert_eq!(state, expected, "{cause}");
         assert!(!cause.is_empty());
+    }
+
+    const STOPPING: Facts = Facts { stop_signal: Some(15), health: Health::Healthy, flows: 1, ..AUTO };
+
+    #[rstest]
+    #[case::it_still_serves(STOPPING, 30, true)]
+    #[case::it_has_time_left(STOPPING, 29, false)]
+    #[case::nobody_asked_it_to_stop(Facts { stop_signal: None, ..STOPPING }, 99, false)]
+    #[case::nobody_survives_kill(Facts { stop_signal: Some(9), ..STOPPING }, 99, false)]
+    #[case::its_own_stop_signal_is_quit(Facts { stop_signal: Some(3), ..STOPPING }, 30, true)]
+    #[case::unhealthy(Facts { health: Health::Unhealthy, ..STOPPING }, 99, false)]
+    #[case::its_health_is_not_known(Facts { health: Health::Starting, ..STOPPING }, 99, false)]
+    #[case::it_listens(Facts { health: Health::None, listening: Some(true), ..STOPPING }, 30, true)]
+    #[case::it_has_closed_its_listener(Facts { health: Health::None, listening: Some(false), ..STOPPING }, 99, false)]
+    #[case::nobody_has_looked(Facts { health: Health::None, ..STOPPING }, 99, false)]
+    #[case::listening_counts_where_the_label_says_so(
+        Facts { policy: ReadyPolicy::Listen, health: Health::Unhealthy, listening: Some(true), ..STOPPING },
+        30,
+        true
+    )]
+    #[case::paused(Facts { paused: true, ..STOPPING }, 99, false)]
+    #[case::the_operator_took_it_out(Facts { maintenance: true, ..STOPPING }, 99, false)]
+    #[case::the_operator_put_it_in(Facts { policy: ReadyPolicy::Manual, put_in: true, ..STOPPING }, 30, true)]
+    #[case::nobody_put_it_in(Facts { policy: ReadyPolicy::Manual, ..STOPPING }, 99, false)]
+    fn who_outlives_its_stop_signal_and_serves_is_put_back(
+        #[case] facts: Facts,
+        #[case] since: u64,
+        #[case] expected: bool,
+    ) {
+        let patience = patience(Duration::from_secs(30), Some(Duration::from_secs(10)));
+        assert_eq!(has_survived(&facts, Duration::from_secs(since), patience), expected);
+        assert!(!has_survived(&facts, Duration::from_secs(since), None), "some may take for ever");
+        if expected {
+            let facts = Facts { stop_signal: None, survived: facts.stop_signal, ..facts };
+            let (state, cause) = next(Draining, &facts);
+            assert_eq!((state, cause.split_once(' ').unwrap().0), (Ready, "survived:"));
+        }
+    }
+
+    #[rstest]
+    #[case::drain_is_longest(30, Some(10), Some(30))]
+    #[case::docker_waits_longer(30, Some(90), Some(90))]
+    #[case::never_less_than_ten_seconds(0, Some(1), Some(10))]
+    #[case::docker_waits_for_ever(30, None, None)]
+    fn patience_is_the_longest_of_all_times(
+        #[case] drain: u64,
+        #[case] stop_timeout: Option<u64>,
+        #[case] expected: Option<u64>,
+    ) {
+        let found = patience(Duration::from_secs(drain), stop_timeout.map(Duration::from_secs));
+        assert_eq!(found, expected.map(Duration::from_secs));
     }
 
     #[rstest]

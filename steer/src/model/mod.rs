@@ -9,6 +9,8 @@
 //! | [`lifecycle`] | when a backend is ready, draining or gone |
 //! | [`desired`] | which services and backends there should be |
 //! | [`slots`] | which backend stands in which slot |
+//! | [`memory`] | which services outlive their last backend |
+//! | [`order`] | whether an answer of Docker's is older than an event |
 //! | `inherit` | what of an earlier agent's stands meanwhile |
 //! | [`plan`] | which map writes lead there, in which order |
 
@@ -18,6 +20,8 @@ mod fixtures;
 mod inherit;
 pub mod labels;
 pub mod lifecycle;
+pub mod memory;
+pub mod order;
 pub mod plan;
 pub mod slots;
 
@@ -152,6 +156,8 @@ pub struct Container {
     pub pid: i32,
     /// The signal that asks it to stop; 15 unless its image or `--stop-signal` says otherwise.
     pub stop_signal: i32,
+    /// How long it may take to stop before it is killed; `None` = for ever.
+    pub stop_timeout: Option<Duration>,
     pub legs: Vec<NetworkLeg>,
     /// `HostConfig.NetworkMode`.
     pub network_mode: String,
@@ -216,6 +222,8 @@ pub struct Candidate {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Observed {
     pub candidates: Vec<Candidate>,
+    /// Services in the maps that have no candidate and stay for now.
+    pub remembered: Vec<memory::Remembered>,
     /// Addresses of this host, loopback left out.
     pub host_addresses: BTreeSet<IpAddr>,
     /// steer is being detached: no new flows.

@@ -99,6 +99,11 @@ impl Agent {
         let mut command = self.host.command(&self.program);
         command.args(["--instance", &self.instance, "run"]).args(&self.arguments);
         command.stdin(Stdio::null()).stdout(log).stderr(err);
+        // Where a test listens as systemd does.
+        let notify = self.log.with_file_name("notify.sock");
+        if notify.exists() {
+            command.env("NOTIFY_SOCKET", notify);
+        }
         if std::env::var_os("RUST_LOG").is_none() {
             command.env("RUST_LOG", "steer=debug,info");
         }

@@ -8,6 +8,7 @@
 mod container;
 mod engine;
 mod image;
+mod proxy;
 mod spec;
 
 use std::fs::File;
@@ -21,6 +22,7 @@ use nix::unistd::Pid;
 
 pub use self::container::Container;
 pub use self::engine::Engine;
+pub use self::proxy::Proxy;
 pub use self::spec::{ContainerSpec, Health};
 use crate::{World, cleanup, wait_until};
 

@@ -28,6 +28,15 @@ pub struct Event {
     pub received: Instant,
 }
 
+impl Event {
+    /// Whether it happened before this run of the container (its `StartedAt`) began: told late, it is about an earlier run. Both
+    /// are dockerd's own clock.
+    pub fn is_before(&self, run: &str) -> bool {
+        let began = run.parse::<jiff::Timestamp>().map(jiff::Timestamp::as_nanosecond);
+        began.is_ok_and(|began| i128::from(self.time_ns) < began)
+    }
+}
+
 /// What happened.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum EventKind {

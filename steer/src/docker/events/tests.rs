@@ -89,3 +89,21 @@ fn what_is_not_json_is_an_error() {
         assert!(parse(line.as_bytes(), Instant::now()).is_err(), "{line}");
     }
 }
+
+#[test]
+fn an_event_of_an_earlier_run_is_told_from_one_of_this_run() {
+    let began = "2026-11-21T06:00:01.5Z";
+    let second = 1_795_240_801_i64;
+    for (time_ns, run, before) in [
+        (second * 1_000_000_000 + 499_999_999, began, true),
+        (second * 1_000_000_000 + 500_000_000, began, false),
+        (second * 1_000_000_000 + 900_000_000, began, false),
+        (1, "", false),
+        (1, "0001-01-01T00:00:00Z", false),
+    ] {
+        let container = ContainerId("a".to_owned());
+        let kind = EventKind::Die { exit_code: 0 };
+        let event = Event { container, kind, time_ns, labels_say_steer: true, received: Instant::now() };
+        assert_eq!(event.is_before(run), before, "{time_ns} and {run}");
+    }
+}

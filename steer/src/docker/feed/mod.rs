@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::events::{Event, FILTERS, parse};
 use super::http::Host;
-use super::{ApiVersion, Docker};
+use super::{ApiVersion, Docker, Version};
 
 /// Events that may wait for the agent.
 const CAPACITY: usize = 4096;
@@ -23,13 +23,15 @@ const CAPACITY: usize = 4096;
 const MAX_LINE: usize = 1024 * 1024;
 
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
+/// When the reader itself has failed.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// What a [`Subscription`] yields.
 #[derive(Debug)]
 pub enum Feed {
-    /// Events flow from here on: list now, and nothing is missed.
-    Connected,
+    /// Events of this daemon flow from here on: list now, and nothing is missed.
+    Connected(Version),
     Event(Event),
     /// Events were or may have been lost; [`Feed::Connected`] follows, later. Told once, however often reconnecting
     /// fails.
@@ -39,6 +41,7 @@ pub enum Feed {
 /// Events for as long as it lives.
 #[derive(Debug)]
 pub struct Subscription {
+    docker: Docker,
     feed: mpsc::Receiver<Feed>,
     reader: JoinHandle<()>,
 }
@@ -46,12 +49,25 @@ pub struct Subscription {
 impl Subscription {
     pub(super) fn start(docker: Docker) -> Self {
         let (sender, feed) = mpsc::channel(CAPACITY);
-        Self { feed, reader: tokio::spawn(keep_reading(docker, sender)) }
+        Self { feed, reader: tokio::spawn(keep_reading(docker.clone(), sender)), docker }
     }
 
-    /// The next item; `None` = never again (only if its task failed). Cancel-safe.
-    pub async fn next(&mut self) -> Option<Feed> {
-        self.feed.recv().await
+    /// The next item. Cancel-safe.
+    pub async fn next(&mut self) -> Feed {
+        if let Some(item) = self.feed.recv().await {
+            return item;
+        }
+        // Its task has failed: a bug, but none that may end the agent, nor keep it busy.
+        let (sender, feed) = mpsc::channel(CAPACITY);
+        let docker = self.docker.clone();
+        self.feed = feed;
+        self.reader = tokio::spawn(async {
+            tokio::time::sleep(AFTER_FAILURE).await;
+            keep_reading(docker, sender).await;
+        });
+        Feed::Lost(anyhow::anyhow!(
+            "the task that reads Docker's events has failed; it starts anew in {AFTER_FAILURE:?}"
+        ))
     }
 }
 
@@ -89,14 +105,14 @@ async fn keep_reading(docker: Docker, feed: mpsc::Sender<Feed>) {
 async fn read_until_lost(docker: &Docker, feed: &mpsc::Sender<Feed>) -> (bool, anyhow::Error) {
     let open = async {
         // Not the version negotiated last: dockerd may have come back as another release.
-        docker.version().await?;
-        docker.events().await
+        let version = docker.version().await?;
+        anyhow::Ok((version, docker.events().await?))
     };
-    let mut events = match open.await {
-        Ok(events) => events,
+    let (version, mut events) = match open.await {
+        Ok(opened) => opened,
         Err(error) => return (false, error),
     };
-    if feed.send(Feed::Connected).await.is_err() {
+    if feed.send(Feed::Connected(version)).await.is_err() {
         return (true, anyhow::anyhow!("nobody reads the events"));
     }
     loop {

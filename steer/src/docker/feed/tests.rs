@@ -68,7 +68,7 @@ async fn chunk(stream: &mut UnixStream, text: &str) {
 
 async fn next_id(feed: &mut Subscription) -> String {
     match feed.next().await {
-        Some(Feed::Event(Event { container, kind: EventKind::Start, .. })) => container.0,
+        Feed::Event(Event { container, kind: EventKind::Start, .. }) => container.0,
         other => panic!("{other:?}"),
     }
 }
@@ -83,15 +83,15 @@ async fn connected_means_the_head_is_there_and_lost_reconnects() {
     let early = tokio::time::timeout(Duration::from_millis(50), feed.next()).await;
     assert!(early.is_err(), "no answer yet, but {early:?}");
     stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
-    assert!(matches!(feed.next().await, Some(Feed::Connected)));
+    assert!(matches!(feed.next().await, Feed::Connected(_)));
 
     chunk(&mut stream, &event("a")).await;
     assert_eq!(next_id(&mut feed).await, "a");
     drop(stream);
-    assert!(matches!(feed.next().await, Some(Feed::Lost(_))));
+    assert!(matches!(feed.next().await, Feed::Lost(_)));
 
     let mut stream = dockerd.open().await;
-    assert!(matches!(feed.next().await, Some(Feed::Connected)));
+    assert!(matches!(feed.next().await, Feed::Connected(_)));
     chunk(&mut stream, &event("b")).await;
     assert_eq!(next_id(&mut feed).await, "b");
 }
@@ -101,7 +101,7 @@ async fn lines_are_put_together_from_any_pieces() {
     let dockerd = Dockerd::start("pieces");
     let mut feed = Dockerd::client(&dockerd.path).subscribe();
     let mut stream = dockerd.open().await;
-    assert!(matches!(feed.next().await, Some(Feed::Connected)));
+    assert!(matches!(feed.next().await, Feed::Connected(_)));
     let text = event("a") + "\r\n\n" + &event("b") + &event("c");
     for piece in text.as_bytes().chunks(7) {
         chunk(&mut stream, std::str::from_utf8(piece).unwrap()).await;
@@ -111,7 +111,7 @@ async fn lines_are_put_together_from_any_pieces() {
     }
     chunk(&mut stream, &(event("d") + "rubbish\n")).await;
     assert_eq!(next_id(&mut feed).await, "d");
-    assert!(matches!(feed.next().await, Some(Feed::Lost(_))), "what is not understood is a loss");
+    assert!(matches!(feed.next().await, Feed::Lost(_)), "what is not understood is a loss");
 }
 
 #[tokio::test]
@@ -122,12 +122,12 @@ async fn an_agent_that_falls_behind_is_told_so() {
     let burst = event("a").repeat(CAPACITY + 100);
     stream.write_all(format!("{:x}\r\n{burst}\r\n", burst.len()).as_bytes()).await.ok();
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert!(matches!(feed.next().await, Some(Feed::Connected)));
+    assert!(matches!(feed.next().await, Feed::Connected(_)));
     let mut events = 0;
     let lost = loop {
         match feed.next().await {
-            Some(Feed::Event(_)) => events += 1,
-            Some(Feed::Lost(error)) => break error.to_string(),
+            Feed::Event(_) => events += 1,
+            Feed::Lost(error) => break error.to_string(),
             other => panic!("{other:?}"),
         }
     };
@@ -141,7 +141,7 @@ async fn an_absent_docker_is_told_once_and_awaited() {
     let path = dockerd.path.clone();
     drop(dockerd);
     let mut feed = Dockerd::client(&path).subscribe();
-    let Some(Feed::Lost(error)) = feed.next().await else { panic!("expected a loss") };
+    let Feed::Lost(error) = feed.next().await else { panic!("expected a loss") };
     let error = format!("{error:#}");
     assert!(error.contains("is Docker running?") && error.contains("No such file"), "{error}");
     let again = tokio::time::timeout(Duration::from_millis(400), feed.next()).await;
@@ -149,5 +149,17 @@ async fn an_absent_docker_is_told_once_and_awaited() {
 
     let dockerd = Dockerd { listener: UnixListener::bind(&path).unwrap(), path };
     let _stream = dockerd.open().await;
-    assert!(matches!(feed.next().await, Some(Feed::Connected)));
+    assert!(matches!(feed.next().await, Feed::Connected(_)));
+}
+
+#[tokio::test]
+async fn a_reader_that_fails_is_told_and_starts_anew() {
+    let dockerd = Dockerd::start("failed");
+    let mut feed = Dockerd::client(&dockerd.path).subscribe();
+    let _stream = dockerd.open().await;
+    assert!(matches!(feed.next().await, Feed::Connected(_)));
+    feed.reader.abort();
+    assert!(matches!(feed.next().await, Feed::Lost(_)));
+    let _stream = dockerd.open().await;
+    assert!(matches!(feed.next().await, Feed::Connected(_)));
 }

@@ -12,6 +12,7 @@ use steer_common::backend::BackendState;
 use steer_common::limits::{MAX_MEMBERS, MAX_PORTS};
 use steer_common::service::Balance;
 
+use super::memory::Remembered;
 use super::{Candidate, ContainerId, Observed, PortSpec, Problem, Protocol, Reach, ServiceName, Spec, UnixMicros};
 
 /// A frontend as its label wrote it: `address` `None` = every address of the host.
@@ -98,7 +99,7 @@ pub fn desired(observed: &Observed, current: &PortIndex) -> (Desired, Vec<Proble
         groups.entry(&candidate.spec.service).or_default().push(candidate);
     }
     // Who has a frontend keeps it; a new one goes to a service that is in the maps before others, then in the order of names.
-    let mut claimed = held(&groups, current);
+    let mut claimed = held(&groups, &observed.remembered, current);
     let mut names: Vec<&str> = groups.keys().copied().collect();
     names.sort_by_key(|name| (!current.contains_key(*name), *name));
 
@@ -111,6 +112,14 @@ pub fn desired(observed: &Observed, current: &PortIndex) -> (Desired, Vec<Proble
             services.insert(name.to_owned(), service);
         }
     }
+    for empty in observed.remembered.iter().filter(|empty| !groups.contains_key(empty.name.as_str())) {
+        let Remembered { name, balance, hold, allow } = empty;
+        let ports = still_held(name, current.get(name), &claimed);
+        if ports.iter().any(Option::is_some) {
+            let (balance, hold, allow) = (*balance, *hold, allow.clone());
+            services.insert(name.clone(), DesiredService { ports, balance, hold, allow, backends: BTreeMap::new() });
+        }
+    }
     // In an order that does not hang on who came first.
     problems.sort();
     let desired = Desired { services, host_addresses: observed.host_addresses.clone(), closing: observed.closing };
@@ -118,20 +127,34 @@ pub fn desired(observed: &Observed, current: &PortIndex) -> (Desired, Vec<Proble
 }
 
 /// The frontends that are in the maps and still wanted, each with its service.
-fn held<'a>(groups: &BTreeMap<&'a str, Vec<&Candidate>>, current: &PortIndex) -> Vec<(Listen, &'a str)> {
+fn held<'a>(
+    groups: &BTreeMap<&'a str, Vec<&Candidate>>,
+    remembered: &'a [Remembered],
+    current: &PortIndex,
+) -> Vec<(Listen, &'a str)> {
     let mut held: Vec<(Listen, &str)> = Vec::new();
+    let mut hold = |name: &'a str, listen: Listen| {
+        // An agent that was killed while it handed a frontend over has left it to both.
+        if owner(&held, name, &listen).is_none() {
+            held.push((listen, name));
+        }
+    };
+    let ports = |name: &str| current.get(name).into_iter().flatten().flatten().copied();
     for (&name, candidates) in groups {
         let wanted: BTreeSet<_> =
             candidates.iter().flat_map(|candidate| candidate.spec.ports.iter().map(Listen::of)).collect();
-        let ports = current.get(name).into_iter().flatten().flatten().copied();
-        for listen in ports.filter(|listen| wanted.contains(listen)) {
-            // An agent that was killed while it handed a frontend over has left it to both.
-            if owner(&held, name, &listen).is_none() {
-                held.push((listen, name));
-            }
-        }
+        ports(name).filter(|listen| wanted.contains(listen)).for_each(|listen| hold(name, listen));
+    }
+    for empty in remembered.iter().filter(|empty| !groups.contains_key(empty.name.as_str())) {
+        ports(&empty.name).for_each(|listen| hold(&empty.name, listen));
     }
     held
+}
+
+/// The ports a service has in the maps, at their index, but for those that are no longer its own.
+fn still_held(name: &str, current: Option<&Vec<Option<Listen>>>, claimed: &[(Listen, &str)]) -> Vec<Option<Listen>> {
+    let held = |port: Option<Listen>| port.filter(|listen| claimed.contains(&(*listen, name)));
+    current.into_iter().flatten().map(|port| held(*port)).collect()
 }
 
 /// The other service that a frontend belongs to.
@@ -148,9 +171,7 @@ fn service<'a>(
     problems: &mut Vec<Problem>,
 ) -> Option<DesiredService> {
     let mut newest = None;
-    // What it holds stays at its index.
-    let held = |port: Option<Listen>| port.filter(|listen| claimed.contains(&(*listen, name)));
-    let mut ports: Vec<_> = current.into_iter().flatten().map(|port| held(*port)).collect();
+    let mut ports = still_held(name, current, claimed);
     let mut backends = BTreeMap::new();
     for candidate in candidates {
         let problem = |message: String, label: &str| Problem {

@@ -265,6 +265,7 @@ fn container(mode: &str, legs: &[(&str, &str)]) -> Container {
         health: Health::None,
         pid: 1,
         stop_signal: 15,
+        stop_timeout: None,
         legs: legs.iter().map(leg).collect(),
         network_mode: mode.into(),
         started_at: String::new(),

@@ -89,6 +89,12 @@ impl Applied {
         self.services.iter().map(|(name, service)| (name.clone(), service.ports.clone())).collect()
     }
 
+    /// The service that a backend belongs to.
+    pub fn service_of(&self, key: &BackendKey) -> Option<&ServiceName> {
+        let service = self.backends.get(key)?.entry.service;
+        self.services.iter().find(|(_, known)| known.id == service).map(|(name, _)| name)
+    }
+
     /// Notes that an operation was carried out.
     pub fn note(&mut self, op: &Op) {
         match op.clone() {

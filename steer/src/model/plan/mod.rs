@@ -4,10 +4,12 @@
 //! | module | holds |
 //! |---|---|
 //! | `applied` | what the maps hold, and how an operation changes that |
+//! | `blocked` | what must not be done after an operation has failed |
 //! | `planner` | the difference, and its order |
 //! | `frontends` | which addresses lead to which port of which service |
 
 mod applied;
+mod blocked;
 mod frontends;
 mod planner;
 #[cfg(test)]
@@ -21,6 +23,7 @@ use super::desired::{BackendKey, Desired, Listen};
 use super::{Problem, ServiceName};
 
 pub use applied::{Applied, AppliedBackend, AppliedService, Info, Slots};
+pub use blocked::Blocked;
 
 /// One map write.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -8,7 +8,8 @@ use steer_common::limits::{MAX_ALLOW, MAX_BACKENDS, MAX_FRONTENDS, MAX_SERVICES}
 use self::kernel::Kernel;
 use super::*;
 use crate::model::desired::desired;
-use crate::model::fixtures::{HOST, candidate, ip, observed};
+use crate::model::fixtures::{HOST, candidate, ip, observed, remembered_service};
+use crate::model::memory::Remembered;
 use crate::model::{Candidate, ContainerId, Observed};
 
 /// An agent and its maps.
@@ -216,7 +217,7 @@ fn ports_become_frontends(#[case] ports: &str, #[case] expected: &[&str]) {
     for closing in [false, true] {
         let mut host = Host::default();
         let host_addresses = [ip(HOST), ip("192.0.2.9")].into();
-        host.steer(Observed { candidates: vec![candidate("web", 1, ports)], host_addresses, closing });
+        host.steer(Observed { host_addresses, closing, ..observed([candidate("web", 1, ports)]) });
         let mut expected: Vec<_> =
             expected.iter().map(|text| if closing { format!("{text} closed") } else { text.to_string() }).collect();
         let mut frontends = host.frontends();
@@ -380,6 +381,43 @@ fn a_service_without_backends_that_are_ready_keeps_its_frontends() {
 }
 
 #[test]
+fn a_service_that_is_remembered_keeps_all_but_its_backends_and_is_taken_over_as_it_is() {
+    let replica = |run: u8| {
+        let mut one = candidate("web", run, "80:1,443:2").allowing("10.0.0.0/8");
+        one.spec.hold = std::time::Duration::from_secs(10);
+        one
+    };
+    let mut host = Host::with([replica(1)]);
+    let (before, frontends) = (host.applied.services["web"].clone(), host.frontends());
+    let remembered = || {
+        let remembered = Remembered { allow: replica(1).spec.allow, ..remembered_service("web") };
+        Observed { remembered: vec![remembered], ..observed([]) }
+    };
+    let gone = ["SetState gone", "SwapSlots", "RemoveEndpoint", "RemoveEndpoint", "RemoveBackend"];
+    assert_eq!(kinds(&host.steer(remembered())), gone);
+    assert_eq!(host.slots("web"), &Slots { balance: before.slots.unwrap().balance, ready: vec![], others: vec![] });
+    assert_eq!(host.frontends(), frontends);
+    host.now_secs += 1;
+    host.restart();
+    host.steer(remembered());
+
+    // Others wait for as long: who comes back finds what it left.
+    let (_, problems) = host.reconcile(&with_other(remembered(), candidate("api", 7, "80:1")));
+    assert!(problems[0].message.contains("belongs to service web already"), "{problems:?}");
+    let ops = host.steer(observed([replica(2)]));
+    assert_eq!(kinds(&ops), ["PutEndpoint", "PutEndpoint", "AddBackend", "SetState ready", "SwapSlots"]);
+    assert_eq!((host.applied.services["web"].id, host.frontends()), (before.id, frontends));
+
+    host.steer(observed([]));
+    assert_eq!((host.applied.services.len(), host.frontends().len()), (0, 0));
+}
+
+fn with_other(mut observed: Observed, other: Candidate) -> Observed {
+    observed.candidates.push(other);
+    observed
+}
+
+#[test]
 fn more_services_than_there_are_ids_are_told_and_the_others_work() {
     let many = |count: u32| {
         (0..count).map(|number| {
@@ -454,6 +492,7 @@ fn more_frontends_than_fit_are_told_and_those_that_are_there_stay() {
     let addresses = |count: u32| (0..count).map(|number| std::net::Ipv4Addr::from(0x0a00_0000 + number).into());
     let at = |candidates: Vec<Candidate>| Observed {
         candidates,
+        remembered: Vec::new(),
         host_addresses: addresses(MAX_FRONTENDS - 3).collect(),
         closing: false,
     };
@@ -478,4 +517,36 @@ fn more_frontends_than_fit_are_told_and_those_that_are_there_stay() {
 fn frontends_are_for_tcp_as_their_label_says() {
     let host = Host::with([candidate("web", 1, "80:1/tcp")]);
     assert!(host.applied.frontends.keys().all(|key| key.proto == TCP));
+}
+
+#[test]
+fn after_a_failed_write_only_what_does_not_rely_on_it_is_done() {
+    // The new slot table of `web` cannot be written.
+    let before = [candidate("web", 1, "80:1"), candidate("web", 2, "80:1"), candidate("api", 3, "81:1")];
+    let after = [candidate("web", 2, "80:1").of_weight(3), candidate("web", 4, "80:1"), candidate("api", 5, "81:1")];
+    let mut host = Host::with(before);
+    let web = host.applied.services["web"].id;
+    let (ops, _) = host.planned(&observed(after.clone()));
+    let mut blocked = Blocked::default();
+    for op in &ops {
+        if blocked.waits(op, &host.applied) {
+            continue;
+        }
+        if matches!(op, Op::SwapSlots { id, .. } if *id == web) {
+            blocked.failed(op, &host.applied);
+            continue;
+        }
+        host.carry_out(std::slice::from_ref(op));
+    }
+    assert!(!blocked.is_empty());
+    assert_eq!(
+        host.backend("web-1").state,
+        BackendState::Gone,
+        "a demotion comes first, and web-1 stays while a slot names it"
+    );
+    assert_eq!(host.kernel.ready(HOST, 81), ["api-5".to_owned()].into());
+    assert!(host.applied.backends.keys().all(|key| key.container.0 != "api-3"), "another service does not wait");
+
+    host.steer(observed(after));
+    assert_eq!(host.kernel.ready(HOST, 80), ["web-2".to_owned(), "web-4".to_owned()].into());
 }

@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::fixtures::candidate;
+use crate::model::fixtures::{candidate, remembered_service};
 
 /// What happens to a host, one thing after the other.
 #[derive(Clone, Debug)]
@@ -49,10 +49,14 @@ fn a_container() -> impl Strategy<Value = Candidate> {
 
 fn an_observation() -> impl Strategy<Value = Observed> {
     let addresses = prop::sample::subsequence(vec![ip("10.0.0.1"), ip("10.0.0.2"), ip("10.0.0.3")], 0..=3);
-    (vec(a_container(), 0..9), addresses, prop::bool::weighted(0.1)).prop_map(|(mut candidates, addresses, closing)| {
+    // What there is of a service in the maps stays, where no container is of it.
+    let remembered = prop::sample::subsequence(vec!["a", "b", "c"], 0..=3);
+    let parts = (vec(a_container(), 0..9), remembered, addresses, prop::bool::weighted(0.1));
+    parts.prop_map(|(mut candidates, remembered, addresses, closing)| {
+        let remembered = remembered.into_iter().map(remembered_service).collect();
         candidates.sort_by(|a, b| a.id.cmp(&b.id));
         candidates.dedup_by(|a, b| a.id == b.id);
-        Observed { candidates, host_addresses: addresses.into_iter().collect(), closing }
+        Observed { candidates, remembered, host_addresses: addresses.into_iter().collect(), closing }
     })
 }
 

@@ -1,0 +1,130 @@
+//! What nobody tells: flows that end while their backend stops, and containers that outlive their stop signal.
+
+use std::time::{Duration, Instant};
+
+use steer_common::backend::BackendId;
+
+use super::tracked::Tracked;
+use super::{Agent, boot_secs, since_boot};
+use crate::dataplane::count::Opening;
+use crate::dataplane::detach;
+use crate::model::ContainerId;
+use crate::model::lifecycle::{has_survived, patience};
+
+/// How often the opening flows are looked through at most: there may be many thousand.
+const OPENING: Duration = Duration::from_millis(250);
+/// How often it is looked whether a container that should have ended still listens.
+const SURVIVORS: Duration = Duration::from_secs(1);
+
+/// What was seen of flows, and when.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    opening: Option<(Instant, Opening)>,
+    survivors: Option<Instant>,
+}
+
+impl Agent {
+    /// Counts the flows of who is stopping, and of all when steer is being detached; whether that changed anything.
+    pub(super) fn look_at_flows(&mut self) -> bool {
+        if self.closing {
+            let all: Vec<_> =
+                self.applied.backends.values().map(|backend| (backend.id, backend.entry.generation)).collect();
+            if self.are_without_flows(&all) {
+                self.detach();
+                return false;
+            }
+        }
+        let mut changed = self.look_at_survivors();
+        let mut stopping = Vec::new();
+        for tracked in self.tracked.values().filter(|tracked| tracked.stopping.is_some()) {
+            if let Some(applied) = self.applied.backends.get(&tracked.key()) {
+                stopping.push((tracked.id.clone(), applied.id, applied.entry.generation));
+            }
+        }
+        for (container, id, generation) in stopping {
+            let Some(flows) = self.flows(id, generation) else { continue };
+            if let Some(tracked) = self.tracked.get_mut(&container) {
+                tracked.flows = flows;
+            }
+            changed |= self.settle_changed(&container);
+        }
+        changed
+    }
+
+    fn are_without_flows(&mut self, backends: &[(BackendId, u32)]) -> bool {
+        backends.iter().all(|(id, generation)| self.flows(*id, *generation) == Some(0))
+    }
+
+    /// Live flows, or if there are none, those that are opening; `None` = cannot be counted.
+    fn flows(&mut self, id: BackendId, generation: u32) -> Option<u64> {
+        match self.count(id, generation) {
+            Ok(flows) => Some(flows),
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "counting flows failed");
+                None
+            }
+        }
+    }
+
+    fn count(&mut self, id: BackendId, generation: u32) -> anyhow::Result<u64> {
+        let live = self.maps.live(id)?;
+        if live > 0 {
+            return Ok(live);
+        }
+        if self.seen.opening.as_ref().is_none_or(|(when, _)| when.elapsed() >= OPENING) {
+            self.seen.opening = Some((Instant::now(), self.maps.opening(boot_secs())?));
+        }
+        let opening = self.seen.opening.as_ref().and_then(|(_, opening)| opening.get(&(id, generation)));
+        // The live ones last: one that became established meanwhile is among them.
+        Ok(opening.copied().unwrap_or_default() + self.maps.live(id)?)
+    }
+
+    /// Puts back who outlived its stop signal.
+    fn look_at_survivors(&mut self) -> bool {
+        let now = since_boot();
+        let overdue: Vec<ContainerId> = self
+            .tracked
+            .values()
+            .filter(|tracked| is_overdue(tracked, now))
+            .map(|tracked| tracked.id.clone())
+            .collect();
+        if overdue.is_empty() || self.seen.survivors.is_some_and(|when| when.elapsed() < SURVIVORS) {
+            return false;
+        }
+        self.seen.survivors = Some(Instant::now());
+        let mut changed = false;
+        for id in overdue {
+            let Some(tracked) = self.tracked.get_mut(&id) else { continue };
+            if tracked.by_listening() {
+                tracked.look();
+            }
+            let Some(stop) = tracked.stopping else { continue };
+            if has_survived(&tracked.facts(), now.saturating_sub(stop.at), tracked.patience()) {
+                tracked.stopping = None;
+                tracked.survived = Some(stop.signal);
+                changed |= self.settle_changed(&id);
+            }
+        }
+        changed
+    }
+
+    /// Leaves the host, and ends.
+    pub(super) fn detach(&mut self) {
+        match detach::now(&self.settings.paths) {
+            Ok(()) => tracing::info!("detached"),
+            Err(error) => tracing::error!(error = format!("{error:#}"), "detaching left something behind"),
+        }
+        self.done = true;
+    }
+}
+
+impl Tracked {
+    fn patience(&self) -> Option<Duration> {
+        patience(self.spec.drain, self.stop_timeout)
+    }
+}
+
+fn is_overdue(tracked: &Tracked, now: Duration) -> bool {
+    let over = |patience| tracked.stopping.is_some_and(|stop| now.saturating_sub(stop.at) >= patience);
+    tracked.patience().is_some_and(over)
+}

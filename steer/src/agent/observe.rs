@@ -1,0 +1,165 @@
+//! What Docker says of a container, taken in: known, refused, forgotten.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use anyhow::Result;
+use steer_common::backend::BackendState;
+
+use super::tracked::{Stop, Tracked};
+use super::{Agent, Source, since_boot, unix_micros};
+use crate::host::netns::{Netns, enable_gro, reach};
+use crate::model::desired::BackendKey;
+use crate::model::labels::{network_leg, spec};
+use crate::model::plan::Op;
+use crate::model::{Container, ContainerId, Problem, Spec};
+
+impl Agent {
+    /// Takes in what Docker says of a running container.
+    pub(super) fn observe(&mut self, container: &Container) {
+        let of_this_run = self.tracked.get(&container.id).filter(|tracked| tracked.run == container.started_at);
+        // A service must not change while its container runs, only because that has got another name.
+        let first_name = of_this_run.map_or(&container.name, |tracked| &tracked.first_name).clone();
+        let spec = match spec(&first_name, &container.labels, &self.settings.config.defaults) {
+            Ok(Some(spec)) => spec,
+            Ok(None) => return self.forget(&container.id),
+            Err(problems) => return self.refuse(&container.id, problems),
+        };
+        let address = match network_leg(&spec, container) {
+            Ok(address) => address,
+            Err(problem) => return self.refuse(&container.id, vec![problem]),
+        };
+        let stays = of_this_run.is_some_and(|tracked| tracked.address == address && !tracked.has_moved());
+        if stays && let Some(tracked) = self.tracked.get_mut(&container.id) {
+            tracked.name.clone_from(&container.name);
+            tracked.spec = spec;
+            tracked.is_moved = false;
+            tracked.paused = container.paused;
+            // `starting` after `healthy` is dockerd's restart, not the container's; the lifecycle knows.
+            tracked.health = container.health;
+            self.problems.remove(&Source::Container(container.id.clone()));
+            return self.settle(&container.id);
+        }
+        match self.track(container, first_name, spec, address) {
+            Ok(tracked) => {
+                self.problems.remove(&Source::Container(container.id.clone()));
+                self.tracked.insert(container.id.clone(), tracked);
+                self.settle(&container.id);
+            }
+            Err(error) => {
+                let problem = Problem { container: container.name.clone(), label: None, message: format!("{error:#}") };
+                self.refuse(&container.id, vec![problem]);
+            }
+        }
+    }
+
+    /// A container that was not known, or not this run of it, or not at this place.
+    fn track(&mut self, container: &Container, first_name: String, mut spec: Spec, address: IpAddr) -> Result<Tracked> {
+        let netns = Netns::of_pid(container.pid)?;
+        if self.uplinks.has_xdp()
+            && let Err(error) = enable_gro(&netns, address)
+        {
+            tracing::warn!(container = container.name, %error, "switching GRO on failed: reached through tc");
+        }
+        let (address, reach) = reach(&netns, Some(address))?;
+        self.attach_backend(reach.ifindex)?;
+        let key = BackendKey { container: container.id.clone(), netns_cookie: reach.netns_cookie };
+        let mut first_name = first_name;
+        // An earlier agent may have seen this run before it was renamed.
+        if spec.service == first_name
+            && let Some(service) = self.applied.service_of(&key)
+        {
+            spec.service.clone_from(service);
+            first_name.clone_from(service);
+        }
+        let mut tracked = Tracked {
+            first_name,
+            run: container.started_at.clone(),
+            health: container.health,
+            paused: container.paused,
+            stop_signal: container.stop_signal,
+            stop_timeout: container.stop_timeout,
+            ..Tracked::new(container.id.clone(), container.name.clone(), spec, netns, address, reach)
+        };
+        let before = self.tracked.get(&container.id).filter(|before| before.run == container.started_at);
+        match before {
+            // The same run at another place: what was asked of it still holds.
+            Some(before) => tracked.go_on_from(before),
+            None => self.resume(&key, &mut tracked),
+        }
+        if tracked.by_listening() {
+            tracked.look();
+        }
+        Ok(tracked)
+    }
+
+    /// Goes on where an earlier agent was with this backend.
+    pub(super) fn resume(&self, key: &BackendKey, tracked: &mut Tracked) {
+        let Some(before) = self.applied.backends.get(key) else { return };
+        tracked.state = before.state;
+        tracked.cause.clone_from(&before.info.cause);
+        tracked.since = before.info.since;
+        tracked.maintenance = before.info.maintenance;
+        tracked.operator_weight = before.info.operator_weight;
+        if matches!(before.state, BackendState::Draining | BackendState::Drained) {
+            tracked.stopping = Some(Stop { signal: tracked.stop_signal, at: since_boot() });
+        }
+    }
+
+    /// A container that cannot be steered to: said once, and shown while it lasts.
+    pub(super) fn refuse(&mut self, id: &ContainerId, problems: Vec<Problem>) {
+        let source = Source::Container(id.clone());
+        if self.problems.get(&source) != Some(&problems) {
+            for problem in &problems {
+                tracing::error!(container = problem.container, label = problem.label, "{}", problem.message);
+            }
+        }
+        self.forget(id);
+        self.problems.insert(source, problems);
+    }
+
+    pub(super) fn forget(&mut self, id: &ContainerId) {
+        self.problems.remove(&Source::Container(id.clone()));
+        if let Some(tracked) = self.tracked.remove(id) {
+            tracing::info!(backend = tracked.name, service = tracked.spec.service, "backend gone");
+            self.write_state(&tracked.key(), BackendState::Gone);
+        }
+    }
+
+    /// Moves a backend to the state that follows from what is known, and writes that state at once: the plan that takes care of
+    /// the rest comes after it.
+    pub(super) fn settle(&mut self, id: &ContainerId) {
+        let Some(tracked) = self.tracked.get_mut(id) else { return };
+        if tracked.settle(unix_micros()) {
+            let (key, state) = (tracked.key(), tracked.state);
+            self.write_state(&key, state);
+        }
+    }
+
+    /// The state alone, at once. A backend that is not in the maps yet gets its state with the rest.
+    fn write_state(&mut self, tracked: &BackendKey, state: BackendState) {
+        let Some(applied) = self.applied.backends.get(tracked) else { return };
+        let op = Op::SetState { key: tracked.clone(), id: applied.id, state };
+        match self.maps.apply(&op) {
+            Ok(()) => self.applied.note(&op),
+            // The plan that follows has it again.
+            Err(error) => tracing::error!(error = format!("{error:#}"), "writing a backend's state failed"),
+        }
+    }
+}
+
+impl Tracked {
+    /// Takes over what was known of the same run.
+    fn go_on_from(&mut self, before: &Self) {
+        self.state = before.state;
+        self.cause.clone_from(&before.cause);
+        self.since = before.since;
+        self.stopping = before.stopping;
+        self.survived = before.survived;
+        self.maintenance = before.maintenance;
+        self.put_in = before.put_in;
+        self.operator_weight = before.operator_weight;
+        self.flows = before.flows;
+        self.seen = Instant::min(self.seen, before.seen);
+    }
+}

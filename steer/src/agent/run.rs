@@ -1,0 +1,213 @@
+//! The loop: whatever happens first is taken in, then the maps follow.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use futures_util::FutureExt as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
+
+use super::questions::Answer;
+use super::{Agent, boot_secs};
+use crate::api::Request;
+use crate::docker::{Docker, Feed, Subscription};
+use crate::host::addresses::{HostChange, Watch, watch};
+
+/// How often everything is read anew, whatever events said.
+const RESYNC: Duration = Duration::from_secs(30);
+/// How often flows are looked through that nobody ended.
+const SWEEP: Duration = Duration::from_secs(60);
+/// How often it is looked whether the namespaces of static services are still those that are steered to.
+const NAMESPACES: Duration = Duration::from_secs(1);
+/// How often it is looked whether a starting container listens, and whether a draining one has drained.
+const WATCH: Duration = Duration::from_millis(20);
+
+/// How soon the host is watched again after the kernel has refused.
+const WATCH_AGAIN: Duration = Duration::from_secs(1);
+
+/// Where the agent hears from.
+struct Sources {
+    feed: Option<Subscription>,
+    host: HostWatch,
+    requests: mpsc::Receiver<Request>,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+/// What came first.
+enum Next {
+    Feed(Feed),
+    Answer(Answer),
+    Request(Request),
+    Host(HostChange),
+    /// A moment that something waits for.
+    Wake,
+    End,
+}
+
+impl Agent {
+    /// Attaches, then watches until it is told to end. The data plane stays behind, unless it was detached.
+    pub async fn run(mut self, requests: mpsc::Receiver<Request>) -> Result<()> {
+        let host = HostWatch { watch: Some(watch()?), again: Instant::now() };
+        let terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
+        let interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
+        self.read_host(HostChange::ALL)?;
+        self.read_statics();
+        self.reconcile();
+        let feed = self.settings.docker.as_ref().map(Docker::subscribe);
+        let mut sources = Sources { feed, host, requests, terminate, interrupt };
+        let mut resync = ticks(RESYNC);
+        let mut sweep = ticks(SWEEP);
+        let mut namespaces = ticks(NAMESPACES);
+        let mut look = ticks(WATCH);
+        tracing::info!(instance = self.settings.paths.instance, "steering");
+        while !self.done {
+            self.tell_systemd();
+            tokio::select! {
+                next = self.next(&mut sources) => {
+                    if !self.handle(next) {
+                        break;
+                    }
+                    // What came at the same time is applied at the same time.
+                    while let Some(more) = sources.feed.as_mut().and_then(|feed| feed.next().now_or_never()) {
+                        self.on_feed(more);
+                    }
+                    self.reconcile();
+                }
+                _ = resync.tick() => {
+                    self.resync();
+                    self.reconcile();
+                }
+                _ = sweep.tick() => self.sweep(),
+                _ = namespaces.tick(), if self.has_statics() => {
+                    if self.statics_changed() {
+                        self.read_statics();
+                        self.reconcile();
+                    }
+                }
+                _ = look.tick(), if self.has_to_look() => {
+                    if self.look() {
+                        self.reconcile();
+                    }
+                }
+            }
+        }
+        tracing::info!(detached = self.done, "agent ends; what is attached goes on steering unless detached");
+        Ok(())
+    }
+
+    /// Waits for whatever happens first. Events before answers: an answer may be older.
+    async fn next(&mut self, sources: &mut Sources) -> Next {
+        let wake = self.wake.into_iter().chain(self.notify.deadline()).min();
+        let Sources { feed, host, requests, terminate, interrupt } = sources;
+        let docker = async {
+            match feed {
+                Some(feed) => feed.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            item = docker => Next::Feed(item),
+            Some(answer) = self.answers.recv() => Next::Answer(answer),
+            Some(request) = requests.recv() => Next::Request(request),
+            change = host.changed() => Next::Host(change),
+            _ = terminate.recv() => Next::End,
+            _ = interrupt.recv() => Next::End,
+            () = sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => Next::Wake,
+        }
+    }
+
+    /// `false` = the agent ends.
+    fn handle(&mut self, next: Next) -> bool {
+        match next {
+            Next::Feed(feed) => self.on_feed(feed),
+            Next::Answer(answer) => self.on_answer(answer),
+            Next::Request(request) => self.on_request(request),
+            Next::Host(change) => self.on_host(change),
+            // Whoever waits for this moment looks at the clock.
+            Next::Wake => {}
+            Next::End => return false,
+        }
+        true
+    }
+
+    /// Everything anew.
+    fn resync(&mut self) {
+        self.list(false);
+        self.read_statics();
+        self.look_at_all();
+        self.on_host(HostChange::ALL);
+    }
+
+    fn on_host(&mut self, change: HostChange) {
+        if let Err(error) = self.read_host(change) {
+            tracing::warn!(error = format!("{error:#}"), "reading the host's interfaces failed");
+        }
+    }
+
+    fn sweep(&mut self) {
+        match self.maps.sweep(boot_secs()) {
+            Ok(swept) => {
+                if swept.removed > 0 {
+                    tracing::info!(flows = swept.removed, "removed flows that nobody ended");
+                }
+                // A drift that two sweeps agree on is no flow in passing.
+                for (backend, drift) in &swept.drift {
+                    if self.drift.get(backend) == Some(drift) {
+                        tracing::debug!(backend = backend.0, drift, "live count corrected");
+                        if let Err(error) = self.maps.correct_live(*backend, *drift) {
+                            tracing::warn!(error = format!("{error:#}"), "correcting a live count failed");
+                        }
+                    }
+                }
+                self.drift = swept.drift;
+            }
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "looking through the flow table failed"),
+        }
+    }
+}
+
+/// What changes on this host; if the kernel refuses to tell, everything may have changed, and it is asked again.
+struct HostWatch {
+    watch: Option<Watch>,
+    again: Instant,
+}
+
+impl HostWatch {
+    /// Cancel-safe.
+    async fn changed(&mut self) -> HostChange {
+        loop {
+            if let Some(watch) = &mut self.watch {
+                match watch.changed().await {
+                    Ok(change) => return change,
+                    Err(error) => self.fail(&error.into()),
+                }
+            }
+            sleep_until(self.again.into()).await;
+            match watch() {
+                Ok(watch) => {
+                    self.watch = Some(watch);
+                    return HostChange::ALL;
+                }
+                Err(error) => self.fail(&error),
+            }
+        }
+    }
+
+    fn fail(&mut self, error: &anyhow::Error) {
+        tracing::warn!(
+            error = format!("{error:#}"),
+            "watching this host's interfaces failed; tried again in {WATCH_AGAIN:?}"
+        );
+        self.watch = None;
+        self.again = Instant::now() + WATCH_AGAIN;
+    }
+}
+
+fn ticks(period: Duration) -> tokio::time::Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
