@@ -202,7 +202,8 @@ fn where_xdp_is_refused_clients_are_steered_over_tcx_and_it_is_told() {
         return;
     }
     let world = World::new();
-    world.host.ip("link add d0 type dummy");
+    // A bridge has no XDP of its own.
+    world.host.ip("link add d0 type bridge");
     world.host.ip("link set d0 up");
     let arguments = ["--no-docker", "--interface", "u0", "--interface", "d0", "--attach", "xdp"];
     let mut agent = Agent::start_raw(&world, &arguments);
@@ -214,7 +215,7 @@ fn where_xdp_is_refused_clients_are_steered_over_tcx_and_it_is_told() {
     let is_there = |name: &str| links.iter().any(|link| link == name);
     assert!(is_there("tcx-d0") && is_there("tcx-u0") && is_there("xdp-u0") && !is_there("xdp-d0"), "{links:?}");
     // It stays, and stays told, when something changes elsewhere.
-    world.host.ip("link add d1 type dummy");
+    world.host.ip("link add d1 type bridge");
     world.host.ip("link del d1");
     let status = agent.wait_for("it answers", |status| status.agent.alive);
     assert_eq!((status.problems.len(), agent.links()), (1, links), "{status}");

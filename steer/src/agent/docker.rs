@@ -19,6 +19,7 @@ impl Agent {
                 self.problems.remove(&Source::Docker);
                 tracing::info!(docker = version.engine, api = %version.negotiated, "connected to Docker");
                 self.docker_version = Some(version.engine);
+                self.is_current = false;
                 self.list(true);
             }
             Feed::Lost(error) => {
@@ -26,6 +27,7 @@ impl Agent {
                     format!("{error:#}; what is steered stays as it is, and is read anew when Docker is back");
                 tracing::error!(error = message, "Docker's event stream is lost");
                 self.docker_version = None;
+                self.is_current = false;
                 let problem = Problem { container: "Docker".to_owned(), label: None, message };
                 self.problems.insert(Source::Docker, vec![problem]);
             }
@@ -115,8 +117,10 @@ impl Agent {
         match answer {
             Answer::List(turn, Ok(listed)) => self.on_list(turn, listed),
             Answer::List(turn, Err(error)) => {
-                if self.questions.listed(turn) {
-                    tracing::warn!(error = format!("{error:#}"), "listing containers failed; what is known stays");
+                if self.questions.listed(turn) && self.docker_version.is_some() {
+                    let message = format!("{error:#}; what is known stays, and the next resync asks again");
+                    let problem = Problem { container: "Docker".to_owned(), label: None, message };
+                    self.say(Source::Docker, vec![problem]);
                 }
             }
             Answer::Container(id, turn, answer) => self.on_container(&id, turn, answer),
@@ -141,7 +145,8 @@ impl Agent {
 
     /// Takes in a list, but for containers of which something newer is known, or will be.
     fn on_list(&mut self, turn: Turn, listed: Listed) {
-        if !self.questions.listed(turn) {
+        // One of a Docker that is lost: when it is back it is asked anew.
+        if !self.questions.listed(turn) || self.docker_version.is_none() {
             return;
         }
         let Listed { containers, unknown } = listed;
@@ -170,7 +175,8 @@ impl Agent {
                 self.observe(container);
             }
         }
-        self.listed = true;
+        self.problems.remove(&Source::Docker);
+        (self.listed, self.is_current) = (true, true);
     }
 
     fn is_newer_than(&self, turn: Turn, id: &ContainerId) -> bool {

@@ -69,7 +69,10 @@ pub struct Agent {
     uplinks: uplinks::Uplinks,
     /// Problems by where they come from, so that each source replaces its own.
     problems: BTreeMap<Source, Vec<Problem>>,
+    /// Version of the Docker that events flow from.
     docker_version: Option<String>,
+    /// It has said since then which containers there are.
+    is_current: bool,
     questions: questions::Questions,
     answers: mpsc::Receiver<questions::Answer>,
     seen: flows::Seen,
@@ -115,6 +118,7 @@ impl Agent {
             uplinks: uplinks::Uplinks::default(),
             problems: BTreeMap::new(),
             docker_version: None,
+            is_current: false,
             questions,
             answers,
             seen: flows::Seen::default(),

@@ -34,7 +34,7 @@ impl Agent {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             since,
-            docker: self.docker_version.clone(),
+            docker: self.docker_version.clone().filter(|_| self.is_current),
             attach: self.uplinks.attachments(),
             problems: self.problems.values().flatten().cloned().collect(),
         }

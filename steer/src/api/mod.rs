@@ -34,7 +34,7 @@ pub struct AgentStatus {
     pub version: String,
     /// When it started, RFC 3339.
     pub since: String,
-    /// Version of the Docker it is connected to; `None` = not connected.
+    /// Version of the Docker it is connected to; `None` = not connected, or not told yet what runs.
     pub docker: Option<String>,
     pub attach: Vec<Attachment>,
     /// What is not steered, and why.

@@ -163,3 +163,31 @@ async fn a_reader_that_fails_is_told_and_starts_anew() {
     let _stream = dockerd.open().await;
     assert!(matches!(feed.next().await, Feed::Connected(_)));
 }
+
+#[tokio::test]
+async fn a_container_that_is_not_described_does_not_drop_the_list() {
+    let dockerd = Dockerd::start("list");
+    let docker = Dockerd::client(&dockerd.path);
+    let serve = async {
+        dockerd.answer_version().await;
+        for _ in 0..4 {
+            let (mut stream, line) = dockerd.request().await;
+            let (status, body) = match line.split(['/', '?']).nth(3).unwrap() {
+                "json" => ("200 OK", r#"[{"Id":"good"},{"Id":"bad"},{"Id":"gone"}]"#),
+                "good" => ("200 OK", r#"{"Id":"good","State":{"Running":true,"Pid":7}}"#),
+                "gone" => ("404 Not Found", r#"{"message":"no such container"}"#),
+                _ => ("500 Internal Server Error", r#"{"message":"out of order"}"#),
+            };
+            let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\n");
+            let answer = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    };
+    let (listed, ()) = tokio::join!(docker.containers(), serve);
+    let listed = listed.unwrap();
+    let ids: Vec<_> = listed.containers.iter().map(|container| container.id.0.as_str()).collect();
+    assert_eq!(ids, ["good"]);
+    let [(id, error)] = listed.unknown.as_slice() else { panic!("{listed:?}") };
+    assert_eq!(id.0, "bad");
+    assert!(format!("{error:#}").contains("out of order"), "{error:#}");
+}
