@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
 use steer_common::backend::BackendId;
+use steer_common::flow::PendingEntry;
 use steer_common::limits::MAX_PENDING;
 
 use super::maps::Maps;
@@ -23,7 +24,7 @@ impl Maps {
         let mut opening = Opening::new();
         // The table changes while it is walked; the bound makes the walk end all the same.
         for pair in self.pending.iter().take(2 * MAX_PENDING as usize) {
-            let (_, flow) = pair.context("reading PENDING")?;
+            let (_, PendingEntry { flow, .. }) = pair.context("reading PENDING")?;
             if flow.tcp().is_opening() && !flow.is_expired(now_secs) {
                 *opening.entry((flow.backend, flow.generation)).or_default() += 1;
             }
