@@ -239,6 +239,22 @@ pub struct Notice {
     pub edges: u32,
 }
 
+impl Notice {
+    /// From the bytes of a record, in this machine's byte order; `None` where they are too few.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let half = |at: usize| Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
+        let word = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+        Some(Self {
+            at_ns: u64::from_ne_bytes(bytes.get(..8)?.try_into().ok()?),
+            generation: word(8)?,
+            kind: word(12)?,
+            backend: BackendId(half(16)?),
+            signal: half(18)?,
+            edges: word(20)?,
+        })
+    }
+}
+
 /// Counts of a backend, per CPU. Value of `BACKEND_STATS`, index [`BackendId`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]

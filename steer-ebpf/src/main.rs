@@ -3,6 +3,7 @@
 //! | program | hook | does |
 //! |---|---|---|
 //! | `uplink_xdp` | XDP at the uplink | client to backend, into the container's veth |
+//! | `replay` | none | a held SYN, handed in by the agent, passes once more |
 //! | `uplink_tc` | tcx ingress at the uplink and at Docker's bridges | the same, one step later: where XDP is not, or leaves it |
 //! | `backend_tc` | tcx ingress at the host end of a backend's veth | backend to client |
 //! | `connect4`, `connect6` | root cgroup | sockets of this host, at `connect` |
@@ -41,6 +42,12 @@ const PROCEED: i32 = 1;
 #[xdp(frags)]
 fn uplink_xdp(ctx: XdpContext) -> u32 {
     emit::uplink_xdp(&ctx).unwrap_or(PASS_XDP)
+}
+
+/// Attached nowhere: by it the agent hands a held SYN to the stack once more.
+#[xdp]
+fn replay(_: XdpContext) -> u32 {
+    PASS_XDP
 }
 
 #[classifier]

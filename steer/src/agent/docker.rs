@@ -56,7 +56,14 @@ impl Agent {
                 if let Some(tracked) = self.tracked.get_mut(&id)
                     && is_stop(signal, tracked.stop_signal)
                 {
-                    tracked.stopping = Some(Stop { signal, at: since_boot() });
+                    match tracked.stopping.filter(|stop| stop.signal == signal && !stop.by_event) {
+                        // The kernel has told already.
+                        Some(stop) => self.edges.late(since_boot().saturating_sub(stop.at)),
+                        None => {
+                            self.edges.event_first += 1;
+                            tracked.stopping = Some(Stop { signal, at: since_boot(), by_event: true });
+                        }
+                    }
                     self.settle(&id);
                     applied_after(received, "kill");
                 }

@@ -10,11 +10,13 @@
 //! | `statics` | the same for the static services of the configuration file |
 //! | `uplinks` | where clients come in: attach, follow the host's interfaces and addresses |
 //! | `reconcile` | desired, plan, apply |
+//! | `edges` | what the kernel saw happen to backends, and the clients that wait for one |
 //! | `flows` | backends that stop: their flows, and those that do not stop |
 //! | `notify` | what systemd is told |
 //! | `operator` | what the socket asks for |
 
 mod docker;
+mod edges;
 mod flows;
 mod notify;
 mod observe;
@@ -76,6 +78,7 @@ pub struct Agent {
     questions: questions::Questions,
     answers: mpsc::Receiver<questions::Answer>,
     seen: flows::Seen,
+    edges: edges::Edges,
     notify: notify::Notify,
     /// Docker has said at least once which containers there are.
     listed: bool,
@@ -108,6 +111,7 @@ impl Agent {
             tracing::info!(backends = applied.backends.len(), services = applied.services.len(), "adopted");
         }
         let (questions, answers) = questions::Questions::new();
+        let edges = edges::Edges::open(&settings.paths)?;
         Ok(Self {
             settings,
             bpf,
@@ -122,6 +126,7 @@ impl Agent {
             questions,
             answers,
             seen: flows::Seen::default(),
+            edges,
             notify: notify::Notify::default(),
             listed: false,
             memory: Memory::default(),

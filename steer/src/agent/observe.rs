@@ -12,7 +12,7 @@ use crate::host::netns::{Netns, enable_gro, reach};
 use crate::model::desired::BackendKey;
 use crate::model::labels::{network_leg, spec};
 use crate::model::plan::Op;
-use crate::model::{Container, ContainerId, Problem, Spec};
+use crate::model::{Container, ContainerId, Gate, Problem, Spec};
 
 impl Agent {
     /// Takes in what Docker says of a running container.
@@ -79,6 +79,7 @@ impl Agent {
             paused: container.paused,
             stop_signal: container.stop_signal,
             stop_timeout: container.stop_timeout,
+            pid: container.pid,
             ..Tracked::new(container.id.clone(), container.name.clone(), spec, netns, address, reach)
         };
         let before = self.tracked.get(&container.id).filter(|before| before.run == container.started_at);
@@ -102,7 +103,13 @@ impl Agent {
         tracked.maintenance = before.info.maintenance;
         tracked.operator_weight = before.info.operator_weight;
         if matches!(before.state, BackendState::Draining | BackendState::Drained) {
-            tracked.stopping = Some(Stop { signal: tracked.stop_signal, at: since_boot() });
+            let by_event = before.info.cause.starts_with("event:");
+            tracked.stopping = Some(Stop { signal: tracked.stop_signal, at: since_boot(), by_event });
+        }
+        // What the kernel saw while there was no agent.
+        match self.maps.edges(before.id) {
+            Ok(edge) => tracked.take_in(&edge, before.gate.edges),
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "reading what the kernel saw failed"),
         }
     }
 
@@ -122,7 +129,7 @@ impl Agent {
         self.problems.remove(&Source::Container(id.clone()));
         if let Some(tracked) = self.tracked.remove(id) {
             tracing::info!(backend = tracked.name, service = tracked.spec.service, "backend gone");
-            self.write_state(&tracked.key(), BackendState::Gone);
+            self.write_state(&tracked.key(), BackendState::Gone, tracked.gate());
         }
     }
 
@@ -130,18 +137,24 @@ impl Agent {
     /// the rest comes after it.
     pub(super) fn settle(&mut self, id: &ContainerId) {
         let Some(tracked) = self.tracked.get_mut(id) else { return };
-        if tracked.settle(unix_micros()) {
-            let (key, state) = (tracked.key(), tracked.state);
-            self.write_state(&key, state);
+        let (key, gate) = (tracked.key(), tracked.gate());
+        if tracked.settle(unix_micros()) || tracked.gate() != gate || self.applied.gate(&key) != Some(gate) {
+            let (state, gate) = (tracked.state, tracked.gate());
+            self.write_state(&key, state, gate);
         }
     }
 
     /// The state alone, at once. A backend that is not in the maps yet gets its state with the rest.
-    fn write_state(&mut self, tracked: &BackendKey, state: BackendState) {
+    fn write_state(&mut self, tracked: &BackendKey, state: BackendState, gate: Gate) {
         let Some(applied) = self.applied.backends.get(tracked) else { return };
-        let op = Op::SetState { key: tracked.clone(), id: applied.id, state };
+        let op = Op::SetState { key: tracked.clone(), id: applied.id, state, gate };
         match self.maps.apply(&op) {
-            Ok(()) => self.applied.note(&op),
+            Ok(()) => {
+                self.applied.note(&op);
+                if state == BackendState::Ready {
+                    self.replay_soon();
+                }
+            }
             // The plan that follows has it again.
             Err(error) => tracing::error!(error = format!("{error:#}"), "writing a backend's state failed"),
         }
@@ -155,6 +168,8 @@ impl Tracked {
         self.cause.clone_from(&before.cause);
         self.since = before.since;
         self.stopping = before.stopping;
+        self.exited = before.exited;
+        self.edges = before.edges;
         self.survived = before.survived;
         self.maintenance = before.maintenance;
         self.put_in = before.put_in;

@@ -55,6 +55,10 @@ impl Agent {
         if removed {
             self.drop_unused_veths();
         }
+        self.tell_inits();
+        if self.is_replaying() {
+            self.replay();
+        }
         let again = (!blocked.is_empty()).then_some(AGAIN);
         let ends = self.memory.next_end(now).map(|end| end - now);
         self.wake = again.into_iter().chain(ends).min().map(|wait| Instant::now() + wait);
@@ -116,7 +120,9 @@ impl Agent {
 
     /// Whether something changes that nobody tells of: a listener that comes up, a flow that ends.
     pub(super) fn has_to_look(&self) -> bool {
-        self.closing || self.tracked.values().any(|tracked| waits_for_listener(tracked) || tracked.stopping.is_some())
+        self.closing
+            || self.is_replaying()
+            || self.tracked.values().any(|tracked| waits_for_listener(tracked) || tracked.stopping.is_some())
     }
 
     /// Looks; whether anything changed.
@@ -135,6 +141,7 @@ impl Agent {
             changed |= self.settle_changed(&id);
         }
         changed |= self.look_at_flows();
+        self.replay();
         changed
     }
 

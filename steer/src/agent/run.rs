@@ -10,6 +10,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use super::questions::Answer;
 use super::{Agent, boot_secs};
+use steer_common::backend::Notice;
+
 use crate::api::Request;
 use crate::docker::{Docker, Feed, Subscription};
 use crate::host::addresses::{HostChange, Watch, watch};
@@ -41,6 +43,8 @@ enum Next {
     Answer(Answer),
     Request(Request),
     Host(HostChange),
+    /// What the kernel tells.
+    Notices(Vec<Notice>),
     /// A moment that something waits for.
     Wake,
     End,
@@ -109,6 +113,7 @@ impl Agent {
         };
         tokio::select! {
             biased;
+            notices = self.edges.next() => Next::Notices(notices),
             item = docker => Next::Feed(item),
             Some(answer) = self.answers.recv() => Next::Answer(answer),
             Some(request) = requests.recv() => Next::Request(request),
@@ -122,6 +127,7 @@ impl Agent {
     /// `false` = the agent ends.
     fn handle(&mut self, next: Next) -> bool {
         match next {
+            Next::Notices(notices) => self.on_notices(notices),
             Next::Feed(feed) => self.on_feed(feed),
             Next::Answer(answer) => self.on_answer(answer),
             Next::Request(request) => self.on_request(request),
@@ -137,6 +143,7 @@ impl Agent {
     fn resync(&mut self) {
         self.list(false);
         self.read_statics();
+        self.look_at_edges();
         self.look_at_all();
         self.on_host(HostChange::ALL);
     }

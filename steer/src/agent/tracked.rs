@@ -7,8 +7,8 @@ use steer_common::backend::BackendState;
 
 use crate::host::netns::Netns;
 use crate::model::desired::BackendKey;
-use crate::model::lifecycle::{Facts, next};
-use crate::model::{Candidate, ContainerId, Health, Reach, ReadyPolicy, Spec, UnixMicros};
+use crate::model::lifecycle::{Facts, is_gated_by_listening, next};
+use crate::model::{Candidate, ContainerId, Gate, Health, Reach, ReadyPolicy, Spec, UnixMicros};
 
 /// One run of a container (or one static backend) that is steered to.
 pub struct Tracked {
@@ -33,6 +33,12 @@ pub struct Tracked {
     pub stop_timeout: Option<Duration>,
     /// What asked it to stop.
     pub stopping: Option<Stop>,
+    /// Its first process has ended.
+    pub exited: bool,
+    /// Its first process as the host sees it; 0 = none that is known.
+    pub pid: i32,
+    /// How many of the kernel's edges are taken into account.
+    pub edges: u32,
     /// The signal that it was put back after.
     pub survived: Option<i32>,
     pub maintenance: bool,
@@ -52,6 +58,8 @@ pub struct Stop {
     pub signal: i32,
     /// When the last one came, since boot.
     pub at: Duration,
+    /// Docker told of it, and the kernel had not.
+    pub by_event: bool,
 }
 
 impl Tracked {
@@ -73,6 +81,9 @@ impl Tracked {
             stop_signal: 0,
             stop_timeout: None,
             stopping: None,
+            exited: false,
+            pid: 0,
+            edges: 0,
             survived: None,
             maintenance: false,
             put_in: false,
@@ -100,6 +111,8 @@ impl Tracked {
             listening: self.listening,
             paused: self.paused,
             stop_signal: self.stopping.map(|stop| stop.signal),
+            stop_by_event: self.stopping.is_some_and(|stop| stop.by_event),
+            exited: self.exited,
             survived: self.survived,
             maintenance: self.maintenance,
             put_in: self.put_in,
@@ -155,6 +168,11 @@ impl Tracked {
         self.listening = Some(all);
     }
 
+    /// What goes into the kernel with its state.
+    pub fn gate(&self) -> Gate {
+        Gate { if_listening: is_gated_by_listening(self.state, &self.facts()), edges: self.edges }
+    }
+
     /// What it is in the maps.
     pub fn key(&self) -> BackendKey {
         BackendKey { container: self.id.clone(), netns_cookie: self.reach.netns_cookie }
@@ -170,6 +188,7 @@ impl Tracked {
             address: self.address,
             reach: self.reach,
             state: self.state,
+            gate: self.gate(),
             cause: self.cause.clone(),
             since: self.since,
             operator_weight: self.operator_weight,

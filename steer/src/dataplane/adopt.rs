@@ -13,7 +13,7 @@ use steer_common::service::{AllowKey, PortInfo, ServiceId};
 use super::maps::Maps;
 use crate::model::desired::{BackendKey, Listen};
 use crate::model::plan::{Applied, AppliedBackend, AppliedService, Info};
-use crate::model::{ContainerId, Protocol, UnixMicros};
+use crate::model::{ContainerId, Gate, Protocol, UnixMicros};
 
 impl Maps {
     /// What the maps hold. Slot tables are not read back: they are written again.
@@ -45,6 +45,7 @@ impl Maps {
                 id: BackendId(id as u16),
                 entry,
                 state: BackendState::from_u32(state.state.into()),
+                gate: Gate { if_listening: state.if_listening != 0, edges: state.edges },
                 info: Info {
                     name: text(&info.name),
                     cause: text(&info.cause),

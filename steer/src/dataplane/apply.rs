@@ -11,9 +11,9 @@ use steer_common::limits::MAX_PORTS;
 use steer_common::service::{AllowKey, PortInfo, ServiceEntry, ServiceId, ServiceInfo, ServiceState};
 
 use super::maps::Maps;
-use crate::model::ServiceName;
 use crate::model::desired::{BackendKey, Listen};
 use crate::model::plan::{Info, Op, Slots};
+use crate::model::{Gate, ServiceName};
 
 impl Maps {
     /// Carries out one operation.
@@ -27,7 +27,7 @@ impl Maps {
                 .backend_info
                 .set(index(*id), backend_info(key, info), 0)
                 .with_context(|| format!("writing BACKEND_INFO[{}]", id.0)),
-            Op::SetState { id, state, .. } => self.set_state(*id, *state, false, self.edges(*id)?.count as u32),
+            Op::SetState { id, state, gate, .. } => self.set_state(*id, *state, *gate),
             Op::RemoveBackend { id, .. } => self.remove_backend(*id),
             Op::PutEndpoint { key, entry } => {
                 self.endpoints.insert(key, entry, 0).with_context(|| format!("writing ENDPOINTS[{key:?}]"))
@@ -52,9 +52,9 @@ impl Maps {
         }
     }
 
-    /// A state alone: the one write that must not wait for anything. `edges`: how many of the kernel's the state takes into
-    /// account.
-    pub fn set_state(&mut self, id: BackendId, state: BackendState, if_listening: bool, edges: u32) -> Result<()> {
+    /// A state alone: the one write that must not wait for anything.
+    pub fn set_state(&mut self, id: BackendId, state: BackendState, gate: Gate) -> Result<()> {
+        let Gate { if_listening, edges } = gate;
         let entry = StateEntry { state: state as u16, if_listening: if_listening.into(), edges };
         self.backend_states.set(index(id), entry, 0).with_context(|| format!("writing BACKEND_STATES[{}]", id.0))
     }
@@ -67,7 +67,9 @@ impl Maps {
     fn add_backend(&mut self, key: &BackendKey, id: BackendId, entry: &BackendEntry, info: &Info) -> Result<()> {
         let at = index(id);
         let context = || format!("adding backend {} ({})", id.0, info.name);
-        self.set_state(id, BackendState::Starting, false, self.edges(id)?.count as u32)?;
+        // The kernel writes edges only of an id that is in use.
+        self.backend_edges.set(at, EdgeEntry::default(), 0).with_context(context)?;
+        self.set_state(id, BackendState::Starting, Gate::default())?;
         self.backend_live.set(at, 0, 0).with_context(context)?;
         let cpus = nr_cpus().map_err(|(path, error)| anyhow::Error::from(error).context(format!("reading {path}")))?;
         let zero = PerCpuValues::try_from(vec![BackendStats::default(); cpus]).with_context(context)?;
@@ -81,7 +83,7 @@ impl Maps {
         let at = index(id);
         let context = || format!("removing backend {}", id.0);
         self.backends.set(at, BackendEntry::default(), 0).with_context(context)?;
-        self.set_state(id, BackendState::Gone, false, self.edges(id)?.count as u32)?;
+        self.set_state(id, BackendState::Gone, Gate::default())?;
         self.backend_live.set(at, 0, 0).with_context(context)
     }
 

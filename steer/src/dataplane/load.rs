@@ -13,6 +13,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/st
 /// Names of the programs: of the functions in `steer-ebpf/src/main.rs`.
 pub mod program {
     pub const UPLINK_XDP: &str = "uplink_xdp";
+    /// Hands a frame to the stack: see [`super::super::replay`]. Attached nowhere.
+    pub const REPLAY: &str = "replay";
     pub const UPLINK_TC: &str = "uplink_tc";
     pub const BACKEND_TC: &str = "backend_tc";
     /// Socket hooks on addresses: `connect` and `getpeername`.
@@ -57,7 +59,9 @@ pub fn load(paths: &Paths, options: Options) -> Result<Ebpf> {
 
 /// Has the verifier take every program.
 fn into_kernel(bpf: &mut Ebpf) -> Result<()> {
-    program_mut::<Xdp>(bpf, program::UPLINK_XDP)?.load().with_context(|| refused(program::UPLINK_XDP))?;
+    for name in [program::UPLINK_XDP, program::REPLAY] {
+        program_mut::<Xdp>(bpf, name)?.load().with_context(|| refused(name))?;
+    }
     for name in [program::UPLINK_TC, program::BACKEND_TC] {
         program_mut::<SchedClassifier>(bpf, name)?.load().with_context(|| refused(name))?;
     }

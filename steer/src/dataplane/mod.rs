@@ -11,6 +11,8 @@
 //! | [`adopt`] | reads what an earlier agent applied |
 //! | [`apply`] | carries out the operations of a plan |
 //! | [`count`] | what backends that are to end still have |
+//! | [`notices`] | what the programs tell the agent |
+//! | [`replay`] | clients that wait are sent on |
 //! | [`sweep`] | flows that nobody ended |
 //! | [`detach`] | takes everything away |
 //! | [`read`] | what inspection commands see |
@@ -23,7 +25,9 @@ pub mod detach;
 pub mod kernel_log;
 pub mod load;
 pub mod maps;
+pub mod notices;
 pub mod paths;
 pub mod prepare;
 pub mod read;
+pub mod replay;
 pub mod sweep;

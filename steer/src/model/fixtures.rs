@@ -8,7 +8,7 @@ use steer_common::service::Balance;
 
 use super::labels::value;
 use super::memory::Remembered;
-use super::{Candidate, ContainerId, Observed, Reach, ReadyPolicy, Spec, UnixMicros};
+use super::{Candidate, ContainerId, Gate, Observed, Reach, ReadyPolicy, Spec, UnixMicros};
 
 /// The host's address in most tests.
 pub(crate) const HOST: &str = "10.0.0.1";
@@ -39,6 +39,7 @@ pub(crate) fn candidate(service: &str, number: u8, ports: &str) -> Candidate {
             xdp: false,
         },
         state: BackendState::Ready,
+        gate: Gate::default(),
         cause: "listen: listening".to_owned(),
         since: UnixMicros(number.into()),
         operator_weight: None,

@@ -29,7 +29,7 @@ impl Applied {
         name: &ServiceName,
         service: &AppliedService,
     ) -> Candidate {
-        let AppliedBackend { id: _, entry, state, info } = backend;
+        let AppliedBackend { id: _, entry, state, gate, info } = backend;
         let ports = service.ports.iter().zip(entry.targets).filter(|(_, target)| *target != Port::NONE);
         let allow = self.allow.iter().filter(|(id, _)| *id == service.id).map(|(_, net)| *net);
         let spec = Spec {
@@ -69,6 +69,7 @@ impl Applied {
                 xdp: entry.flags & BackendEntry::XDP != 0,
             },
             state: *state,
+            gate: *gate,
             cause: info.cause.clone(),
             since: info.since,
             operator_weight: info.operator_weight,
@@ -84,7 +85,7 @@ mod tests {
     use super::*;
     use crate::model::desired::desired;
     use crate::model::plan::{Op, plan};
-    use crate::model::{ContainerId, Observed, Protocol, UnixMicros};
+    use crate::model::{ContainerId, Gate, Observed, Protocol, UnixMicros};
 
     fn candidate(name: &str, number: u8, service: &str, ports: &[(Option<&str>, u16, u16)]) -> Candidate {
         let port = |&(address, port, target): &(Option<&str>, u16, u16)| PortSpec {
@@ -117,6 +118,7 @@ mod tests {
                 xdp: number.is_multiple_of(2),
             },
             state: BackendState::Ready,
+            gate: Gate::default(),
             cause: "health: healthy".to_owned(),
             since: UnixMicros(number.into()),
             operator_weight: None,

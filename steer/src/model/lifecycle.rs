@@ -20,6 +20,10 @@ pub struct Facts {
     pub paused: bool,
     /// The signal that asked it to stop, if one did.
     pub stop_signal: Option<i32>,
+    /// Docker told of that signal, not the kernel.
+    pub stop_by_event: bool,
+    /// Its first process has ended.
+    pub exited: bool,
     /// The signal that it outlived, since when it has been ready.
     pub survived: Option<i32>,
     /// The operator took it out (`steer drain`).
@@ -33,11 +37,15 @@ pub struct Facts {
 /// The state that follows from the facts, and its cause in words. `current` matters where silence must not demote: after a
 /// restart of dockerd every healthcheck starts over at `starting`, while the containers serve as before.
 pub fn next(current: BackendState, facts: &Facts) -> (BackendState, String) {
-    use BackendState::{Drained, Draining, Maintenance, Ready, Starting, Unready};
-    let Facts { policy, health, listening, paused, stop_signal, survived, maintenance, put_in, flows } = *facts;
+    use BackendState::{Drained, Draining, Gone, Maintenance, Ready, Starting, Unready};
+    let Facts { policy, health, listening, paused, stop_signal, survived, maintenance, put_in, flows, .. } = *facts;
+    if facts.exited {
+        return (Gone, "exit".to_owned());
+    }
     if let Some(signal) = stop_signal {
         let state = if flows == 0 && matches!(current, Draining | Drained) { Drained } else { Draining };
-        return (state, format!("signal: {}", signal_name(signal)));
+        let source = if facts.stop_by_event { "event: kill" } else { "signal:" };
+        return (state, format!("{source} {}", signal_name(signal)));
     }
     if maintenance {
         return (Maintenance, "operator: drain".to_owned());
@@ -72,6 +80,17 @@ pub fn next(current: BackendState, facts: &Facts) -> (BackendState, String) {
         Some(signal) if state == Ready => (state, format!("survived: {}", signal_name(signal))),
         _ => (state, cause.to_owned()),
     }
+}
+
+/// Whether the kernel may give new flows to a backend in this state from the moment it listens: nothing but that is missing.
+pub fn is_gated_by_listening(state: BackendState, facts: &Facts) -> bool {
+    let by_listening = match facts.policy {
+        ReadyPolicy::Listen => true,
+        ReadyPolicy::Auto => facts.health == Health::None,
+        ReadyPolicy::Health | ReadyPolicy::Manual => false,
+    };
+    let waits = matches!(state, BackendState::Starting | BackendState::Unready);
+    by_listening && waits && !facts.paused && !facts.maintenance && !facts.exited && facts.stop_signal.is_none()
 }
 
 /// The least that a container is given to end after its stop signal.
@@ -118,7 +137,7 @@ pub fn signal_name(signal: i32) -> String {
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
-    use steer_common::backend::BackendState::{Drained, Draining, Maintenance, Ready, Starting, Unready};
+    use steer_common::backend::BackendState::{Drained, Draining, Gone, Maintenance, Ready, Starting, Unready};
 
     use super::*;
 
@@ -128,6 +147,8 @@ mod tests {
         listening: None,
         paused: false,
         stop_signal: None,
+        stop_by_event: false,
+        exited: false,
         survived: None,
         maintenance: false,
         put_in: false,
@@ -167,6 +188,7 @@ mod tests {
         Draining
     )]
     #[case::the_operator_takes_a_healthy_one_out(Ready, Facts { maintenance: true, health: Health::Healthy, ..AUTO }, Maintenance)]
+    #[case::one_that_ended_is_gone(Ready, Facts { exited: true, health: Health::Healthy, ..AUTO }, Gone)]
     #[case::and_back_in(Maintenance, Facts { health: Health::Healthy, ..AUTO }, Ready)]
     #[case::a_pause_takes_it_out(Ready, Facts { paused: true, health: Health::Healthy, ..AUTO }, Unready)]
     fn the_state_follows_from_the_facts(

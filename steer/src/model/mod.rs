@@ -179,6 +179,15 @@ pub struct Reach {
     pub xdp: bool,
 }
 
+/// What goes into the kernel with a backend's state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Gate {
+    /// Listening decides: the kernel may give it new flows from the moment it listens, before the agent has noticed.
+    pub if_listening: bool,
+    /// How many of the kernel's edges (signals, its end) the state takes into account.
+    pub edges: u32,
+}
+
 /// Something that keeps a container or a frontend from being steered, in words for the user.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Problem {
@@ -210,6 +219,7 @@ pub struct Candidate {
     pub address: IpAddr,
     pub reach: Reach,
     pub state: BackendState,
+    pub gate: Gate,
     pub cause: String,
     pub since: UnixMicros,
     /// Weight set by the operator, over the label's.

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use steer::dataplane::maps::Maps;
 use steer::model::desired::BackendKey;
 use steer::model::plan::{Info, Op, Slots};
-use steer::model::{ContainerId, UnixMicros};
+use steer::model::{ContainerId, Gate, UnixMicros};
 use steer_common::addr::{Port, TCP};
 use steer_common::backend::{
     BackendEntry, BackendId, BackendState, BackendStats, EndpointEntry, EndpointKey, StateEntry,
@@ -102,7 +102,7 @@ impl Bench {
     }
 
     pub fn set_state(&mut self, id: u16, state: BackendState) {
-        self.apply(&Op::SetState { key: key(id), id: BackendId(id), state });
+        self.apply(&Op::SetState { key: key(id), id: BackendId(id), state, gate: Gate::default() });
     }
 
     /// As the agent does it: the endpoint last, since replies may still be on their way.

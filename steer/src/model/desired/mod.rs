@@ -13,7 +13,9 @@ use steer_common::limits::{MAX_MEMBERS, MAX_PORTS};
 use steer_common::service::Balance;
 
 use super::memory::Remembered;
-use super::{Candidate, ContainerId, Observed, PortSpec, Problem, Protocol, Reach, ServiceName, Spec, UnixMicros};
+use super::{
+    Candidate, ContainerId, Gate, Observed, PortSpec, Problem, Protocol, Reach, ServiceName, Spec, UnixMicros,
+};
 
 /// A frontend as its label wrote it: `address` `None` = every address of the host.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -73,6 +75,7 @@ pub struct DesiredBackend {
     /// The container's port per port index, where it serves that one.
     pub targets: [Option<u16>; MAX_PORTS],
     pub state: BackendState,
+    pub gate: Gate,
     pub cause: String,
     pub since: UnixMicros,
     pub label_weight: u16,
@@ -226,6 +229,7 @@ fn service<'a>(
                 reach: candidate.reach,
                 targets,
                 state: candidate.state,
+                gate: candidate.gate,
                 cause: candidate.cause.clone(),
                 since: candidate.since,
                 label_weight: candidate.spec.weight,

@@ -11,7 +11,7 @@ use steer_common::slot::SlotTable;
 use super::Op;
 use crate::model::desired::{BackendKey, Listen, PortIndex};
 use crate::model::slots::slot_table;
-use crate::model::{ServiceName, UnixMicros};
+use crate::model::{Gate, ServiceName, UnixMicros};
 
 /// What the maps hold, as the agent wrote it or found it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -68,6 +68,7 @@ pub struct AppliedBackend {
     pub id: BackendId,
     pub entry: BackendEntry,
     pub state: BackendState,
+    pub gate: Gate,
     pub info: Info,
 }
 
@@ -95,13 +96,21 @@ impl Applied {
         self.services.iter().find(|(_, known)| known.id == service).map(|(name, _)| name)
     }
 
+    /// What the kernel has with the state of a backend.
+    pub fn gate(&self, key: &BackendKey) -> Option<Gate> {
+        self.backends.get(key).map(|backend| backend.gate)
+    }
+
     /// Notes that an operation was carried out.
     pub fn note(&mut self, op: &Op) {
         match op.clone() {
             Op::AddBackend { key, id, entry, info } => {
                 self.last_backend = id.0;
                 self.last_generation = self.last_generation.max(entry.generation);
-                self.backends.insert(key, AppliedBackend { id, entry, state: BackendState::Starting, info });
+                self.backends.insert(
+                    key,
+                    AppliedBackend { id, entry, state: BackendState::Starting, gate: Gate::default(), info },
+                );
             }
             Op::PutBackend { key, entry, .. } => {
                 if let Some(backend) = self.backends.get_mut(&key) {
@@ -113,9 +122,9 @@ impl Applied {
                     backend.info = info;
                 }
             }
-            Op::SetState { key, state, .. } => {
+            Op::SetState { key, state, gate, .. } => {
                 if let Some(backend) = self.backends.get_mut(&key) {
-                    backend.state = state;
+                    (backend.state, backend.gate) = (state, gate);
                 }
             }
             Op::RemoveBackend { key, .. } => {

@@ -20,7 +20,7 @@ use steer_common::backend::{BackendEntry, BackendId, BackendState, EndpointEntry
 use steer_common::service::{FrontendEntry, FrontendKey, ServiceEntry, ServiceId};
 
 use super::desired::{BackendKey, Desired, Listen};
-use super::{Problem, ServiceName};
+use super::{Gate, Problem, ServiceName};
 
 pub use applied::{Applied, AppliedBackend, AppliedService, Info, Slots};
 pub use blocked::Blocked;
@@ -50,6 +50,7 @@ pub enum Op {
         key: BackendKey,
         id: BackendId,
         state: BackendState,
+        gate: Gate,
     },
     RemoveBackend {
         key: BackendKey,

@@ -10,8 +10,8 @@ use steer_common::service::{ServiceEntry, ServiceId};
 
 use super::frontends::Frontends;
 use super::{Applied, Info, Op, Slots};
-use crate::model::Problem;
 use crate::model::desired::{BackendKey, Desired, DesiredBackend, DesiredService};
+use crate::model::{Gate, Problem};
 
 /// A removed backend leaves no trace of its generation in the maps, so a new agent goes by the clock. More backends than this
 /// cannot start in a second, day in, day out; and the number lasts for eight years of uptime.
@@ -97,7 +97,8 @@ impl<'a> Planner<'a> {
             if backend.weight() == 0 {
                 continue;
             }
-            if backend.state == BackendState::Ready {
+            // One that listening decides about has its turns from the start: the kernel asks at each whether it listens.
+            if backend.state == BackendState::Ready || backend.gate.if_listening {
                 ready.push((id, key.container.0.clone(), backend.weight()));
             } else {
                 others.push(id);
@@ -169,9 +170,9 @@ impl<'a> Planner<'a> {
         };
         // Replies must find their way before the entry lets the first flow through.
         self.endpoints_of(id, &entry);
-        let before = current.map_or(BackendState::Starting, |current| current.state);
-        if before != backend.state {
-            let op = Op::SetState { key: key.clone(), id, state: backend.state };
+        let before = current.map_or((BackendState::Starting, Gate::default()), |current| (current.state, current.gate));
+        if before != (backend.state, backend.gate) {
+            let op = Op::SetState { key: key.clone(), id, state: backend.state, gate: backend.gate };
             // What is not there yet can only be set after it was added.
             let later = backend.state == BackendState::Ready || current.is_none();
             if later { &mut self.steps.promote } else { &mut self.steps.demote }.push(op);
@@ -276,7 +277,7 @@ impl<'a> Planner<'a> {
             };
             // Out of the slots first, and out of the running before that.
             step.push(Op::RemoveBackend { key: key.clone(), id });
-            steps.demote.push(Op::SetState { key: key.clone(), id, state: BackendState::Gone });
+            steps.demote.push(Op::SetState { key: key.clone(), id, state: BackendState::Gone, gate: backend.gate });
         }
     }
 

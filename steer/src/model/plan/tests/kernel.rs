@@ -9,9 +9,9 @@ use steer_common::backend::{BackendEntry, BackendId, BackendState, EndpointEntry
 use steer_common::service::{FrontendEntry, FrontendKey, ServiceEntry, ServiceId};
 use steer_common::slot::SlotTable;
 
-use crate::model::ServiceName;
 use crate::model::desired::{BackendKey, Listen};
 use crate::model::plan::{Applied, AppliedBackend, AppliedService, Info, Op};
+use crate::model::{Gate, ServiceName};
 
 #[derive(Default)]
 pub(super) struct Kernel {
@@ -48,7 +48,7 @@ impl Kernel {
                 backend.1 = entry;
             }
             Op::PutInfo { key, id, info } => self.backend(id, &key).2 = info,
-            Op::SetState { key, id, state } => {
+            Op::SetState { key, id, state, .. } => {
                 self.backend(id, &key);
                 self.states.insert(id, state);
             }
@@ -164,7 +164,13 @@ impl Kernel {
             assert!(before.is_none(), "two services are called {name}");
         }
         for (id, (key, entry, info)) in &self.backends {
-            let backend = AppliedBackend { id: *id, entry: *entry, state: self.state(*id), info: info.clone() };
+            let backend = AppliedBackend {
+                id: *id,
+                entry: *entry,
+                state: self.state(*id),
+                gate: Gate::default(),
+                info: info.clone(),
+            };
             let before = applied.backends.insert(key.clone(), backend);
             assert!(before.is_none(), "{key:?} has two ids");
             applied.last_backend = applied.last_backend.max(id.0);

@@ -126,7 +126,12 @@ proptest! {
                 Event::Restart => host.restart(),
                 Event::Demoted(backend, state) => {
                     let demoted = host.applied.backends.iter().nth(backend);
-                    let op = demoted.map(|(key, backend)| Op::SetState { key: key.clone(), id: backend.id, state });
+                    let op = demoted.map(|(key, backend)| Op::SetState {
+                        key: key.clone(),
+                        id: backend.id,
+                        state,
+                        gate: backend.gate,
+                    });
                     host.carry_out(op.as_slice());
                 }
             }

@@ -1,0 +1,161 @@
+//! Sends on clients that wait for a backend: what was kept of their SYNs comes in once more, at the interface it came in on.
+//!
+//! The kernel hands a frame to the stack as if it had just been received there (`BPF_PROG_TEST_RUN` with live frames, Linux 5.18:
+//! the program passes it, nothing more), so that it meets the same program as the client's own retransmission would a second or
+//! three later, and is steered by the same decision.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use aya::Ebpf;
+use aya::programs::Xdp;
+use aya::{TestRun as _, TestRunAttrs, TestRunOptions};
+use steer_common::csum;
+use steer_common::flow::{FlowKey, PendingEntry};
+use steer_common::limits::MAX_HELD;
+
+use super::load::{program, program_mut};
+use super::maps::Maps;
+use crate::host::links::links;
+
+/// Sends on everybody who waits; how many there were. Who finds nobody ready again is kept again.
+pub fn replay(bpf: &mut Ebpf, maps: &mut Maps) -> Result<usize> {
+    let keys: Vec<FlowKey> = maps.held.keys().take(MAX_HELD as usize).filter_map(Result::ok).collect();
+    if keys.is_empty() {
+        return Ok(0);
+    }
+    let links = links().context("listing interfaces")?;
+    let macs: BTreeMap<u32, [u8; 6]> = links.into_iter().filter_map(|link| Some((link.index, link.mac?))).collect();
+    let again: &mut Xdp = program_mut(bpf, program::REPLAY)?;
+    let mut sent = 0;
+    for key in keys {
+        let Ok(held) = maps.held.get(&key, 0) else { continue };
+        // Before it comes in again: it may be held again.
+        let _ = maps.held.remove(&key);
+        let uplink = held.flow.uplink;
+        let Some(mac) = macs.get(&uplink) else { continue };
+        let frame = frame(&key, &held, *mac);
+        let context: Vec<u8> =
+            [0, frame.len() as u32, 0, uplink].iter().flat_map(|word: &u32| word.to_ne_bytes()).collect();
+        let options = TestRunOptions {
+            data_in: Some(&frame),
+            ctx_in: Some(&context),
+            repeat: 1,
+            attrs: TestRunAttrs::new().xdp_live_frames(1),
+            ..Default::default()
+        };
+        again.test_run(options).with_context(|| format!("handing a SYN to interface {uplink} once more"))?;
+        sent += 1;
+    }
+    Ok(sent)
+}
+
+const ETHERNET: usize = 14;
+const IP: usize = 20;
+const TCP: usize = 20;
+
+/// The client's SYN, as a frame for the host's interface with that MAC address.
+fn frame(key: &FlowKey, held: &PendingEntry, mac: [u8; 6]) -> Vec<u8> {
+    let PendingEntry { flow, syn } = held;
+    let options = &syn.options[..usize::from(syn.options_len).min(syn.options.len())];
+    let tcp_len = TCP + options.len();
+    let mut frame = Vec::with_capacity(ETHERNET + IP + tcp_len);
+    frame.extend(mac);
+    // From nobody in particular: a locally administered address.
+    frame.extend([2, 0, 0, 0, 0, 0]);
+    frame.extend(0x0800_u16.to_be_bytes());
+    frame.extend([0x45, syn.tos]);
+    frame.extend(((IP + tcp_len) as u16).to_be_bytes());
+    // No identification, not to be fragmented.
+    frame.extend([0, 0, 0x40, 0, syn.ttl, steer_common::addr::TCP, 0, 0]);
+    frame.extend(key.client.v4_be().to_ne_bytes());
+    frame.extend(flow.frontend.v4_be().to_ne_bytes());
+    frame.extend(key.client_port.0.to_ne_bytes());
+    frame.extend(flow.frontend_port.0.to_ne_bytes());
+    frame.extend(flow.isn.to_ne_bytes());
+    frame.extend([0; 4]);
+    frame.extend([((tcp_len / 4) << 4) as u8, syn.flags.0]);
+    frame.extend(syn.window.to_ne_bytes());
+    // Checksum, urgent pointer.
+    frame.extend([0; 4]);
+    frame.extend(options);
+    let (ip, tcp) = frame[ETHERNET..].split_at_mut(IP);
+    let sum = checksum(0, ip);
+    ip[10..12].copy_from_slice(&sum);
+    let pseudo = csum::pseudo(key.client, flow.frontend, steer_common::addr::TCP, tcp_len as u16);
+    let sum = checksum(pseudo, tcp);
+    tcp[16..18].copy_from_slice(&sum);
+    frame
+}
+
+fn checksum(start: u16, bytes: &[u8]) -> [u8; 2] {
+    let words = bytes.chunks(2).map(|word| u32::from(u16::from_ne_bytes([word[0], word.get(1).copied().unwrap_or(0)])));
+    csum::finish(words.sum::<u32>() + u32::from(start)).to_ne_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use steer_common::addr::{Addr, Port};
+    use steer_common::backend::BackendId;
+    use steer_common::flow::{FlowEntry, SYN_OPTIONS, SynEntry};
+    use steer_common::service::ServiceId;
+    use steer_common::tcp::TcpFlags;
+
+    use super::*;
+
+    #[test]
+    fn a_syn_is_put_together_as_its_client_sent_it() {
+        let client = Addr::from(Ipv4Addr::new(192, 0, 2, 7));
+        let key = FlowKey {
+            client,
+            client_port: Port::new(40_000),
+            service: ServiceId(1),
+            proto: steer_common::addr::TCP,
+            lane: 0,
+            pad: 0,
+        };
+        let mut options = [0; SYN_OPTIONS];
+        options[..4].copy_from_slice(&[2, 4, 5, 0xb4]);
+        let held = PendingEntry {
+            flow: FlowEntry {
+                frontend: Ipv4Addr::new(10, 0, 0, 1).into(),
+                frontend_port: Port::new(9000),
+                backend: BackendId(0),
+                generation: 0,
+                isn: 0x0102_0304_u32.to_be(),
+                uplink: 2,
+                last_seen: 0,
+                port_index: 0,
+                refusals: 0,
+                refused: BackendId(0),
+                marks: 0,
+            },
+            syn: SynEntry {
+                window: 64_240_u16.to_be(),
+                flags: TcpFlags::SYN,
+                ttl: 61,
+                tos: 8,
+                options_len: 4,
+                pad: 0,
+                options,
+            },
+        };
+        let frame = frame(&key, &held, [2, 0, 0, 0, 0, 9]);
+        assert_eq!(
+            frame,
+            [
+                [2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 0, 8, 0].as_slice(),
+                &[0x45, 8, 0, 44, 0, 0, 0x40, 0, 61, 6, 0x71, 0xbc, 192, 0, 2, 7, 10, 0, 0, 1],
+                &[0x9c, 0x40, 0x23, 0x28, 1, 2, 3, 4, 0, 0, 0, 0, 0x60, 2, 0xfa, 0xf0],
+                &frame[50..52],
+                &[0, 0, 2, 4, 5, 0xb4],
+            ]
+            .concat()
+        );
+        for part in [&frame[14..34], &[&frame[26..34], &[0, 6, 0, 24], &frame[34..]].concat()] {
+            assert_eq!(checksum(0, part), [0, 0], "the sum over a part with its checksum");
+        }
+    }
+}
