@@ -165,7 +165,7 @@ fn again<T: Tables>(
 ) -> Option<Verdict> {
     let target = live_target(tables, flow, frontend.service)?;
     let keep = match flow.tcp() {
-        TcpState::SynSent => same_syn && tables.backend_state(flow.backend).0 == BackendState::Ready,
+        TcpState::SynSent => same_syn && takes_new(tables.backend_state(flow.backend)),
         // Its SYN-ACK is on the way: moving now would let the client acknowledge one backend to another.
         TcpState::SynReceived | TcpState::FinForward | TcpState::FinReverse => same_syn,
         TcpState::Established => true,
@@ -176,6 +176,16 @@ fn again<T: Tables>(
     }
     tables.mark_flow(flow, 0, now.secs(), uplink);
     Some(Verdict::Forward(Forward { backend: flow.backend, target, reason: Counter::SteerRetransmit }))
+}
+
+/// Whether a backend in this state was given the flow as one that is ready, and would be now.
+#[inline(always)]
+fn takes_new((state, if_listening): (BackendState, bool)) -> bool {
+    match state {
+        BackendState::Ready => true,
+        BackendState::Starting | BackendState::Unready => if_listening,
+        _ => false,
+    }
 }
 
 /// The container port of a flow's backend, if that backend is still the one the flow began on.

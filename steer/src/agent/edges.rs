@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use steer_common::addr::Port;
 use steer_common::backend::{BackendId, EdgeEntry, EdgeKind, InitEntry, Notice, NoticeKind};
+use steer_common::flow::ForeignKey;
 use tokio::io::unix::AsyncFd;
 
 use super::Agent;
@@ -12,6 +14,7 @@ use super::tracked::{Stop, Tracked};
 use crate::dataplane::notices::{self, Notices};
 use crate::dataplane::paths::Paths;
 use crate::dataplane::replay;
+use crate::host::connections;
 use crate::host::netns::{Identity, identity};
 use crate::model::ContainerId;
 use crate::model::desired::BackendKey;
@@ -160,6 +163,28 @@ impl Agent {
             }
         }
         self.edges.inits = wanted;
+    }
+
+    /// What a new backend is connected to already came by Docker's own port mapping, and stays with Docker: the kernel must not
+    /// take it for flows that it has lost.
+    pub(super) fn mark_foreign(&mut self, key: &BackendKey, backend: BackendId, generation: u32) {
+        let Some(tracked) = self.tracked.values().find(|tracked| tracked.key() == *key) else { return };
+        for port in &tracked.spec.ports {
+            let clients = match connections::clients(&tracked.netns, port.target) {
+                Ok(clients) => clients,
+                Err(error) => {
+                    tracing::warn!(backend = tracked.name, %error, "listing its connections failed");
+                    continue;
+                }
+            };
+            for (client, client_port) in clients {
+                let (client, client_port) = (client.into(), Port::new(client_port));
+                let key = ForeignKey { client, client_port, backend, generation };
+                if let Err(error) = self.maps.foreign.insert(key, 1, 0) {
+                    tracing::warn!(backend = tracked.name, %error, "writing FOREIGN failed");
+                }
+            }
+        }
     }
 
     /// Clients that wait are to be sent on.

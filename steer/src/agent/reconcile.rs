@@ -41,6 +41,10 @@ impl Agent {
             match self.maps.apply(&op) {
                 Ok(()) => {
                     self.applied.note(&op);
+                    if let Op::AddBackend { key, id, entry, .. } = &op {
+                        // Before it gets the first flow.
+                        self.mark_foreign(key, *id, entry.generation);
+                    }
                     removed |= matches!(op, Op::RemoveBackend { .. });
                 }
                 Err(error) => {

@@ -15,7 +15,7 @@ use crate::config::{self, Config};
 use crate::dataplane::load::{self, Options};
 use crate::dataplane::maps::Maps;
 use crate::dataplane::paths::Paths;
-use crate::dataplane::{attach, kernel_log, prepare};
+use crate::dataplane::{attach, detach, kernel_log, prepare};
 use crate::docker::Docker;
 use crate::host::btf::task_pid_offset;
 use crate::host::netns::own_cookie;
@@ -55,6 +55,9 @@ pub async fn run(args: RunArgs, instance: &str) -> Result<()> {
         task_pid: task_pid_offset()?,
     };
     let mut bpf = load::load(&paths, options)?;
+    if detach::others(&paths)? {
+        tracing::warn!("what another version of steer had attached is gone: its maps cannot be read by this one");
+    }
     let messages = kernel_log::follow(&mut bpf)?;
     attach::sockets(&mut bpf, &paths, &cgroup)?;
     attach::tracepoints(&mut bpf, &paths)?;

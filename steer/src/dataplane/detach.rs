@@ -31,6 +31,29 @@ pub fn now(paths: &Paths) -> Result<()> {
     Ok(())
 }
 
+/// Takes away what another version of steer left, if it did; whether it did. Its maps have another layout, so nothing of it can be
+/// taken over: connections that it steered are known again by their sockets.
+pub fn others(paths: &Paths) -> Result<bool> {
+    let Some(instance) = paths.pins.parent() else { return Ok(false) };
+    let entries = match std::fs::read_dir(instance) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error).with_context(|| format!("listing {}", instance.display())),
+    };
+    let mut found = false;
+    for entry in entries {
+        let path = entry.with_context(|| format!("listing {}", instance.display()))?.path();
+        if path == paths.pins {
+            continue;
+        }
+        remove_all(&path.join("links"))?;
+        remove_all(&path.join("maps"))?;
+        remove_directory(&path)?;
+        found = true;
+    }
+    Ok(found)
+}
+
 fn remove_all(directory: &Path) -> Result<()> {
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,

@@ -10,6 +10,7 @@
 //! | [`addresses`] | which addresses are this host's, and when to look again |
 //! | [`netns`] | how a container's address is reached from the host |
 //! | [`listen`] | whether a port is being listened on |
+//! | [`connections`] | who is connected to a port |
 //! | [`btf`] | where the kernel's structures have their fields |
 //! | [`privileges`] | what this process may do |
 //! | `ethtool` | offloads of an interface |
@@ -18,6 +19,7 @@
 
 pub mod addresses;
 pub mod btf;
+pub mod connections;
 mod ethtool;
 pub mod links;
 pub mod listen;

@@ -1,0 +1,75 @@
+//! Connections that a container has, from the kernel's socket diagnostics inside its network namespace.
+
+use std::io;
+use std::net::{IpAddr, Ipv6Addr};
+
+use super::netlink::{Netlink, Raw};
+use super::netns::Netns;
+
+// linux/sock_diag.h, linux/inet_diag.h, net/tcp_states.h
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+const IPPROTO_TCP: u8 = 6;
+/// Every state in which packets may still come: not CLOSE, LISTEN or TIME_WAIT.
+const TCPF_OPEN: u32 = !(1 << 7 | 1 << 10 | 1 << 6);
+
+/// `inet_diag_req_v2`, and where the local port is in it.
+const QUESTION: usize = 56;
+const QUESTION_PORT: usize = 8;
+
+/// Where `inet_diag_msg` has the remote port and address.
+const ANSWER_PORT: usize = 6;
+const ANSWER_ADDRESS: usize = 24;
+
+/// Who is connected to a local port, in that namespace.
+pub fn clients(netns: &Netns, port: u16) -> io::Result<Vec<(IpAddr, u16)>> {
+    netns.visit(|| {
+        let mut netlink = Netlink::sockets()?;
+        let mut clients = Vec::new();
+        for family in [AF_INET, AF_INET6] {
+            let answers = netlink.dump(|| question(family, port))?;
+            clients.extend(answers.iter().filter_map(|answer| client(&answer.bytes)));
+        }
+        Ok(clients)
+    })?
+}
+
+fn question(family: u8, port: u16) -> Raw {
+    let mut bytes = vec![family, IPPROTO_TCP, 0, 0];
+    bytes.extend(TCPF_OPEN.to_ne_bytes());
+    bytes.resize(QUESTION_PORT, 0);
+    bytes.extend(port.to_be_bytes());
+    bytes.resize(QUESTION, 0);
+    Raw { kind: SOCK_DIAG_BY_FAMILY, bytes }
+}
+
+fn client(bytes: &[u8]) -> Option<(IpAddr, u16)> {
+    let port = u16::from_be_bytes(*bytes.get(ANSWER_PORT..)?.first_chunk()?);
+    let address: [u8; 16] = *bytes.get(ANSWER_ADDRESS..)?.first_chunk()?;
+    let address = match *bytes.first()? {
+        AF_INET => IpAddr::from(*address.first_chunk::<4>()?),
+        AF_INET6 => IpAddr::V6(Ipv6Addr::from(address)).to_canonical(),
+        _ => return None,
+    };
+    Some((address, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_read_as_the_kernel_writes_it() {
+        let mut bytes = vec![AF_INET, 1, 0, 0, 0x13, 0x88, 0x9c, 0x40];
+        bytes.resize(ANSWER_ADDRESS, 0);
+        bytes.extend([192, 0, 2, 7]);
+        bytes.resize(72, 0);
+        assert_eq!(client(&bytes), Some((IpAddr::from([192, 0, 2, 7]), 40_000)));
+        bytes[0] = AF_INET6;
+        let mapped = "::ffff:192.0.2.7".parse::<Ipv6Addr>().unwrap().octets();
+        bytes[ANSWER_ADDRESS..ANSWER_ADDRESS + 16].copy_from_slice(&mapped);
+        assert_eq!(client(&bytes), Some((IpAddr::from([192, 0, 2, 7]), 40_000)), "an IPv6 socket with an IPv4 client");
+        assert_eq!(client(&bytes[..30]), None);
+    }
+}
