@@ -129,6 +129,38 @@ fn the_same_address_on_another_interface_is_found() {
     }
 }
 
+#[test]
+fn a_container_in_two_networks_answers_by_whichever_its_route_names() {
+    if skip::without(&NEEDS) {
+        return;
+    }
+    let world = Attach::Tc.world();
+    let docker = Docker::start(&world);
+    docker.import_greeter();
+    for (name, subnet) in [("front", "10.78.1.0/24"), ("back", "10.78.2.0/24")] {
+        let config = vec![IpamConfig { subnet: Some(subnet.to_owned()), ..Default::default() }];
+        let ipam = Some(Ipam { config: Some(config), ..Default::default() });
+        let network = NetworkCreateRequest { name: name.to_owned(), ipam, ..Default::default() };
+        docker.wait("create network", docker.api().create_network(network));
+    }
+    let mut agent = Agent::start(&world, &docker, Attach::Tc);
+    let web = docker.run(replica("web").network("front").label("steer.network", "front"));
+    agent.wait_ready("web", 1);
+    let connect = NetworkConnectRequest { container: web.id.clone(), endpoint_config: None };
+    docker.wait("connect", docker.api().connect_network("back", connect));
+    let http = Http::new(&world.client, SocketAddr::from((HOST, 9000)));
+    for gateway in ["10.78.2.1", "10.78.1.1"] {
+        web.ns().output("ip", &format!("route replace default via {gateway}"));
+        wait_until(&format!("it answers by {gateway}"), LIMIT, || match http.get("/") {
+            Ok(reply) if reply.backend == "web" => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        for _ in 0..20 {
+            assert_eq!(http.backend(), "web", "by {gateway}");
+        }
+    }
+}
+
 /// What systemd would be told, line by line, until a line begins so.
 #[track_caller]
 fn told(systemd: &UnixDatagram, until: &str) -> String {

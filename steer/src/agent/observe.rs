@@ -8,7 +8,7 @@ use steer_common::backend::BackendState;
 
 use super::tracked::{Stop, Tracked};
 use super::{Agent, Source, since_boot, unix_micros};
-use crate::host::netns::{Netns, enable_gro, reach};
+use crate::host::netns::{Netns, enable_gro, other_ways, reach};
 use crate::model::desired::BackendKey;
 use crate::model::labels::{network_leg, spec};
 use crate::model::plan::Op;
@@ -63,6 +63,10 @@ impl Agent {
         }
         let (address, reach) = reach(&netns, Some(address))?;
         self.attach_backend(reach.ifindex)?;
+        let other_ways = other_ways(&netns, &reach)?;
+        for way in &other_ways {
+            self.attach_backend(*way)?;
+        }
         let key = BackendKey { container: container.id.clone(), netns_cookie: reach.netns_cookie };
         let mut first_name = first_name;
         // An earlier agent may have seen this run before it was renamed.
@@ -80,6 +84,7 @@ impl Agent {
             stop_signal: container.stop_signal,
             stop_timeout: container.stop_timeout,
             pid: container.pid,
+            other_ways,
             ..Tracked::new(container.id.clone(), container.name.clone(), spec, netns, address, reach)
         };
         let before = self.tracked.get(&container.id).filter(|before| before.run == container.started_at);

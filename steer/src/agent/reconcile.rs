@@ -82,6 +82,7 @@ impl Agent {
         };
         let used = |ifindex| {
             self.applied.backends.values().any(|backend| backend.entry.ifindex == ifindex)
+                || self.applied.endpoints.keys().any(|endpoint| endpoint.ifindex == ifindex)
                 || self.tracked.values().any(|tracked| tracked.reach.ifindex == ifindex)
         };
         let veths = links.into_iter().filter_map(|name| match name {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use steer_common::backend::BackendState;
 
-use crate::host::netns::Netns;
+use crate::host::netns::{Netns, other_ways, reach};
 use crate::model::desired::BackendKey;
 use crate::model::lifecycle::{Facts, is_gated_by_listening, next};
 use crate::model::{Candidate, ContainerId, Gate, Health, Reach, ReadyPolicy, Spec, UnixMicros};
@@ -22,6 +22,8 @@ pub struct Tracked {
     pub netns: Netns,
     pub address: IpAddr,
     pub reach: Reach,
+    /// Host ends of its other veths.
+    pub other_ways: Vec<u32>,
     /// It was joined to a network or taken out of one: the way to it may be another one.
     pub is_moved: bool,
     pub health: Health,
@@ -74,6 +76,7 @@ impl Tracked {
             netns,
             address,
             reach,
+            other_ways: Vec::new(),
             is_moved: false,
             health: Health::None,
             paused: false,
@@ -99,8 +102,11 @@ impl Tracked {
     /// Whether the way to it may be another one than is known.
     pub fn has_moved(&self) -> bool {
         let is_there = || nix::net::if_::if_indextoname(self.reach.ifindex).is_ok();
-        (self.is_moved || !is_there())
-            && !crate::host::netns::reach(&self.netns, Some(self.address)).is_ok_and(|(_, now)| now == self.reach)
+        let is_as_known = || {
+            let reached = reach(&self.netns, Some(self.address)).is_ok_and(|(_, now)| now == self.reach);
+            reached && other_ways(&self.netns, &self.reach).is_ok_and(|now| now == self.other_ways)
+        };
+        (self.is_moved || !is_there()) && !is_as_known()
     }
 
     /// What [`crate::model::lifecycle`] decides on.
@@ -187,6 +193,7 @@ impl Tracked {
             spec: self.spec.clone(),
             address: self.address,
             reach: self.reach,
+            other_ways: self.other_ways.clone(),
             state: self.state,
             gate: self.gate(),
             cause: self.cause.clone(),

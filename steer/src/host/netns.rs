@@ -151,6 +151,19 @@ pub fn reach(netns: &Netns, address: Option<IpAddr>) -> Result<(IpAddr, Reach), 
     Ok((leg.address, Reach { ifindex, mac, netns_id, netns_cookie: leg.cookie, xdp: leg.polls }))
 }
 
+/// Host ends of every other veth that leads into a namespace: a container in several networks sends its replies by the one that its
+/// default route names, which need not be the one they are answers to.
+pub fn other_ways(netns: &Netns, reach: &Reach) -> Result<Vec<u32>, ReachError> {
+    let inside = netns.visit(links::links).and_then(|result| result);
+    let inside = inside.map_err(netns.read_error("read the interfaces of"))?;
+    let mut ways = Vec::new();
+    for link in inside.iter().filter(|link| link.is("veth")) {
+        let end = host_end(netns, link).map_err(netns.read_error("find the veths that lead to"))?;
+        ways.extend(end.map(|(ifindex, _)| ifindex).filter(|ifindex| *ifindex != reach.ifindex));
+    }
+    Ok(ways)
+}
+
 /// Switches generic receive offload on at the interface that holds `address`, so that XDP can redirect into it; says
 /// whether it can now. Changes the container's interface, so only when asked for.
 pub fn enable_gro(netns: &Netns, address: IpAddr) -> Result<bool, ReachError> {

@@ -38,6 +38,7 @@ pub(crate) fn candidate(service: &str, number: u8, ports: &str) -> Candidate {
             netns_cookie: number.into(),
             xdp: false,
         },
+        other_ways: Vec::new(),
         state: BackendState::Ready,
         gate: Gate::default(),
         cause: "listen: listening".to_owned(),

@@ -1,9 +1,10 @@
 //! What an earlier agent left, told as candidates: as long as Docker has not said what runs, it stands as it is.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use steer_common::addr::Port;
-use steer_common::backend::BackendEntry;
+use steer_common::backend::{BackendEntry, BackendId};
 use steer_common::service::Balance;
 
 use super::desired::BackendKey;
@@ -29,7 +30,7 @@ impl Applied {
         name: &ServiceName,
         service: &AppliedService,
     ) -> Candidate {
-        let AppliedBackend { id: _, entry, state, gate, info } = backend;
+        let AppliedBackend { id, entry, state, gate, info } = backend;
         let ports = service.ports.iter().zip(entry.targets).filter(|(_, target)| *target != Port::NONE);
         let allow = self.allow.iter().filter(|(id, _)| *id == service.id).map(|(_, net)| *net);
         let spec = Spec {
@@ -68,6 +69,7 @@ impl Applied {
                 netns_cookie: key.netns_cookie,
                 xdp: entry.flags & BackendEntry::XDP != 0,
             },
+            other_ways: self.other_ways(*id, entry.ifindex),
             state: *state,
             gate: *gate,
             cause: info.cause.clone(),
@@ -75,6 +77,14 @@ impl Applied {
             operator_weight: info.operator_weight,
             maintenance: info.maintenance,
         }
+    }
+}
+
+impl Applied {
+    /// The interfaces, but for one, whose packets may be replies of a backend.
+    fn other_ways(&self, id: BackendId, but: u32) -> Vec<u32> {
+        let own = self.endpoints.iter().filter(|(key, entry)| entry.backend == id && key.ifindex != but);
+        own.map(|(key, _)| key.ifindex).collect::<BTreeSet<_>>().into_iter().collect()
     }
 }
 
@@ -117,6 +127,7 @@ mod tests {
                 netns_cookie: number.into(),
                 xdp: number.is_multiple_of(2),
             },
+            other_ways: Vec::new(),
             state: BackendState::Ready,
             gate: Gate::default(),
             cause: "health: healthy".to_owned(),

@@ -218,6 +218,8 @@ pub struct Candidate {
     pub spec: Spec,
     pub address: IpAddr,
     pub reach: Reach,
+    /// Host ends of its other veths: replies may come out of those too.
+    pub other_ways: Vec<u32>,
     pub state: BackendState,
     pub gate: Gate,
     pub cause: String,

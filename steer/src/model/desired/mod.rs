@@ -72,6 +72,7 @@ pub struct DesiredBackend {
     pub name: String,
     pub address: IpAddr,
     pub reach: Reach,
+    pub other_ways: Vec<u32>,
     /// The container's port per port index, where it serves that one.
     pub targets: [Option<u16>; MAX_PORTS],
     pub state: BackendState,
@@ -227,6 +228,7 @@ fn service<'a>(
                 name: candidate.name.clone(),
                 address: candidate.address,
                 reach: candidate.reach,
+                other_ways: candidate.other_ways.clone(),
                 targets,
                 state: candidate.state,
                 gate: candidate.gate,

@@ -169,7 +169,7 @@ impl<'a> Planner<'a> {
             drain: backend.drain,
         };
         // Replies must find their way before the entry lets the first flow through.
-        self.endpoints_of(id, &entry);
+        self.endpoints_of(id, &entry, &backend.other_ways);
         let before = current.map_or((BackendState::Starting, Gate::default()), |current| (current.state, current.gate));
         if before != (backend.state, backend.gate) {
             let op = Op::SetState { key: key.clone(), id, state: backend.state, gate: backend.gate };
@@ -194,10 +194,12 @@ impl<'a> Planner<'a> {
     }
 
     /// The endpoints whose packets are replies of this backend.
-    fn endpoints_of(&mut self, id: BackendId, entry: &BackendEntry) {
+    fn endpoints_of(&mut self, id: BackendId, entry: &BackendEntry, other_ways: &[u32]) {
         let mut own = BTreeSet::new();
-        for (index, &target) in entry.targets.iter().enumerate().filter(|(_, target)| **target != Port::NONE) {
-            let key = EndpointKey::new(entry.addr, entry.ifindex, target, TCP);
+        let targets = entry.targets.iter().enumerate().filter(|(_, target)| **target != Port::NONE);
+        let ways = || [entry.ifindex].into_iter().chain(other_ways.iter().copied());
+        for (index, &target, way) in targets.flat_map(|(index, target)| ways().map(move |way| (index, target, way))) {
+            let key = EndpointKey::new(entry.addr, way, target, TCP);
             let endpoint = self.endpoints.entry(key).or_insert(EndpointEntry {
                 generation: entry.generation,
                 backend: id,
