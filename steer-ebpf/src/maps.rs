@@ -127,9 +127,10 @@ static SEARCHES: PerCpuArray<Searches, 1> = PerCpuArray::new();
 #[btf_map]
 static TRACE: Array<u32, 128> = Array::new();
 
-/// Not 0 in the copy of the programs that `steer explain` runs.
+/// 1 in the copy of the programs that `steer explain` runs. Else a value that no other constant has: equal constants share one
+/// place, so whatever is written here would be theirs too (at first this was 0, and so the key of the slot tables was 1).
 #[unsafe(no_mangle)]
-static EXPLAIN: Global<u32> = Global::new(0);
+static EXPLAIN: Global<u32> = Global::new(0x6e6f_7065);
 
 /// A second, and how many searches it has seen.
 #[repr(C)]
@@ -378,7 +379,7 @@ impl<P: Packet> Tables for Maps<P> {
 
     #[inline(always)]
     fn trace(&self, id: BackendId, fit: Fit) {
-        if EXPLAIN.load() == 0 {
+        if EXPLAIN.load() != 1 {
             return;
         }
         let Some(len) = TRACE.get_ptr_mut(0) else { return };
