@@ -8,7 +8,7 @@ use steer_common::limits::names;
 use super::paths::Paths;
 
 /// The compiled programs.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
 
 /// Names of the programs: of the functions in `steer-ebpf/src/main.rs`.
 pub mod program {

@@ -16,12 +16,14 @@
 //! | [`sweep`] | flows that nobody ended |
 //! | [`detach`] | takes everything away |
 //! | [`read`] | what inspection commands see |
+//! | [`explain`] | what the program would do with a packet |
 
 pub mod adopt;
 pub mod apply;
 pub mod attach;
 pub mod count;
 pub mod detach;
+pub mod explain;
 pub mod kernel_log;
 pub mod load;
 pub mod maps;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use netlink_packet_route::link::{
@@ -100,6 +101,25 @@ pub fn uplinks() -> io::Result<Vec<Link>> {
         link.up && !link.loopback && !container_side && addressed.contains(&link.index)
     };
     Ok(others.into_iter().filter(candidate).collect())
+}
+
+/// Index of the interface that packets to an address leave by; `None` = no route leads there.
+pub fn towards(address: Ipv4Addr) -> io::Result<Option<u32>> {
+    let mut question = RouteMessage::default();
+    question.header.address_family = AddressFamily::Inet;
+    question.header.destination_prefix_length = 32;
+    question.attributes.push(RouteAttribute::Destination(address.into()));
+    let answers = match Netlink::route()?.ask(RouteNetlinkMessage::GetRoute(question)) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => return Ok(None),
+        answers => answers?,
+    };
+    Ok(answers.into_iter().find_map(|answer| {
+        let RouteNetlinkMessage::NewRoute(RouteMessage { attributes, .. }) = answer else { return None };
+        attributes.into_iter().find_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => Some(index),
+            _ => None,
+        })
+    }))
 }
 
 /// All interfaces of the socket's namespace, drivers not looked up.

@@ -131,7 +131,7 @@ impl FlowView {
         in_time && (self.state.is_live() || self.state.is_opening())
     }
 
-    pub(super) fn of_packets(key: &FlowKey, entry: &FlowEntry, table: FlowTable, now_secs: u32) -> Self {
+    pub(in crate::dataplane) fn of_packets(key: &FlowKey, entry: &FlowEntry, table: FlowTable, now_secs: u32) -> Self {
         Self {
             client: Some(SocketAddr::new(key.client.to_ip(), key.client_port.get())),
             frontend: SocketAddr::new(entry.frontend.to_ip(), entry.frontend_port.get()),
