@@ -1,5 +1,6 @@
 //! What is typed. What it means is [`crate::config`]'s business.
 
+use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ pub enum Command {
     Backends(BackendsArgs),
     /// List connections and the backend each is on. Works without a running agent.
     Flows(FlowsArgs),
+    /// Say where a packet would go and why, candidate by candidate. Changes nothing, and works without a running agent.
+    Explain(ExplainArgs),
     /// Take a backend out: its connections go on, it gets no new ones.
     Drain(DrainArgs),
     /// Take a drained backend back in: it gets new connections as soon as it is ready.
@@ -132,6 +135,42 @@ pub struct FlowsArgs {
 }
 
 #[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// Where the packet comes from, as `192.0.2.7:40000`.
+    #[arg(value_name = "SRC:PORT", value_parser = endpoint)]
+    pub client: SocketAddrV4,
+
+    /// Where it goes, as `10.0.0.1:80`.
+    #[arg(value_name = "DST:PORT", value_parser = endpoint)]
+    pub frontend: SocketAddrV4,
+
+    /// A packet of a connection that is there, instead of one that opens a connection.
+    #[arg(long)]
+    pub ack: bool,
+
+    /// The program to ask [default: the first that is attached where the packet comes in].
+    #[arg(long, value_enum, value_name = "HOOK")]
+    pub hook: Option<HookArg>,
+
+    /// Where the packet comes in [default: where steer is attached, and the route back to the client leads].
+    #[arg(long, value_name = "NAME")]
+    pub interface: Option<String>,
+
+    /// Print JSON instead of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A program at an uplink.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HookArg {
+    /// XDP.
+    Xdp,
+    /// tcx.
+    Tc,
+}
+
+#[derive(Args, Debug)]
 pub struct TargetArgs {
     /// Container: its name, its id, or a unique beginning of its id.
     #[arg(value_name = "TARGET")]
@@ -214,6 +253,13 @@ fn log_filter(text: &str) -> Result<String, String> {
     }
 }
 
+fn endpoint(text: &str) -> Result<SocketAddrV4, String> {
+    match text.parse::<SocketAddrV4>() {
+        Ok(endpoint) if endpoint.port() != 0 => Ok(endpoint),
+        _ => Err("expected an IPv4 address and a port, as 192.0.2.7:40000".into()),
+    }
+}
+
 fn weight(text: &str) -> Result<Weight, String> {
     match text.parse() {
         Ok(weight) if weight <= MAX_WEIGHT => Ok(Weight::Of(weight)),
@@ -283,6 +329,10 @@ mod tests {
     #[case("steer weight web-1 some", ErrorKind::ValueValidation)]
     #[case("steer drain web-1 --timeout 5s", ErrorKind::MissingRequiredArgument)]
     #[case("steer drain web-1 --wait --timeout soon", ErrorKind::ValueValidation)]
+    #[case("steer explain 192.0.2.7 10.0.0.1:80", ErrorKind::ValueValidation)]
+    #[case("steer explain 192.0.2.7:0 10.0.0.1:80", ErrorKind::ValueValidation)]
+    #[case("steer explain [::1]:1 10.0.0.1:80", ErrorKind::ValueValidation)]
+    #[case("steer explain 192.0.2.7:1", ErrorKind::MissingRequiredArgument)]
     #[case("steer run --attach ebpf", ErrorKind::InvalidValue)]
     #[case("steer status --instance Blue", ErrorKind::ValueValidation)]
     #[case("steer status --instance ../x", ErrorKind::ValueValidation)]

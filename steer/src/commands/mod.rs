@@ -7,6 +7,7 @@ pub mod backends;
 pub mod detach;
 pub mod doctor;
 pub mod drain;
+pub mod explain;
 pub mod flows;
 pub mod report;
 pub mod run;
@@ -34,6 +35,7 @@ pub async fn execute(Cli { instance, log: _, command }: Cli) -> anyhow::Result<E
         Command::Services(args) => services::services(&args, &paths)?,
         Command::Backends(args) => backends::backends(&args, &paths)?,
         Command::Flows(args) => flows::flows(&args, &paths)?,
+        Command::Explain(args) => explain::explain(&args, &paths)?,
         Command::Drain(args) => drain::drain(&args, &paths).await?,
         Command::Undrain(args) => undrain::undrain(&args, &paths).await?,
         Command::Weight(args) => weight::weight(&args, &paths).await?,

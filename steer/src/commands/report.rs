@@ -180,7 +180,7 @@ pub(super) fn rfc3339(moment: UnixMicros) -> Option<String> {
     jiff::Timestamp::from_microsecond(micros).ok().map(|timestamp| timestamp.to_string())
 }
 
-fn age(since: UnixMicros, now: UnixMicros) -> String {
+pub(super) fn age(since: UnixMicros, now: UnixMicros) -> String {
     if since.0 == 0 { "-".into() } else { span(now.0.saturating_sub(since.0) / 1_000_000) }
 }
 
