@@ -45,7 +45,7 @@ pub const NOTICES_BYTES: u32 = 1 << 16;
 pub const MAX_REFUSALS: u8 = 2;
 
 /// Packets of unknown connections, per second and CPU, for which the backends are asked whose they are. The others pass.
-pub const MAX_SEARCHES: u32 = 10_000;
+pub const MAX_SEARCHES: u32 = 50_000;
 
 /// Prefixes over all allow lists. One more is an error that names the service, which then admits nobody new.
 pub const MAX_ALLOW: u32 = 4_096;
