@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use steer_common::backend::BackendId;
 use steer_common::flow::PendingEntry;
-use steer_common::limits::MAX_PENDING;
 
 use super::maps::Maps;
+use super::read::walk;
 
 /// Opening flows by backend and generation.
 pub type Opening = BTreeMap<(BackendId, u32), u64>;
@@ -22,8 +22,7 @@ impl Maps {
     /// Flows whose handshake is under way. `now_secs`: seconds since boot.
     pub fn opening(&self, now_secs: u32) -> Result<Opening> {
         let mut opening = Opening::new();
-        // The table changes while it is walked; the bound makes the walk end all the same.
-        for pair in self.pending.iter().take(2 * MAX_PENDING as usize) {
+        for pair in walk::entries(&self.pending).context("reading PENDING")? {
             let (_, PendingEntry { flow, .. }) = pair.context("reading PENDING")?;
             if flow.tcp().is_opening() && !flow.is_expired(now_secs) {
                 *opening.entry((flow.backend, flow.generation)).or_default() += 1;

@@ -1,8 +1,8 @@
 //! The pinned maps as inspection sees them: with no agent needed, while the kernel goes on writing.
 
 mod view;
+pub(super) mod walk;
 
-use std::collections::HashSet;
 use std::hash::Hash;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use aya::sys::SyscallError;
 use nix::time::{ClockId, clock_gettime};
 use steer_common::backend::{BackendEntry, BackendId, BackendInfo, BackendStats, EdgeEntry, StateEntry};
 use steer_common::flow::{FlowEntry, FlowKey, LocalFlow, PendingEntry};
-use steer_common::limits::{MAX_FLOWS, MAX_LOCAL_FLOWS, MAX_PENDING, names};
+use steer_common::limits::names;
 use steer_common::service::{FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceInfo};
 use steer_common::verdict::Counter;
 
@@ -141,12 +141,12 @@ impl Reader {
                 row.map(|(key, entry)| FlowView::of_packets(&key, &entry, table, now))
             }
         };
-        let flows = entries(&self.flows, names::FLOWS, MAX_FLOWS)?.map(of(FlowTable::Flows));
-        let pending = entries(&self.pending, names::PENDING, MAX_PENDING)?
+        let flows = entries(&self.flows, names::FLOWS)?.map(of(FlowTable::Flows));
+        let pending = entries(&self.pending, names::PENDING)?
             .map(|row| row.map(|(key, pending)| (key, pending.flow)))
             .map(of(FlowTable::Pending));
-        let local = entries(&self.local_flows, names::LOCAL_FLOWS, MAX_LOCAL_FLOWS)?
-            .map(|row| row.map(|(_, flow)| FlowView::of_socket(&flow)));
+        let local =
+            entries(&self.local_flows, names::LOCAL_FLOWS)?.map(|row| row.map(|(_, flow)| FlowView::of_socket(&flow)));
         Ok(flows.chain(pending).chain(local))
     }
 
@@ -185,7 +185,7 @@ impl Reader {
     fn count_pending(&self) -> Result<FlowCounts, ReadError> {
         let now = now_secs();
         let mut counts = FlowCounts::new();
-        for row in entries(&self.pending, names::PENDING, MAX_PENDING)? {
+        for row in entries(&self.pending, names::PENDING)? {
             let (_, PendingEntry { flow, .. }) = row?;
             if flow.tcp().is_opening() && !flow.is_expired(now) {
                 *counts.entry((flow.backend, flow.generation)).or_default() += 1;
@@ -255,20 +255,10 @@ fn read(map: &'static str) -> impl Fn(MapError) -> ReadError {
     move |source| ReadError::Read { map, source }
 }
 
-/// The entries of a table that the kernel keeps changing.
-///
-/// A walk begins anew when the key it stands on is removed under its feet, so each key is counted once and the steps are
-/// bounded. All keys come first, values later: the less time between two steps, the less often that happens.
+/// The entries of a table that the kernel keeps changing, each once.
 fn entries<'map, K: Pod + Eq + Hash, V: Pod>(
     map: &'map HashMap<MapData, K, V>,
     name: &'static str,
-    max: u32,
 ) -> Result<impl Iterator<Item = Result<(K, V), ReadError>> + use<'map, K, V>, ReadError> {
-    let steps = 4 * max as usize;
-    let keys = map.keys().take(steps).collect::<Result<HashSet<K>, _>>().map_err(read(name))?;
-    Ok(keys.into_iter().filter_map(move |key| match map.get(&key, 0) {
-        Ok(value) => Some(Ok((key, value))),
-        Err(MapError::KeyNotFound) => None,
-        Err(source) => Some(Err(ReadError::Read { map: name, source })),
-    }))
+    Ok(walk::entries(map).map_err(read(name))?.map(move |row| row.map_err(read(name))))
 }
