@@ -60,6 +60,12 @@ pub const MAX_SCAN: u32 = 64;
 /// One more is refused and counted as [`crate::verdict::Counter::DropLanes`].
 pub const LANES: u8 = 4;
 
+/// Bytes of a field that holds a name: of a service, a container, a backend. At least one zero ends it.
+pub const NAME_FIELD: usize = 128;
+
+/// Longest name of a service or backend, in bytes. A longer one is an error that names it.
+pub const MAX_NAME: usize = NAME_FIELD - 1;
+
 /// Weights are `0..=256`, as in HAProxy.
 pub const MAX_WEIGHT: u16 = 256;
 

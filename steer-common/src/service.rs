@@ -1,7 +1,7 @@
 //! Frontends and services: what a client connects to.
 
 use crate::addr::{Addr, Port};
-use crate::limits::MAX_PORTS;
+use crate::limits::{MAX_PORTS, NAME_FIELD};
 
 /// Index of a service in the maps. 0 is never valid, so a zeroed record never names a service.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Debug)]
@@ -132,7 +132,7 @@ impl AllowKey {
 #[repr(C)]
 pub struct ServiceInfo {
     /// UTF-8, zero-padded; empty means the id is free.
-    pub name: [u8; 128],
+    pub name: [u8; NAME_FIELD],
     /// Frontends as written, one per port; [`PortInfo::port`] 0 = none has this index.
     pub ports: [PortInfo; MAX_PORTS],
 }

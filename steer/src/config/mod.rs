@@ -52,7 +52,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::ValueEnum as _;
 use ipnet::IpNet;
-use steer_common::limits::{MAX_FLOWS, MAX_MEMBERS, MAX_WEIGHT};
+use steer_common::limits::{MAX_FLOWS, MAX_MEMBERS, MAX_NAME, MAX_WEIGHT};
 use steer_common::service::Balance;
 
 use crate::cli::AttachMode;
@@ -62,7 +62,7 @@ use crate::model::{PortSpec, ReadyPolicy, ServiceName, Spec};
 /// Where `ip netns add` puts namespaces.
 const NETNS_DIR: &str = "/run/netns";
 /// Longest path of a namespace: what `BackendInfo::container` holds behind `netns:`.
-const MAX_NETNS: usize = 128 - "netns:".len();
+const MAX_NETNS: usize = MAX_NAME - "netns:".len();
 /// Bounds of `max_flows`: below, the table is too small to be of use; above, it takes gigabytes.
 const FLOWS: std::ops::RangeInclusive<u32> = 1_024..=64 * MAX_FLOWS;
 

@@ -100,6 +100,13 @@ fn a_namespace_is_a_name_or_a_path(#[case] text: &str, #[case] expected: &str) {
 }
 
 #[rstest]
+#[case(121, true)]
+#[case(122, false)]
+fn a_namespace_s_path_has_121_bytes_at_most(#[case] len: usize, #[case] fits: bool) {
+    assert_eq!(netns_path(&format!("/{}", "x".repeat(len - 1))).is_ok(), fits);
+}
+
+#[rstest]
 #[case::an_unknown_section(
     "[default]\n",
     "line 1",

@@ -1,4 +1,7 @@
 use rstest::rstest;
+use steer_common::backend::BackendInfo;
+use steer_common::limits::MAX_NAME;
+use steer_common::service::ServiceInfo;
 
 use super::*;
 use crate::model::{Container, ContainerId, Health, NetworkLeg, PortSpec, Protocol};
@@ -219,10 +222,20 @@ fn a_name_made_by_others_that_will_not_do_says_how_to_give_another() {
 }
 
 #[rstest]
-#[case(128, true)]
-#[case(129, false)]
-fn a_name_has_128_bytes_at_most(#[case] len: usize, #[case] fits: bool) {
+#[case(127, true)]
+#[case(128, false)]
+fn a_name_has_127_bytes_at_most(#[case] len: usize, #[case] fits: bool) {
     assert_eq!(value::name(&"x".repeat(len)).is_ok(), fits);
+}
+
+#[test]
+fn the_longest_name_and_the_zero_behind_it_fill_their_field() {
+    fn bytes<T, const N: usize>(_field: fn(&T) -> &[u8; N]) -> usize {
+        N
+    }
+    assert_eq!(bytes(|info: &ServiceInfo| &info.name), MAX_NAME + 1);
+    assert_eq!(bytes(|info: &BackendInfo| &info.name), MAX_NAME + 1);
+    assert_eq!(bytes(|info: &BackendInfo| &info.container), MAX_NAME + 1);
 }
 
 #[rstest]

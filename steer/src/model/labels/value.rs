@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use steer_common::limits::{MAX_PORTS, MAX_WEIGHT};
+use steer_common::limits::{MAX_NAME, MAX_PORTS, MAX_WEIGHT};
 use steer_common::service::Balance;
 
 use crate::model::{PortSpec, Protocol, ReadyPolicy};
@@ -28,8 +28,6 @@ pub const READIES: [(&str, ReadyPolicy); 4] = [
     ("manual", ReadyPolicy::Manual),
 ];
 
-/// Longest name of a service or backend, in bytes: what `ServiceInfo` and `BackendInfo` hold.
-pub const MAX_NAME: usize = 128;
 /// Longest [`duration`]; beyond it the value is more likely a slip than a wish.
 pub const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 
