@@ -7,14 +7,19 @@ pub(crate) struct Program {
     pub(crate) name: &'static str,
     /// Debian packages that hold it, the preferred one first: they differ between releases.
     pub(crate) packages: &'static [&'static str],
+    /// Packages that it is of no use without, and that would only be recommended.
+    pub(crate) with: &'static [&'static str],
     pub(crate) purpose: &'static str,
 }
 
 pub(crate) const PROGRAMS: &[Program] = &[
+    Program { name: "gcc", packages: &["gcc"], with: &["libc6-dev"], purpose: "linking, and the C in dependencies" },
     program("dockerd", &["docker.io"], "containers, in tests and demo"),
     // Debian 13 split the client off; without recommended packages docker.io alone does not bring it.
     program("docker", &["docker-cli", "docker.io"], "containers, in tests and demo"),
     program("ip", &["iproute2"], "network namespaces in tests and demo"),
+    program("ss", &["iproute2"], "sockets, in tests"),
+    program("ping", &["iputils-ping"], "packets that are not steered, in tests"),
     program("ethtool", &["ethtool"], "offload settings of test interfaces"),
     program("iptables", &["iptables"], "Docker's published ports, in tests and benchmark"),
     program("nft", &["nftables"], "firewall rules in tests"),
@@ -27,7 +32,7 @@ pub(crate) const PROGRAMS: &[Program] = &[
 ];
 
 const fn program(name: &'static str, packages: &'static [&'static str], purpose: &'static str) -> Program {
-    Program { name, packages, purpose }
+    Program { name, packages, with: &[], purpose }
 }
 
 /// Is this system, by the text of its os-release file, one where Debian's package names hold?
@@ -54,8 +59,10 @@ pub(crate) fn packages_for(programs: &[&Program], can_install: impl Fn(&str) -> 
     for program in programs {
         let [preferred, ..] = program.packages else { continue };
         let package = *program.packages.iter().find(|package| can_install(package)).unwrap_or(preferred);
-        if !packages.contains(&package) {
-            packages.push(package);
+        for package in [package].into_iter().chain(program.with.iter().copied()) {
+            if !packages.contains(&package) {
+                packages.push(package);
+            }
         }
     }
     packages
@@ -92,5 +99,25 @@ mod tests {
         assert_eq!(packages_for(&both, |_| true), ["docker.io", "docker-cli"]);
         assert_eq!(packages_for(&both, |package| package != "docker-cli"), ["docker.io"]);
         assert_eq!(packages_for(&both, |_| false), ["docker.io", "docker-cli"]);
+    }
+
+    #[test]
+    fn the_compiler_comes_with_the_headers_that_it_only_recommends() {
+        let gcc: Vec<_> = PROGRAMS.iter().filter(|program| program.name == "gcc").collect();
+        assert_eq!(packages_for(&gcc, |_| true), ["gcc", "libc6-dev"]);
+    }
+
+    #[test]
+    fn what_tests_ask_for_by_name_is_installed() {
+        let tests = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests")).unwrap();
+        let files = tests.map(|entry| entry.unwrap().path()).filter(|path| path.extension() == Some("rs".as_ref()));
+        let mut asked = 0;
+        for text in files.map(|path| std::fs::read_to_string(path).unwrap()) {
+            for named in text.split("Need::Program(\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+                assert!(PROGRAMS.iter().any(|program| program.name == named), "{named}");
+                asked += 1;
+            }
+        }
+        assert!(asked > 0);
     }
 }

@@ -41,6 +41,9 @@ pub(crate) struct Args {
     /// Leave out the tiers that need root
     #[arg(long)]
     no_root: bool,
+    /// A test that would be skipped fails: this machine must have all that tests need
+    #[arg(long)]
+    no_skip: bool,
     /// How many tests of a root tier run at once
     #[arg(long, default_value_t = 1)]
     jobs: usize,
@@ -51,9 +54,19 @@ pub(crate) struct Args {
 
 impl Default for Args {
     fn default() -> Self {
-        Self { filter: None, tier: Vec::new(), no_root: false, jobs: 1, nocapture: false }
+        Self { filter: None, tier: Vec::new(), no_root: false, no_skip: false, jobs: 1, nocapture: false }
     }
 }
+
+impl Args {
+    /// Every test, and none may be skipped.
+    pub(crate) fn without_skips() -> Self {
+        Self { no_skip: true, ..Self::default() }
+    }
+}
+
+/// Tells the harness that a test may not be skipped (`tests/harness/skip.rs`).
+const NO_SKIP: &str = "STEER_TESTS_NO_SKIP";
 
 /// How all of it ended.
 #[derive(Default)]
@@ -135,7 +148,10 @@ fn run_root_tiers(args: &Args, tiers: &[Tier], privilege: Privilege, outcome: &m
     println!("== test: building for {tiers:?}");
     let programs = Programs::build()?;
     let tests = programs::build(cmd::cargo(["test", "--no-run", "-p", PACKAGE]))?;
-    let vars = programs.vars()?;
+    let mut vars = programs.vars()?.to_vec();
+    if args.no_skip {
+        vars.push((NO_SKIP, "1".into()));
+    }
 
     let package = test_package()?;
     let directory = package.manifest_path.parent().map_or_else(cmd::root, |dir| dir.as_std_path().to_path_buf());
@@ -217,6 +233,11 @@ mod tests {
             assert_eq!(tier_of(name, &metadata), tier, "{name}");
         }
         assert_eq!(tier_of("rolling", &serde_json::Value::Null), Tier::Netns);
+    }
+
+    #[test]
+    fn the_harness_knows_the_word_for_no_skipping() {
+        assert!(include_str!("../../tests/harness/skip.rs").contains(&format!("\"{NO_SKIP}\"")));
     }
 
     #[test]
