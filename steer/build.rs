@@ -1,4 +1,4 @@
-//! Compiles the BPF programs and leaves the object in `OUT_DIR`, where `dataplane::object` embeds it.
+//! Compiles the BPF programs and leaves the object in `OUT_DIR`, where `dataplane::load` embeds it.
 //!
 //! Not by aya-build: it fixes the compiler's flags, and steer needs one more. Version 3 of the instruction set has the atomic
 //! additions that the flow tables live on, and 32-bit registers, without which every program is a third longer.

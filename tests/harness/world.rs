@@ -139,14 +139,6 @@ impl World {
         self.other.as_ref().expect("this world was made by World::with_other")
     }
 
-    pub fn in_client<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        self.client.run(work)
-    }
-
-    pub fn in_host<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        self.host.run(work)
-    }
-
     /// The host's interface towards the client.
     pub fn uplink(&self) -> &str {
         &self.uplink

@@ -12,6 +12,9 @@ use crate::{cmd, purity};
 /// Directories that hold decisions only (rule: `purity`).
 const PURE: [&str; 2] = ["steer/src/model", "steer-common/src"];
 const CRATES: [&str; 5] = ["steer", "steer-common", "steer-ebpf", "tests", "xtask"];
+/// What the compiler of the BPF programs is told: the same as by `steer/build.rs`.
+const BPF_FLAGS: [&str; 4] =
+    ["--cfg=bpf_target_arch=\"x86_64\"", "-Ctarget-cpu=v3", "-Cdebuginfo=2", "-Clink-arg=--btf"];
 /// A longer file should be split.
 const MAX_LINES: usize = 500;
 
@@ -53,7 +56,8 @@ fn clippy_host() -> Result<()> {
     cmd::run(clippy.args(["--", "-D", "warnings"]))
 }
 
-/// With the flags that aya-build compiles with, in a target directory of its own: other flags would throw away the host's work.
+/// With the flags that `steer/build.rs` compiles with, in a target directory of its own: other flags would throw away the host's
+/// work.
 fn clippy_bpf() -> Result<()> {
     let mut clippy = cmd::cargo(["clippy", "-p", "steer-ebpf", "--release", "--target", "bpfel-unknown-none"]);
     clippy
@@ -61,7 +65,7 @@ fn clippy_bpf() -> Result<()> {
         .arg(cmd::target_dir().join("clippy-bpf"))
         .args(["--", "-D", "warnings"])
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_ENCODED_RUSTFLAGS", "--cfg=bpf_target_arch=\"x86_64\"\u{1f}-Cdebuginfo=2\u{1f}-Clink-arg=--btf");
+        .env("CARGO_ENCODED_RUSTFLAGS", BPF_FLAGS.join("\u{1f}"));
     cmd::run(&mut clippy)
 }
 
@@ -124,4 +128,18 @@ fn rust_files(dir: &str) -> Result<Vec<(String, String)>> {
 
 fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| cmd::redact(&format!("reading {}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clippy_sees_the_programs_as_the_build_does() {
+        let build = include_str!("../../steer/build.rs");
+        for flag in BPF_FLAGS.iter().filter(|flag| !flag.starts_with("--cfg")) {
+            assert!(build.contains(&format!("\"{flag}\"")), "{flag} is not in steer/build.rs");
+        }
+        assert_eq!(build.matches("\"-C").count(), BPF_FLAGS.len() - 1, "steer/build.rs has flags that clippy has not");
+    }
 }

@@ -56,8 +56,9 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
 
 /// `cargo <args>` with the environment of a user's shell.
 ///
-/// `cargo run` gave this process variables (`CARGO_PKG_*`, `RUSTC_BOOTSTRAP` from `.cargo/config.toml`) that build scripts
-/// of dependencies watch: passing them on would rebuild half of the tree at every change between `cargo` and `cargo xtask`.
+/// `cargo run` gave this process variables (`CARGO_PKG_*`, `CARGO_MANIFEST_*`) that build scripts of dependencies watch: passing
+/// them on would rebuild half of the tree at every change between `cargo` and `cargo xtask`. `RUSTC_BOOTSTRAP` likewise, should
+/// someone have set it; the builds for BPF set it themselves.
 pub(crate) fn cargo<const N: usize>(args: [&str; N]) -> Command {
     let mut command = command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     for (name, _) in env::vars_os() {

@@ -6,7 +6,7 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::netlink::{Netlink, Raw, find};
-use super::netns::{Netns, ReachError};
+use super::netns::Netns;
 
 // linux/sock_diag.h, linux/inet_diag.h, net/tcp_states.h
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -24,16 +24,7 @@ const QUESTION_PORT: usize = 8;
 const ANSWER: usize = 72;
 const ANSWER_ADDRESS: usize = 8;
 
-/// Whether a TCP socket in the network namespace of this process takes connections to `address` and `port`.
-pub fn is_listening(pid: i32, address: IpAddr, port: u16) -> io::Result<bool> {
-    let netns = Netns::of_pid(pid).map_err(|error| match error {
-        ReachError::Open { source, .. } => source,
-        other => io::Error::other(other),
-    })?;
-    is_listening_in(&netns, address, port)
-}
-
-/// As [`is_listening`], for a namespace that no known process lives in.
+/// Whether a TCP socket in this network namespace takes connections to `address` and `port`.
 pub fn is_listening_in(netns: &Netns, address: IpAddr, port: u16) -> io::Result<bool> {
     netns.visit(|| {
         ask_kernel(address, port).or_else(|error| {

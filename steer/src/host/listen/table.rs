@@ -11,7 +11,7 @@ use super::accepts;
 /// State of a listening socket.
 const LISTEN: &str = "0A";
 
-/// As [`super::is_listening`], in the namespace of the calling thread. That a socket is bound to IPv6 only is not
+/// As [`super::is_listening_in`], in the namespace of the calling thread. That a socket is bound to IPv6 only is not
 /// visible here.
 pub(super) fn is_listening(address: IpAddr, port: u16) -> io::Result<bool> {
     let directory = Path::new("/proc/thread-self/net");
