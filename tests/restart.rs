@@ -1,177 +1,23 @@
 //! The agent comes and goes, and dockerd too: what is in the kernel steers on, and whoever comes next goes on from there.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::atomic::Ordering;
+use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use steer_tests::agent::{Agent, Attach, Status};
-use steer_tests::docker::{ContainerSpec, Docker, Health};
-use steer_tests::http::{Failure, Http};
-use steer_tests::load::Load;
-use steer_tests::long_lived::LongLived;
-use steer_tests::report::Report;
-use steer_tests::skip::{self, Need};
+use steer_tests::agent::{Attach, Status};
+use steer_tests::docker::{ContainerSpec, Health};
+use steer_tests::http::Http;
+use steer_tests::stage::{Stage, Traffic, replica};
+use steer_tests::wait_until;
 use steer_tests::world::HOST;
-use steer_tests::{World, wait_until};
 
-const WEB: (std::net::Ipv4Addr, u16) = (HOST, 9000);
-const ECHO: (std::net::Ipv4Addr, u16) = (HOST, 9001);
 const LIMIT: Duration = Duration::from_secs(30);
-
-/// Fields are dropped in this order.
-struct Stage {
-    agent: Agent,
-    docker: Docker,
-    http: Http,
-    world: World,
-}
-
-/// A greeter without a healthcheck: ready when it listens.
-fn replica(name: &str) -> ContainerSpec {
-    ContainerSpec::greeter(name).label("steer.port", "9000:5000,9001:5001").label("steer.service", "greeter")
-}
 
 /// One of another service, which no load goes to: what is done to it while nobody watches may be felt there.
 fn bystander(name: &str) -> ContainerSpec {
     ContainerSpec::greeter(name).label("steer.port", "9002:5000").label("steer.service", "bystanders")
-}
-
-impl Stage {
-    fn set(attach: Attach, replicas: &[&str], dockerd: &[&str]) -> Option<Self> {
-        Self::set_with(attach, dockerd, replicas.iter().map(|name| replica(name)))
-    }
-
-    fn set_with(attach: Attach, dockerd: &[&str], specs: impl ExactSizeIterator<Item = ContainerSpec>) -> Option<Self> {
-        if skip::without(&[Need::Root, Need::Docker, Need::Steer, Need::Program("bpftool")]) {
-            return None;
-        }
-        let world = attach.world();
-        let docker = Docker::start_with(&world, dockerd);
-        docker.import_greeter();
-        let mut agent = Agent::start(&world, &docker, attach);
-        let replicas = specs.len();
-        docker.run_all(specs);
-        agent.wait_ready("greeter", replicas);
-        let http = Http::new(&world.client, SocketAddr::from(WEB));
-        Some(Self { agent, docker, http, world })
-    }
-
-    /// Requests, each on a connection of its own, by the backend that answered.
-    #[track_caller]
-    fn split(&self, requests: u32) -> BTreeMap<String, u32> {
-        let mut split = BTreeMap::new();
-        for _ in 0..requests {
-            *split.entry(self.http.backend()).or_default() += 1;
-        }
-        split
-    }
-
-    /// Who answers, of enough requests for everybody's turn.
-    #[track_caller]
-    fn who(&self) -> Vec<String> {
-        self.split(24).into_keys().collect()
-    }
-
-    /// Starts the agent and waits until it has taken in what Docker says.
-    #[track_caller]
-    fn restart(&mut self) -> Status {
-        self.agent.restart();
-        let pid = self.agent.pid();
-        self.agent.wait_for("the new agent has asked Docker", |status| {
-            status.agent.pid == Some(pid) && status.agent.docker.is_some()
-        })
-    }
-
-    /// Everything the maps say of services and backends: ids, generations, weights, states and their causes.
-    fn tables(&self) -> BTreeMap<&'static str, String> {
-        let dump = |name| (name, bpftool(&["map", "dump", "pinned", &self.pin(&format!("maps/{name}"))]));
-        ["BACKENDS", "BACKEND_STATES", "BACKEND_INFO", "ENDPOINTS", "FRONTENDS", "SERVICES", "SERVICE_INFO"]
-            .map(dump)
-            .into_iter()
-            .collect()
-    }
-
-    fn pin(&self, name: &str) -> String {
-        self.agent.pins().join("v1").join(name).display().to_string()
-    }
-
-    /// Program and link ids by pinned link.
-    fn programs(&self) -> BTreeMap<String, (u64, u64)> {
-        let ids = |name: String| {
-            let told = bpftool(&["-j", "link", "show", "pinned", &self.pin(&format!("links/{name}"))]);
-            let told: serde_json::Value = serde_json::from_str(&told).unwrap_or_else(|err| panic!("{err}: {told}"));
-            let id = |key: &str| told[key].as_u64().unwrap_or_else(|| panic!("no {key} in {told}"));
-            (name, (id("prog_id"), id("id")))
-        };
-        self.agent.links().into_iter().map(ids).collect()
-    }
-}
-
-fn bpftool(words: &[&str]) -> String {
-    let output = Command::new("bpftool").args(words).output().unwrap_or_else(|err| panic!("bpftool: {err}"));
-    assert!(output.status.success(), "bpftool {words:?}: {}", String::from_utf8_lossy(&output.stdout));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// Clients that open a connection for each request, clients that keep theirs, and one connection that just lives.
-struct Traffic {
-    close: Load,
-    keepalive: Load,
-    long: LongLived,
-}
-
-impl Traffic {
-    fn start(world: &World) -> Self {
-        // Enough to notice any gap, little enough for two cores that also run a dockerd.
-        let load =
-            |mode| Load::watch(&world.client, WEB, &format!("--mode {mode} --connections 8 --rate 300 --seconds 90"));
-        let (close, keepalive) = (load("close"), load("keepalive"));
-        let long = LongLived::start(&world.client, ECHO);
-        let traffic = Self { close, keepalive, long };
-        traffic.flows_on();
-        traffic
-    }
-
-    /// Waits until every kind of traffic has moved on, so that it lived through what was done before.
-    #[track_caller]
-    fn flows_on(&self) {
-        let now = || {
-            let echoed = self.long.counter().load(Ordering::Relaxed);
-            [self.close.progress().latest().requests, self.keepalive.progress().latest().requests, echoed]
-        };
-        let before = now();
-        let enough = [100, 100, 3];
-        wait_until("traffic flows on", LIMIT, || {
-            let moved: Vec<u64> = now().iter().zip(before).map(|(now, before)| now - before).collect();
-            let is_over = self.long.is_over();
-            assert!(!is_over, "the long connection broke");
-            if moved.iter().zip(enough).all(|(moved, enough)| *moved >= enough) {
-                Ok(())
-            } else {
-                Err(format!("{moved:?}"))
-            }
-        });
-    }
-
-    /// Ends it; nothing may have failed.
-    #[track_caller]
-    fn finish_unharmed(self, what: &str) {
-        let Self { close, keepalive, long } = self;
-        let life = long.finish_unharmed();
-        for report in [close.stop(), keepalive.stop()] {
-            let Report { mode, requests, slowest_ms, connections, .. } = &report;
-            eprintln!("{what}: {mode}: {requests} requests, {connections} connections, slowest {slowest_ms:.1} ms");
-            assert_eq!(report.failed, 0, "{report:#?}");
-            assert!(report.slowest_ms < 1000.0, "{report:#?}");
-        }
-        eprintln!("{what}: long connection: {} bytes, slowest {:?}", life.exchanged, life.slowest);
-        assert!(life.slowest < Duration::from_secs(1), "{life:?}");
-    }
 }
 
 fn steered(status: &Status) -> u64 {
@@ -381,90 +227,6 @@ fn switching_the_way_in_between_runs_leaves_no_stale_link() {
     traffic.finish_unharmed("switching");
 }
 
-/// Nothing of steer is on the host: no pin, no socket, no program on an interface.
-#[track_caller]
-fn assert_off_the_host(stage: &Stage) {
-    for place in [stage.agent.pins(), Path::new("/run").join(stage.agent.instance())] {
-        assert!(!place.exists(), "{} is still there", place.display());
-    }
-    wait_until("no program is left on an interface", LIMIT, || {
-        let list = stage.world.host.output("bpftool", "net show");
-        let ours = ["uplink_tc", "uplink_xdp", "backend_tc"];
-        if ours.iter().any(|name| list.contains(name)) || list.contains("xdp:\nu0") { Err(list) } else { Ok(()) }
-    });
-}
-
-fn detach_waits_for_the_last_connection_and_takes_no_new_one(attach: Attach, agent_alive: bool) {
-    let Some(mut stage) = Stage::set(attach, &["one"], &[]) else { return };
-    let programs = stage.programs();
-    let long = LongLived::start(&stage.world.client, ECHO);
-    if !agent_alive {
-        stage.agent.kill9();
-    }
-
-    let mut detach = stage.agent.command(&["detach"]);
-    let detach = detach.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut detach = detach.expect("steer can be started");
-    // The host itself has nobody at this port.
-    wait_until("new connections pass to the host", LIMIT, || match stage.http.get("/") {
-        Err(Failure::Refused) => Ok(()),
-        other => Err(format!("{other:?}")),
-    });
-    let status = stage.agent.status();
-    assert_eq!(status.backend("one").map(|one| one.live_flows), Some(1), "{status}");
-    assert!(matches!(detach.try_wait(), Ok(None)), "detach waits for the connection");
-    let echoed = long.counter();
-    let before = echoed.load(Ordering::Relaxed);
-    wait_until("the connection goes on", LIMIT, || match echoed.load(Ordering::Relaxed) - before {
-        moved if moved >= 3 => Ok(()),
-        moved => Err(format!("{moved} bytes, over: {}", long.is_over())),
-    });
-
-    let life = long.finish_unharmed();
-    eprintln!("detach waited for {life:?}");
-    let output = detach.wait_with_output().expect("detach can be waited for");
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{said}");
-    // One, or two: a request of the stage's own may just be closing.
-    assert!(said.contains("no new connections are taken, ") && said.contains(" left"), "{said}");
-    if agent_alive {
-        assert!(stage.agent.wait_exit().success());
-    }
-    assert_off_the_host(&stage);
-    for (program, _) in programs.into_values() {
-        wait_until("the kernel lets go of a program", LIMIT, || {
-            let shown = Command::new("bpftool").args(["prog", "show", "id", &program.to_string()]).output();
-            if shown.is_ok_and(|shown| !shown.status.success()) { Ok(()) } else { Err(format!("program {program}")) }
-        });
-    }
-    // And it can come back.
-    stage.agent.restart();
-    stage.agent.wait_ready("greeter", 1);
-    assert_eq!(stage.who(), ["one"]);
-}
-
-fn detach_at_once_leaves_nothing(attach: Attach) {
-    let Some(mut stage) = Stage::set(attach, &["one"], &[]) else { return };
-    let long = LongLived::start(&stage.world.client, ECHO);
-    stage.agent.steer_ok(&["detach", "--now"]);
-    assert!(stage.agent.wait_exit().success());
-    assert_off_the_host(&stage);
-    assert_eq!(stage.http.get("/").map(|reply| reply.backend), Err(Failure::Refused));
-    // The host answers what is left of the connection: it is told, and does not hang.
-    wait_until("the steered connection breaks", LIMIT, || if long.is_over() { Ok(()) } else { Err("it lives") });
-    assert!(long.finish().error.is_some());
-
-    // The same with the agent dead, and then there is nothing to detach.
-    stage.agent.restart();
-    stage.agent.wait_ready("greeter", 1);
-    assert_eq!(stage.who(), ["one"]);
-    stage.agent.kill9();
-    stage.agent.steer_ok(&["detach", "--now"]);
-    assert_off_the_host(&stage);
-    let again = stage.agent.steer(&["detach", "--now"]);
-    assert_eq!(again.status.code(), Some(1), "{}", String::from_utf8_lossy(&again.stderr));
-}
-
 #[test]
 fn a_killed_agent_loses_nothing_and_the_next_one_adopts_over_tc() {
     a_killed_agent_loses_nothing_and_the_next_one_adopts(Attach::Tc);
@@ -513,29 +275,4 @@ fn one_agent_at_a_time_and_its_end_changes_nothing_over_tc() {
 #[test]
 fn one_agent_at_a_time_and_its_end_changes_nothing_over_xdp() {
     one_agent_at_a_time_and_its_end_changes_nothing(Attach::Xdp);
-}
-
-#[test]
-fn detach_waits_for_the_last_connection_and_takes_no_new_one_over_tc() {
-    detach_waits_for_the_last_connection_and_takes_no_new_one(Attach::Tc, true);
-}
-
-#[test]
-fn detach_waits_for_the_last_connection_and_takes_no_new_one_over_xdp() {
-    detach_waits_for_the_last_connection_and_takes_no_new_one(Attach::Xdp, true);
-}
-
-#[test]
-fn detach_waits_for_the_last_connection_also_without_an_agent() {
-    detach_waits_for_the_last_connection_and_takes_no_new_one(Attach::Tc, false);
-}
-
-#[test]
-fn detach_at_once_leaves_nothing_over_tc() {
-    detach_at_once_leaves_nothing(Attach::Tc);
-}
-
-#[test]
-fn detach_at_once_leaves_nothing_over_xdp() {
-    detach_at_once_leaves_nothing(Attach::Xdp);
 }

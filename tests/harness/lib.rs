@@ -39,6 +39,8 @@ pub mod signals;
 #[cfg(feature = "harness")]
 pub mod skip;
 #[cfg(feature = "harness")]
+pub mod stage;
+#[cfg(feature = "harness")]
 mod subnet;
 #[cfg(feature = "harness")]
 pub mod world;
