@@ -402,6 +402,28 @@ fn an_agent_without_docker_waits_for_it_and_serves_what_needs_none(attach: Attac
 }
 
 #[test]
+fn an_interface_without_ethernet_headers_is_refused_and_the_others_are_attached() {
+    if skip::without(&[Need::Root, Need::Steer]) {
+        return;
+    }
+    let world = Attach::Tc.world();
+    world.host.output("ip", "tuntap add mode tun dev tun0");
+    world.host.output("ip", "link set tun0 up");
+    let arguments = ["--no-docker", "--attach", "tc", "--interface", "tun0", "--interface", world.uplink()];
+    let mut agent = Agent::start_raw(&world, &arguments);
+    let status = agent.wait_for("the interface is named", |status| problem_of(status, "tun0").is_some());
+    let told = problem_of(&status, "tun0").map(|problem| problem.message.as_str()).unwrap_or_default();
+    assert!(told.contains("no Ethernet header"), "{told}");
+    assert!(agent.links().contains(&format!("tcx-{}", world.uplink())), "{:?}", agent.links());
+    assert!(!agent.links().contains(&"tcx-tun0".to_owned()), "{:?}", agent.links());
+
+    let doctor = agent.steer(&["doctor", "--no-docker", "--interface", "tun0"]);
+    let said = String::from_utf8_lossy(&doctor.stdout);
+    assert!(said.contains("tun0") && said.contains("no Ethernet header"), "{said}");
+    assert_eq!(doctor.status.code(), Some(1), "{said}");
+}
+
+#[test]
 fn each_bad_label_is_named_and_the_healthy_service_goes_on_over_tc() {
     each_bad_label_is_named_and_the_healthy_service_goes_on(Attach::Tc);
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use aya::programs::xdp::XdpMode;
 
 use super::{Agent, Source};
@@ -129,6 +129,11 @@ impl Agent {
     /// tcx always: it takes what XDP leaves (a backend whose veth takes no frames from XDP yet), and is there when XDP is not.
     /// XDP that was asked for and is refused comes back as an error beside what is attached all the same.
     fn attach_uplink(&mut self, link: &Link, xdp: bool) -> Result<(Option<Attached>, Option<anyhow::Error>)> {
+        ensure!(
+            link.has_ethernet(),
+            "not attached: packets of {} have no Ethernet header, which steer needs; clients that come in there are not steered",
+            link.kind.as_deref().unwrap_or("this interface"),
+        );
         let paths = &self.settings.paths;
         attach::uplink(&mut self.bpf, paths, &link.name)?;
         let mut attached = Attached { index: link.index, xdp: false };

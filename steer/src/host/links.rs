@@ -63,6 +63,12 @@ impl Link {
     pub fn is(&self, kind: &str) -> bool {
         self.kind.as_deref() == Some(kind)
     }
+
+    /// Whether its packets begin with an Ethernet header, where steer's programs expect one: those of WireGuard, `tun` and `ppp`
+    /// begin with IP's.
+    pub fn has_ethernet(&self) -> bool {
+        self.mac.is_some()
+    }
 }
 
 /// All interfaces, by index.

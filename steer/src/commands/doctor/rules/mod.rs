@@ -250,6 +250,11 @@ fn interface(uplink: &Uplink) -> Vec<Finding> {
     if !link.up {
         return vec![warn(name, "is down", format!("ip link set {name} up"))];
     }
+    if !link.has_ethernet() {
+        let kind = link.kind.as_deref().unwrap_or("of a kind that is not known");
+        let remedy = "clients that come in there are not steered; name the others: `steer run --interface NAME`";
+        return vec![fail(name, format!("{kind}: has no Ethernet header, steer does not attach there"), remedy)];
+    }
     let mut findings = vec![hook(name, link)];
     if let Some(xdp) = link.xdp {
         let mode = match xdp.mode {

@@ -30,7 +30,7 @@ fn link() -> Link {
         master: None,
         peer: None,
         peer_netns: None,
-        mac: None,
+        mac: Some([2, 0, 0, 0, 0, 1]),
         mtu: 1500,
         up: true,
         loopback: false,
@@ -95,6 +95,8 @@ fn what_is_in_the_way_is_named_with_its_remedy(
 #[case::bond(Link { kind: Some("bond".into()), driver: None, ..link() }, Fine, "bond: tc")]
 #[case::bridge(Link { kind: Some("bridge".into()), driver: None, ..link() }, Warn, "tc only")]
 #[case::loopback(Link { loopback: true, driver: None, ..link() }, Warn, "at connect")]
+#[case::wireguard(Link { kind: Some("wireguard".into()), driver: None, mac: None, ..link() }, Fail, "wireguard: has no Ethernet")]
+#[case::ppp(Link { driver: None, mac: None, ..link() }, Fail, "has no Ethernet header")]
 #[case::unknown(Link { driver: None, ..link() }, Fine, "driver not known")]
 #[case::down(Link { up: false, ..link() }, Warn, "is down")]
 fn an_interface_is_judged_by_what_it_is(#[case] link: Link, #[case] verdict: Verdict, #[case] says: &str) {
