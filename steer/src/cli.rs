@@ -26,10 +26,12 @@ pub struct Cli {
     #[arg(long, global = true, value_name = "LEVEL", env = "STEER_LOG", default_value = "info", value_parser = log_filter)]
     pub log: String,
 
+    /// What is to be done.
     #[command(subcommand)]
     pub command: Command,
 }
 
+/// What steer is asked to do.
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Run the agent in the foreground: attach, watch Docker, keep the kernel's tables true.
@@ -56,6 +58,7 @@ pub enum Command {
     Doctor(DoctorArgs),
 }
 
+/// What `steer run` takes; what is absent, the configuration file may say.
 #[derive(Args, Clone, PartialEq, Eq, Debug, Default)]
 pub struct RunArgs {
     /// Interface that clients come in by; may be given more than once [default: those with a default route].
@@ -93,6 +96,7 @@ pub enum AttachMode {
     Tc,
 }
 
+/// What a list takes.
 #[derive(Args, Debug)]
 pub struct ListArgs {
     /// Print JSON instead of a table.
@@ -100,6 +104,7 @@ pub struct ListArgs {
     pub json: bool,
 }
 
+/// What `steer backends` takes.
 #[derive(Args, Debug)]
 pub struct BackendsArgs {
     /// Only the backends of this service.
@@ -111,6 +116,7 @@ pub struct BackendsArgs {
     pub json: bool,
 }
 
+/// What `steer flows` takes.
 #[derive(Args, Debug)]
 pub struct FlowsArgs {
     /// Only the connections to this service.
@@ -134,6 +140,7 @@ pub struct FlowsArgs {
     pub json: bool,
 }
 
+/// A container.
 #[derive(Args, Debug)]
 pub struct ExplainArgs {
     /// Where the packet comes from, as `192.0.2.7:40000`.
@@ -177,6 +184,7 @@ pub struct TargetArgs {
     pub target: String,
 }
 
+/// What `steer drain` takes.
 #[derive(Args, Debug)]
 pub struct DrainArgs {
     /// Container: its name, its id, or a unique beginning of its id.
@@ -192,6 +200,7 @@ pub struct DrainArgs {
     pub timeout: Option<Duration>,
 }
 
+/// What `steer weight` takes.
 #[derive(Args, Debug)]
 pub struct WeightArgs {
     /// Container: its name, its id, or a unique beginning of its id.
@@ -212,6 +221,7 @@ pub enum Weight {
     Label,
 }
 
+/// What `steer detach` takes.
 #[derive(Args, Debug)]
 pub struct DetachArgs {
     /// At once. Steered connections break; without this, no new ones are taken and the last one is waited for.
@@ -219,6 +229,7 @@ pub struct DetachArgs {
     pub now: bool,
 }
 
+/// What `steer doctor` takes.
 #[derive(Args, Debug)]
 pub struct DoctorArgs {
     /// Interface to look at; may be given more than once [default: those with a default route].

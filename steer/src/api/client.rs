@@ -22,22 +22,31 @@ const PATIENCE: Duration = Duration::from_secs(25);
 /// Why the agent did not do it.
 #[derive(thiserror::Error, Debug)]
 pub enum ClientError {
+    /// There is no socket, or nobody behind it.
     #[error(
         "no steer agent is running (instance {instance}): start it with `steer run`; \
          without it, packets are steered as before, but nothing can be changed"
     )]
-    NotRunning { instance: String },
+    NotRunning {
+        /// Whose agent was looked for.
+        instance: String,
+    },
+    /// The socket is root's.
     #[error("not allowed to talk to the agent at {}: run as root", socket.display())]
     Denied { socket: PathBuf },
+    /// The socket is there and cannot be connected to.
     #[error("cannot reach the agent at {}", socket.display())]
     Unreachable { socket: PathBuf, source: io::Error },
+    /// The agent took the request, and time is over.
     #[error("the agent at {} did not answer within {} s", socket.display(), PATIENCE.as_secs())]
     Silent { socket: PathBuf },
+    /// The agent ended meanwhile, or does not speak HTTP.
     #[error("the connection to the agent at {} broke", socket.display())]
     Broken { socket: PathBuf, source: hyper::Error },
+    /// The answer is not what was expected.
     #[error("cannot understand the agent at {}: is it another version?", socket.display())]
     Foreign { socket: PathBuf, source: serde_json::Error },
-    /// The agent's own words.
+    /// It did not do it, in its own words.
     #[error("{0}")]
     Refused(String),
 }
@@ -50,7 +59,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the agent of an instance.
+    /// Connects to the agent of an instance. Fails where none answers, or this user may not ask it.
     pub async fn connect(paths: &Paths) -> Result<Self, ClientError> {
         let socket = paths.socket.clone();
         let stream = match UnixStream::connect(&socket).await {
@@ -75,23 +84,29 @@ impl Client {
         }
     }
 
+    /// What only the agent knows. Fails, as all that follow, when the agent goes silent or away; nothing has changed then, or
+    /// nobody can tell.
     pub async fn status(&mut self) -> Result<AgentStatus, ClientError> {
         self.send(Method::GET, routes::STATUS, Bytes::new()).await
     }
 
+    /// Takes a container out: its flows go on, it gets no new ones. Refused if `target` names none or several.
     pub async fn drain(&mut self, target: &str) -> Result<Drained, ClientError> {
         self.post(routes::DRAIN, &Target { target: target.into() }).await
     }
 
+    /// Takes a drained container back in. Refused if `target` names none or several.
     pub async fn undrain(&mut self, target: &str) -> Result<Changed, ClientError> {
         self.post(routes::UNDRAIN, &Target { target: target.into() }).await
     }
 
-    /// `None` = back to the label's weight.
+    /// Changes a container's share of new flows, `0..=256`; `None` = back to the label's. Refused if `target` names none or
+    /// several, or the weight is no such number.
     pub async fn weight(&mut self, target: &str, weight: Option<u16>) -> Result<Changed, ClientError> {
         self.post(routes::WEIGHT, &NewWeight { target: target.into(), weight }).await
     }
 
+    /// Takes steer off this host: at once, or after the last flow. Returns before that; with `now` too.
     pub async fn detach(&mut self, now: bool) -> Result<Detaching, ClientError> {
         self.post(routes::DETACH, &Detach { now }).await
     }

@@ -20,22 +20,30 @@ use crate::model::Problem;
 
 /// Paths of the routes.
 pub mod routes {
+    /// `GET`: what only the agent knows.
     pub const STATUS: &str = "/v1/status";
+    /// `POST`: no new flows for a container.
     pub const DRAIN: &str = "/v1/drain";
+    /// `POST`: a drained container is back in, as soon as it is ready.
     pub const UNDRAIN: &str = "/v1/undrain";
+    /// `POST`: another share of new flows.
     pub const WEIGHT: &str = "/v1/weight";
+    /// `POST`: steer leaves this host.
     pub const DETACH: &str = "/v1/detach";
 }
 
 /// What only the agent knows; all else is in the maps.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct AgentStatus {
+    /// The agent's process id, in its own pid namespace.
     pub pid: u32,
+    /// steer's version, as `steer --version` says it.
     pub version: String,
     /// When it started, RFC 3339.
     pub since: String,
     /// Version of the Docker it is connected to; `None` = not connected, or not told yet what runs.
     pub docker: Option<String>,
+    /// What is attached at the interfaces that clients come in by, Docker's bridges among them.
     pub attach: Vec<Attachment>,
     /// What is not steered, and why.
     pub problems: Vec<Problem>,
@@ -44,6 +52,7 @@ pub struct AgentStatus {
 /// A program at an uplink.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Attachment {
+    /// Name of the interface.
     pub interface: String,
     /// `xdp` or `tcx`.
     pub hook: String,
@@ -53,19 +62,23 @@ pub struct Attachment {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
+    /// As it was typed. One that names nobody is a 404, the beginning of several ids a 409.
     pub target: String,
 }
 
 /// The backends that drain now.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Drained {
+    /// The container's own; none while it is not in the tables.
     pub backends: Vec<DrainedBackend>,
 }
 
+/// One of them.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct DrainedBackend {
     /// Its id in the maps.
     pub id: u16,
+    /// The container's name.
     pub name: String,
     /// How long it may keep flows, in milliseconds.
     pub drain_ms: u64,
@@ -74,28 +87,35 @@ pub struct DrainedBackend {
 /// The backends that were changed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Changed {
+    /// The container's own; none while it is not in the tables.
     pub backends: Vec<ChangedBackend>,
 }
 
+/// One of them, as it is now.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ChangedBackend {
     /// Its id in the maps.
     pub id: u16,
+    /// The container's name.
     pub name: String,
+    /// Word for its state: `ready`, `draining`, …
     pub state: String,
-    /// In force from now on.
+    /// Share of new flows, `0..=256`; in force from now on.
     pub weight: u16,
 }
 
+/// Another share of new flows for a container.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewWeight {
+    /// As in [`Target`].
     pub target: String,
-    /// `null` = back to the label's.
+    /// `0..=256`, more is a 400; `null` = back to the label's.
     #[serde(deserialize_with = "Option::deserialize")]
     pub weight: Option<u16>,
 }
 
+/// How steer shall leave this host.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Detach {
@@ -103,33 +123,45 @@ pub struct Detach {
     pub now: bool,
 }
 
+/// That steer leaves. The answer comes before it has.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Detaching {
     /// Flows that are waited for.
     pub live_flows: u64,
 }
 
+/// Why a request was refused.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ErrorBody {
+    /// A sentence for people.
     pub error: String,
 }
 
 /// What the agent's loop is asked to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
+    /// Answered by an [`AgentStatus`].
     Status,
+    /// No new flows for a container. Answered by [`Drained`].
     Drain {
+        /// As in [`Target`].
         target: String,
     },
+    /// A drained container is back in. Answered by [`Changed`].
     Undrain {
+        /// As in [`Target`].
         target: String,
     },
-    /// `None` = back to the label's.
+    /// Another share of new flows. Answered by [`Changed`].
     Weight {
+        /// As in [`Target`].
         target: String,
+        /// `0..=256`; `None` = back to the label's.
         weight: Option<u16>,
     },
+    /// steer leaves this host. Answered by [`Detaching`].
     Detach {
+        /// As in [`Detach::now`].
         now: bool,
     },
 }
@@ -137,14 +169,18 @@ pub enum Action {
 /// One request, and where its answer goes.
 #[derive(Debug)]
 pub struct Request {
+    /// What is asked.
     pub action: Action,
+    /// Takes the answer as JSON, or the refusal; who asked may have gone.
     pub reply: oneshot::Sender<Result<serde_json::Value, ApiError>>,
 }
 
 /// A refusal, with its HTTP status.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ApiError {
+    /// 4xx or 5xx.
     pub status: u16,
+    /// A sentence for people.
     pub message: String,
 }
 

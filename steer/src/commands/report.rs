@@ -10,16 +10,25 @@ use crate::model::UnixMicros;
 /// A backend, in `status --json`.
 #[derive(Serialize, Clone, PartialEq, Eq, Debug)]
 pub struct BackendReport {
+    /// Full container id, or `netns:<path>`.
     pub container: String,
+    /// The container's name.
     pub name: String,
+    /// Where it is reached.
     pub address: String,
+    /// Word for its state: `ready`, `draining`, …
     pub state: &'static str,
+    /// Why it is in that state.
     pub cause: String,
     /// When the state changed, RFC 3339.
     pub since: Option<String>,
+    /// Share of new flows in force, `0..=256`.
     pub weight: u16,
+    /// Established flows, those of this host's own sockets with them.
     pub live_flows: u64,
+    /// Flows whose handshake is under way.
     pub pending_flows: u64,
+    /// Flows given to it since it has its id.
     pub steered_total: u64,
 }
 
@@ -43,9 +52,13 @@ impl From<&BackendView> for BackendReport {
 /// A service, in `status --json`.
 #[derive(Serialize, Clone, PartialEq, Eq, Debug)]
 pub struct ServiceReport {
+    /// Unique on this host.
     pub name: String,
+    /// `address:port/protocol`, as the label wrote them; address 0.0.0.0 = every one of the host.
     pub frontends: Vec<String>,
+    /// Word for how a backend is chosen, as in the label.
     pub balance: &'static str,
+    /// By name.
     pub backends: Vec<BackendReport>,
 }
 

@@ -69,29 +69,41 @@ const FLOWS: std::ops::RangeInclusive<u32> = 1_024..=64 * MAX_FLOWS;
 /// What the file says.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Config {
+    /// What holds where a label is absent.
     pub defaults: Defaults,
+    /// Services without Docker.
     pub services: Vec<StaticService>,
+    /// What the options of `steer run` do not say.
     pub agent: AgentSettings,
 }
 
 /// Settings of the agent; `None` and empty = not set.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct AgentSettings {
+    /// As `--docker-host` takes it.
     pub docker_host: Option<String>,
+    /// Where clients come in.
     pub interfaces: Vec<String>,
+    /// Which way in.
     pub attach: Option<AttachMode>,
+    /// Established connections remembered, 1,024 to 16,777,216.
     pub max_flows: Option<u32>,
 }
 
 /// A service whose backends are network namespaces of this host. Defaults are filled in.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StaticService {
+    /// Unique in the file.
     pub name: ServiceName,
+    /// Its frontends, and the port behind each.
     pub ports: Vec<PortSpec>,
+    /// How a backend is chosen.
     pub balance: Balance,
     /// Never [`ReadyPolicy::Health`]: a namespace has no healthcheck.
     pub ready: ReadyPolicy,
+    /// How long a draining backend may keep connections.
     pub drain: Duration,
+    /// How long new connections wait while no backend is ready; zero = not at all.
     pub hold: Duration,
     /// Empty = everyone.
     pub allow: Vec<IpNet>,

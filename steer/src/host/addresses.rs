@@ -80,7 +80,9 @@ fn parse(answer: RouteNetlinkMessage) -> Option<(u32, IpAddr)> {
 /// What changed on this host, as far as it is known: read it anew.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct HostChange {
+    /// Addresses of interfaces.
     pub addresses: bool,
+    /// Interfaces themselves: one came, went, or changed.
     pub links: bool,
     /// Default routes: which interfaces clients come in by.
     pub routes: bool,

@@ -17,7 +17,9 @@ use super::netlink::Netlink;
 /// A network interface.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Link {
+    /// Number of the interface in its namespace.
     pub index: u32,
+    /// At most 15 bytes; may change.
     pub name: String,
     /// `veth`, `bridge`, `vlan`, `bond` …; `None` = hardware, or the loopback.
     pub kind: Option<String>,
@@ -31,15 +33,20 @@ pub struct Link {
     pub peer_netns: Option<i32>,
     /// `None` where it has none of six bytes (tunnels).
     pub mac: Option<[u8; 6]>,
+    /// Bytes of the longest packet, without the Ethernet header.
     pub mtu: u32,
+    /// Switched on; a cable may be missing.
     pub up: bool,
+    /// `lo`.
     pub loopback: bool,
+    /// What holds its XDP hook; `None` = nothing.
     pub xdp: Option<Xdp>,
 }
 
 /// An XDP program on an interface.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Xdp {
+    /// Where it runs.
     pub mode: XdpMode,
     /// Id of the program, as `bpftool prog` lists it; with several, of the one nearest to the wire.
     pub program: u32,

@@ -25,14 +25,19 @@ use crate::model::UnixMicros;
 /// Why the maps cannot be read.
 #[derive(thiserror::Error, Debug)]
 pub enum ReadError {
+    /// Nothing is pinned.
     #[error("no steer data plane on this host (instance {instance}): start it with `steer run`")]
     NoDataPlane { instance: String },
+    /// The pins are root's.
     #[error("not allowed to read the data plane at {}: run as root", path.display())]
     Denied { path: PathBuf },
+    /// The pin is no such map, or one of another layout.
     #[error("cannot open the pinned map {}: is it another version's? restarting the agent puts it right", path.display())]
     Open { path: PathBuf, source: MapError },
+    /// The kernel refused a lookup.
     #[error("cannot read the map {map}")]
     Read { map: &'static str, source: MapError },
+    /// The directory of the pinned links cannot be read.
     #[error("cannot list {}", path.display())]
     List { path: PathBuf, source: io::Error },
 }
@@ -63,6 +68,7 @@ pub struct Remaining {
 }
 
 impl Remaining {
+    /// Everything that is waited for.
     pub const fn total(self) -> u64 {
         self.live + self.pending
     }

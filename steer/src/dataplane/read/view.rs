@@ -45,9 +45,13 @@ impl Snapshot {
 /// A service.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServiceView {
+    /// Its id in the maps.
     pub id: ServiceId,
+    /// Unique on this host.
     pub name: String,
+    /// One per frontend of the label.
     pub ports: Vec<PortView>,
+    /// How a backend is chosen.
     pub balance: Balance,
     /// How long new flows wait while no backend is ready.
     pub hold: Duration,
@@ -60,7 +64,9 @@ pub struct ServiceView {
 pub struct PortView {
     /// `None` = every address of the host.
     pub address: Option<IpAddr>,
+    /// What clients connect to.
     pub port: u16,
+    /// With that.
     pub protocol: Protocol,
 }
 
@@ -78,20 +84,29 @@ impl std::fmt::Display for PortView {
 /// A backend.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BackendView {
+    /// Its id in the maps.
     pub id: BackendId,
+    /// Tells it from an earlier backend of the same id.
     pub generation: u32,
     /// Full container id, or `netns:<path>`.
     pub container: String,
+    /// The container's name.
     pub name: String,
+    /// Where it is reached.
     pub address: IpAddr,
     /// The container's port behind each port of the service; `None` where it does not serve that one.
     pub targets: Vec<Option<u16>>,
+    /// What it is for new flows, with what the kernel saw of it.
     pub state: BackendState,
+    /// Why it is in that state.
     pub cause: String,
+    /// When it came into that state.
     pub since: UnixMicros,
     /// In force.
     pub weight: u16,
+    /// What the label asks for.
     pub label_weight: u32,
+    /// What the operator set; `None` = the label's is in force.
     pub operator_weight: Option<u16>,
     /// The operator took it out.
     pub maintenance: bool,
@@ -99,7 +114,9 @@ pub struct BackendView {
     pub live_flows: u64,
     /// Flows whose handshake is under way.
     pub pending_flows: u64,
+    /// Flows given to it since it has its id.
     pub steered_total: u64,
+    /// Those of them that completed their handshake.
     pub established_total: u64,
     /// New flows that it refused and that went on to another backend.
     pub resteered_total: u64,
@@ -112,15 +129,21 @@ pub struct BackendView {
 pub struct FlowView {
     /// `None` = one of this host's own sockets.
     pub client: Option<SocketAddr>,
+    /// What the client connected to.
     pub frontend: SocketAddr,
     /// `None` where only the backend tells (this host's own sockets).
     pub service: Option<ServiceId>,
+    /// Where it is.
     pub backend: BackendId,
+    /// Of the backend's id, when the flow began.
     pub generation: u32,
+    /// As far as the packets told.
     pub state: TcpState,
     /// Since the last packet; `None` where that is not known (this host's own sockets).
     pub idle: Option<Duration>,
+    /// Where it stands.
     pub table: FlowTable,
+    /// Tells it from others of the same client port and service.
     pub lane: u8,
 }
 

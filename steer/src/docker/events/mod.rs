@@ -18,7 +18,9 @@ pub(super) const FILTERS: &str = concat!(
 /// Something that happened to a container.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Event {
+    /// Whose.
     pub container: ContainerId,
+    /// What.
     pub kind: EventKind,
     /// When dockerd says it happened, in nanoseconds of Unix time.
     pub time_ns: i64,
@@ -44,21 +46,30 @@ pub enum EventKind {
     Start,
     /// A signal WAS sent to it, any signal: compare with the container's stop signal.
     Kill {
+        /// Its number.
         signal: i32,
     },
     /// Its first process has ended; its address may already be another container's. -1 = exit code not told.
     Die {
+        /// As dockerd tells it.
         exit_code: i32,
     },
+    /// Its processes were frozen: it answers nothing, and its sockets stay.
     Pause,
+    /// Its processes go on.
     Unpause,
     /// Its health has changed; there is no event for starting over.
     Health(Health),
+    /// It is called otherwise.
     Rename {
+        /// From now on.
         name: String,
     },
+    /// It was removed.
     Destroy,
+    /// It was plugged into a network.
     NetworkConnect,
+    /// It was taken out of a network.
     NetworkDisconnect,
 }
 

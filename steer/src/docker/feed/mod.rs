@@ -32,6 +32,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 pub enum Feed {
     /// Events of this daemon flow from here on: list now, and nothing is missed.
     Connected(Version),
+    /// Something happened to a container.
     Event(Event),
     /// Events were or may have been lost; [`Feed::Connected`] follows, later. Told once, however often reconnecting
     /// fails.

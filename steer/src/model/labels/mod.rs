@@ -20,15 +20,23 @@ pub use network::network_leg;
 
 use super::{Problem, ReadyPolicy, Spec};
 
-/// What makes a container one of ours; without it, it is none of our business.
+/// Ports, `[address:]port:target`, comma separated. What makes a container one of ours; without it, it is none of our business.
 pub const PORT: &str = "steer.port";
+/// Name that groups containers, [`value::name`]; by default Compose's or Swarm's, or the container's own.
 pub const SERVICE: &str = "steer.service";
+/// Network whose address is meant; needed where a container is in several.
 pub const NETWORK: &str = "steer.network";
+/// Share of new connections, `0..=256`; 0 = none.
 pub const WEIGHT: &str = "steer.weight";
+/// How a service's backend is chosen: one of [`value::BALANCES`].
 pub const BALANCE: &str = "steer.balance";
+/// How readiness is known: one of [`value::READIES`].
 pub const READY: &str = "steer.ready";
+/// How long a draining backend may keep connections, [`value::duration`].
 pub const DRAIN: &str = "steer.drain";
+/// How long new connections wait while no backend is ready, [`value::duration`]; 0 = not at all.
 pub const HOLD: &str = "steer.hold";
+/// Addresses and prefixes of clients that may connect, comma separated; absent = everyone.
 pub const ALLOW: &str = "steer.allow";
 /// `true`: leave this container alone, whatever its other labels say.
 pub const IGNORE: &str = "steer.ignore";
@@ -47,12 +55,17 @@ const SWARM_SERVICE: &str = "com.docker.swarm.service.name";
 /// What holds where a label is absent. The built-in values can be changed in the configuration file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Defaults {
+    /// `None` = the only one a container is in.
     pub network: Option<String>,
     /// `0..=256`.
     pub weight: u16,
+    /// How a service's backend is chosen.
     pub balance: Balance,
+    /// How readiness is known.
     pub ready: ReadyPolicy,
+    /// How long a draining backend may keep connections.
     pub drain: Duration,
+    /// How long new connections wait while no backend is ready; zero = not at all.
     pub hold: Duration,
     /// Empty = everyone.
     pub allow: Vec<IpNet>,
