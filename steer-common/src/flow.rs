@@ -105,8 +105,8 @@ pub struct SynEntry {
     /// Bytes of `options` in use: a multiple of four.
     pub options_len: u8,
     pub pad: u16,
-    /// TCP options as on the wire; what is not in use is undefined.
-    pub options: [u8; SYN_OPTIONS],
+    /// TCP options as on the wire, in words; what is not in use is undefined.
+    pub options: [u32; SYN_OPTIONS / 4],
 }
 
 /// Most that a TCP header has room for.

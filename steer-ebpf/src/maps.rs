@@ -172,7 +172,7 @@ pub(crate) fn init(pid: u32) -> Option<InitEntry> {
 /// A process has ended: its id may be used again.
 #[inline(always)]
 pub(crate) fn forget_init(pid: u32) {
-    let _ = INITS.remove(&pid);
+    let _ = INITS.remove(pid);
 }
 
 /// Takes a backend out, and tells the agent.
@@ -202,7 +202,7 @@ pub(crate) fn demote(init: &InitEntry, kind: EdgeKind, signal: u32) {
         signal: signal as u16,
         edges,
     };
-    let _ = NOTICES.output(&notice, 0);
+    let _ = NOTICES.output(notice, 0);
 }
 
 /// A flow that opens or closes, with its SYN.
@@ -374,7 +374,7 @@ impl<P: Packet> Tables for Maps<P> {
         }
         let notice =
             Notice { at_ns, generation: backend.generation, kind: kind as u32, backend: id, signal: 0, edges: 0 };
-        let _ = NOTICES.output(&notice, 0);
+        let _ = NOTICES.output(notice, 0);
     }
 
     #[inline(always)]

@@ -12,15 +12,15 @@ use aya::programs::Xdp;
 use aya::{TestRun as _, TestRunAttrs, TestRunOptions};
 use steer_common::csum;
 use steer_common::flow::{FlowKey, PendingEntry};
-use steer_common::limits::MAX_HELD;
 
 use super::load::{program, program_mut};
 use super::maps::Maps;
+use super::read::walk;
 use crate::host::links::links;
 
 /// Sends on everybody who waits; how many there were. Who finds nobody ready again is kept again.
 pub fn replay(bpf: &mut Ebpf, maps: &mut Maps) -> Result<usize> {
-    let keys: Vec<FlowKey> = maps.held.keys().take(MAX_HELD as usize).filter_map(Result::ok).collect();
+    let keys = walk::keys(&maps.held).context("listing who waits")?;
     if keys.is_empty() {
         return Ok(0);
     }
@@ -57,7 +57,8 @@ const TCP: usize = 20;
 /// The client's SYN, as a frame for the host's interface with that MAC address.
 fn frame(key: &FlowKey, held: &PendingEntry, mac: [u8; 6]) -> Vec<u8> {
     let PendingEntry { flow, syn } = held;
-    let options = &syn.options[..usize::from(syn.options_len).min(syn.options.len())];
+    let options = syn.options.iter().flat_map(|word| word.to_ne_bytes());
+    let options: Vec<u8> = options.take(usize::from(syn.options_len)).collect();
     let tcp_len = TCP + options.len();
     let mut frame = Vec::with_capacity(ETHERNET + IP + tcp_len);
     frame.extend(mac);
@@ -116,8 +117,8 @@ mod tests {
             lane: 0,
             pad: 0,
         };
-        let mut options = [0; SYN_OPTIONS];
-        options[..4].copy_from_slice(&[2, 4, 5, 0xb4]);
+        let mut options = [0; SYN_OPTIONS / 4];
+        options[0] = u32::from_ne_bytes([2, 4, 5, 0xb4]);
         let held = PendingEntry {
             flow: FlowEntry {
                 frontend: Ipv4Addr::new(10, 0, 0, 1).into(),
