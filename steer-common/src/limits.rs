@@ -81,7 +81,7 @@ pub const ESTABLISHED_SECS: u32 = 9_000;
 /// Seconds a half-closed flow may be idle.
 pub const HALF_CLOSED_SECS: u32 = 1_800;
 
-/// Names of the maps: of the statics in `steer-ebpf/src/maps.rs` and of their pins.
+/// Names of the maps: of the statics in `steer-ebpf/src/maps` and of their pins.
 pub mod names {
     /// `FrontendKey` → `FrontendEntry`.
     pub const FRONTENDS: &str = "FRONTENDS";

@@ -1,6 +1,6 @@
 //! The lookups and writes a decision needs.
 //!
-//! Two implementations: the BPF maps (`steer-ebpf/src/maps.rs`) and hash maps (`fixtures.rs`, tests). Writes take `&self`, as
+//! Two implementations: the BPF maps (`steer-ebpf/src/maps/tables.rs`) and hash maps (`fixtures.rs`, tests). Writes take `&self`, as
 //! maps do: other CPUs write at the same time, and each method is one atomic step of its own.
 
 use core::ops::Deref;

@@ -13,7 +13,7 @@ use crate::maps::{demote, forget_init, init};
 
 /// Offset of `pid` in the kernel's `struct task_struct`, from its BTF; set by the agent.
 #[unsafe(no_mangle)]
-static TASK_PID: Global<u64> = Global::new(0);
+static TASK_PID: Global<u64> = Global::new(0x7461_736b_5f70_6964);
 
 const SIGKILL: u32 = 9;
 

@@ -23,7 +23,7 @@ use crate::packet::NoPacket;
 
 /// Cookie of the host's network namespace, set by the agent.
 #[unsafe(no_mangle)]
-static HOST_NETNS: Global<u64> = Global::new(0);
+static HOST_NETNS: Global<u64> = Global::new(0x5f68_6f73_745f_6e73);
 
 pub(crate) fn connect4(ctx: &SockAddrContext) {
     let fields = Fields(ctx.sock_addr);

@@ -46,6 +46,8 @@ pub enum Command {
     Flows(FlowsArgs),
     /// Say where a packet would go and why, candidate by candidate. Changes nothing, and works without a running agent.
     Explain(ExplainArgs),
+    /// Show what happened to backends, each change with its source and cause; needs a running agent, which keeps the last 1,000.
+    Events(EventsArgs),
     /// Take a backend out: its connections go on, it gets no new ones.
     Drain(DrainArgs),
     /// Take a drained backend back in: it gets new connections as soon as it is ready.
@@ -175,6 +177,25 @@ pub enum HookArg {
     Xdp,
     /// tcx.
     Tc,
+}
+
+#[derive(Args, Debug)]
+pub struct EventsArgs {
+    /// Go on, and show what happens from now on.
+    #[arg(long)]
+    pub follow: bool,
+
+    /// Only what happened to the backends of this service.
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+
+    /// Only what happened to this backend: name, id, or a beginning of the id of its container.
+    #[arg(long, value_name = "TARGET")]
+    pub backend: Option<String>,
+
+    /// Print lines of JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Args, Debug)]

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 
 use super::questions::Answer;
-use super::tracked::Stop;
 use super::{Agent, Source, applied_after, since_boot};
 use crate::docker::{Event, EventKind, Feed, Listed};
+use crate::model::cause::{self, Cause};
 use crate::model::lifecycle::is_stop;
 use crate::model::order::Turn;
 use crate::model::{Container, ContainerId, Problem};
@@ -53,23 +53,14 @@ impl Agent {
         }
         match kind {
             EventKind::Kill { signal } => {
-                if let Some(tracked) = self.tracked.get_mut(&id)
-                    && is_stop(signal, tracked.stop_signal)
-                {
-                    match tracked.stopping.filter(|stop| stop.signal == signal && !stop.by_event) {
-                        // The kernel has told already.
-                        Some(stop) => self.edges.late(since_boot().saturating_sub(stop.at)),
-                        None => {
-                            self.edges.event_first += 1;
-                            tracked.stopping = Some(Stop { signal, at: since_boot(), by_event: true });
-                        }
-                    }
-                    self.settle(&id);
+                if self.tracked.get(&id).is_some_and(|tracked| is_stop(signal, tracked.stop_signal)) {
+                    self.take_kill(&id, signal, since_boot().saturating_sub(received.elapsed()));
                     applied_after(received, "kill");
                 }
             }
             EventKind::Die { .. } | EventKind::Destroy => {
-                self.forget(&id);
+                let what = if kind == EventKind::Destroy { "destroy" } else { "die" };
+                self.forget(&id, Cause::new(cause::Source::Event, what));
                 applied_after(received, "die");
             }
             EventKind::Health(health) => {
@@ -139,8 +130,10 @@ impl Agent {
         let Some(docker) = &self.settings.docker else { return };
         let Some(asked) = self.questions.answered(docker, id, turn) else { return };
         match answer {
-            Ok(Some(container)) if container.running => self.observe(&container),
-            Ok(_) => self.forget(id),
+            Ok(Some(container)) if container.running => {
+                self.observe(&container, Cause::new(cause::Source::Event, "start"));
+            }
+            Ok(_) => self.forget(id, Cause::new(cause::Source::Resync, "not running")),
             Err(error) => {
                 tracing::warn!(error = format!("{error:#}"), "inspecting failed; the next resync tries again");
             }
@@ -172,14 +165,14 @@ impl Agent {
             if self.is_newer_than(turn, &id) {
                 self.ask(&id);
             } else {
-                self.forget(&id);
+                self.forget(&id, Cause::new(cause::Source::Resync, "not listed"));
             }
         }
         for container in &containers {
             if self.is_newer_than(turn, &container.id) {
                 self.ask(&container.id);
             } else {
-                self.observe(container);
+                self.observe(container, Cause::new(cause::Source::Resync, "listed"));
             }
         }
         self.problems.remove(&Source::Docker);

@@ -1,17 +1,16 @@
 //! What the kernel saw happen to backends, taken in; and the clients that wait for a backend, sent on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use steer_common::addr::Port;
 use steer_common::backend::{BackendId, EdgeEntry, EdgeKind, InitEntry, Notice, NoticeKind};
 use steer_common::flow::ForeignKey;
-use tokio::io::unix::AsyncFd;
 
 use super::Agent;
-use super::tracked::{Stop, Tracked};
-use crate::dataplane::notices::{self, Notices};
+use super::tracked::Tracked;
+use crate::dataplane::notices::Notices;
 use crate::dataplane::paths::Paths;
 use crate::dataplane::replay;
 use crate::host::connections;
@@ -24,59 +23,36 @@ const REPLAY_FOR: Duration = Duration::from_millis(100);
 
 /// What is known of the kernel's edges.
 pub(super) struct Edges {
-    notices: AsyncFd<Notices>,
+    notices: Notices,
     /// The first process of each backend, as the kernel was told.
     inits: BTreeMap<BackendKey, (u32, InitEntry)>,
     /// Clients that wait are looked for until then.
     replay_until: Option<Instant>,
-    /// Stop signals that the kernel told of before Docker did.
-    pub(super) kernel_first: u64,
-    /// Stop signals that Docker told of, and the kernel had not.
-    pub(super) event_first: u64,
-    /// How long after the kernel Docker told, in microseconds.
-    pub(super) lateness: Vec<u64>,
 }
-
-/// How many of the last stops are kept to tell how late Docker's events came.
-const KEPT: usize = 4096;
 
 impl Edges {
     pub(super) fn open(paths: &Paths) -> Result<Self> {
-        Ok(Self {
-            notices: notices::open(paths)?,
-            inits: BTreeMap::new(),
-            replay_until: None,
-            kernel_first: 0,
-            event_first: 0,
-            lateness: Vec::new(),
-        })
+        Ok(Self { notices: Notices::open(paths)?, inits: BTreeMap::new(), replay_until: None })
     }
 
-    /// Docker told of a stop signal so long after the kernel.
-    pub(super) fn late(&mut self, lateness: Duration) {
-        self.kernel_first += 1;
-        if self.lateness.len() == KEPT {
-            self.lateness.remove(0);
-        }
-        self.lateness.push(lateness.as_micros() as u64);
-    }
-
-    /// Waits for something the kernel has to tell. Cancel-safe: nothing is taken out before it is handed over.
-    pub(super) async fn next(&mut self) -> Vec<Notice> {
-        notices::next(&mut self.notices).await
+    /// Waits until the kernel has something to tell. Cancel-safe: nothing is taken out.
+    pub(super) async fn ready(&mut self) {
+        self.notices.ready().await;
     }
 }
 
 impl Agent {
-    /// Takes in what the kernel told.
-    pub(super) fn on_notices(&mut self, notices: Vec<Notice>) {
-        for notice in notices {
-            self.on_notice(&notice);
+    /// Takes in what the kernel has told so far.
+    pub(super) fn take_notices(&mut self) {
+        let mut looked_at = BTreeSet::new();
+        for notice in self.edges.notices.take() {
+            self.on_notice(&notice, &mut looked_at);
         }
     }
 
-    fn on_notice(&mut self, notice: &Notice) {
+    fn on_notice(&mut self, notice: &Notice, looked_at: &mut BTreeSet<ContainerId>) {
         let Some(kind) = NoticeKind::from_u32(notice.kind) else { return };
+        // An earlier agent's backend that is not known yet: when it is, its edges are read from the table.
         let Some(id) = self.container_of(notice.backend, notice.generation) else { return };
         let Some(tracked) = self.tracked.get_mut(&id) else { return };
         tracing::debug!(backend = tracked.name, ?kind, signal = notice.signal, "the kernel tells");
@@ -87,16 +63,28 @@ impl Agent {
             signal: notice.signal.into(),
         };
         match kind {
-            NoticeKind::Stop => tracked.take_in(&edge(EdgeKind::Stop), tracked.edges),
-            NoticeKind::Kill => tracked.take_in(&edge(EdgeKind::Kill), tracked.edges),
-            NoticeKind::Exit => tracked.take_in(&edge(EdgeKind::Exit), tracked.edges),
+            NoticeKind::Stop => self.take_edge(&id, &edge(EdgeKind::Stop)),
+            NoticeKind::Kill => self.take_edge(&id, &edge(EdgeKind::Kill)),
+            NoticeKind::Exit => self.take_edge(&id, &edge(EdgeKind::Exit)),
             NoticeKind::NotListening | NoticeKind::Listening | NoticeKind::Refused => {
-                if tracked.by_listening() {
-                    tracked.look();
+                if kind == NoticeKind::Refused {
+                    self.take_refusal(&id, Duration::from_nanos(notice.at_ns));
+                }
+                // Thousands of refused connections ask for the same look.
+                if looked_at.insert(id.clone()) {
+                    self.look_at_listener(&id);
                 }
             }
         }
-        self.settle(&id);
+    }
+
+    fn look_at_listener(&mut self, id: &ContainerId) {
+        if let Some(tracked) = self.tracked.get_mut(id)
+            && tracked.by_listening()
+        {
+            tracked.look();
+            self.settle(id);
+        }
     }
 
     fn container_of(&self, backend: BackendId, generation: u32) -> Option<ContainerId> {
@@ -115,10 +103,7 @@ impl Agent {
         for (id, key) in known {
             let Some(applied) = self.applied.backends.get(&key) else { continue };
             let Ok(edge) = self.maps.edges(applied.id) else { continue };
-            if let Some(tracked) = self.tracked.get_mut(&id) {
-                tracked.take_in(&edge, tracked.edges);
-            }
-            self.settle(&id);
+            self.take_edge(&id, &edge);
         }
     }
 
@@ -128,7 +113,7 @@ impl Agent {
         for tracked in self.tracked.values() {
             let key = tracked.key();
             if let (Ok(pid @ 1..), Some(applied), false) =
-                (u32::try_from(tracked.pid), self.applied.backends.get(&key), tracked.exited)
+                (u32::try_from(tracked.pid), self.applied.backends.get(&key), tracked.exited.is_some())
             {
                 let init = InitEntry {
                     generation: applied.entry.generation,
@@ -215,25 +200,6 @@ impl Agent {
 }
 
 impl Tracked {
-    /// Takes in what the kernel saw, if it is more than the edges known so far.
-    pub(super) fn take_in(&mut self, edge: &EdgeEntry, known: u32) {
-        let count = edge.count as u32;
-        if count.wrapping_sub(known) as i32 <= 0 {
-            return;
-        }
-        self.edges = count;
-        let at = Duration::from_nanos(edge.at_ns);
-        match EdgeKind::from_u32(edge.kind) {
-            Some(EdgeKind::Stop | EdgeKind::Kill) => {
-                self.stopping = Some(Stop { signal: edge.signal as i32, at, by_event: false });
-            }
-            Some(EdgeKind::Exit) => self.exited = true,
-            None => {
-                tracing::warn!(backend = self.name, kind = edge.kind, "the kernel tells of an edge that is not known")
-            }
-        }
-    }
-
     /// Whether a process lives in its namespace.
     fn is_process(&self, pid: u32) -> bool {
         let of_process: Option<Identity> = identity(format!("/proc/{pid}/ns/net").as_ref());

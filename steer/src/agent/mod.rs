@@ -11,6 +11,7 @@
 //! | `uplinks` | where clients come in: attach, follow the host's interfaces and addresses |
 //! | `reconcile` | desired, plan, apply |
 //! | `edges` | what the kernel saw happen to backends, and the clients that wait for one |
+//! | `happened` | what is told of backends: the history, and who told first of a stop |
 //! | `flows` | backends that stop: their flows, and those that do not stop |
 //! | `notify` | what systemd is told |
 //! | `operator` | what the socket asks for |
@@ -18,6 +19,7 @@
 mod docker;
 mod edges;
 mod flows;
+mod happened;
 mod notify;
 mod observe;
 mod operator;
@@ -35,15 +37,17 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use steer_common::backend::BackendId;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::cli::AttachMode;
 use crate::config::Config;
 use crate::dataplane::maps::Maps;
 use crate::dataplane::paths::Paths;
 use crate::docker::Docker;
+use crate::model::history::{History, Refusals};
 use crate::model::memory::Memory;
 use crate::model::plan::Applied;
+use crate::model::stops::Stops;
 use crate::model::{ContainerId, Problem, UnixMicros};
 use tracked::Tracked;
 pub use uplinks::check as check_interfaces;
@@ -79,6 +83,9 @@ pub struct Agent {
     answers: mpsc::Receiver<questions::Answer>,
     seen: flows::Seen,
     edges: edges::Edges,
+    history: watch::Sender<History>,
+    refusals: Refusals,
+    stops: Stops,
     notify: notify::Notify,
     /// Docker has said at least once which containers there are.
     listed: bool,
@@ -127,6 +134,9 @@ impl Agent {
             answers,
             seen: flows::Seen::default(),
             edges,
+            history: watch::Sender::default(),
+            refusals: Refusals::default(),
+            stops: Stops::default(),
             notify: notify::Notify::default(),
             listed: false,
             memory: Memory::default(),
@@ -152,6 +162,12 @@ fn since_boot() -> Duration {
 fn unix_micros() -> UnixMicros {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMicros(since.as_micros() as u64)
+}
+
+/// A moment since boot, by the clock on the wall.
+fn unix_at(since_boot: Duration) -> UnixMicros {
+    let ago = self::since_boot().saturating_sub(since_boot);
+    UnixMicros(unix_micros().0.saturating_sub(ago.as_micros() as u64))
 }
 
 /// Logs how long a change took from its arrival to the map.

@@ -1,28 +1,30 @@
 //! What Docker says of a container, taken in: known, refused, forgotten.
 
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use steer_common::backend::BackendState;
 
 use super::tracked::{Stop, Tracked};
-use super::{Agent, Source, since_boot, unix_micros};
+use super::{Agent, Source, since_boot};
 use crate::host::netns::{Netns, enable_gro, other_ways, reach};
+use crate::model::cause::{self, Cause};
 use crate::model::desired::BackendKey;
 use crate::model::labels::{network_leg, spec};
 use crate::model::plan::Op;
+use crate::model::stops::{Seen, is_new};
 use crate::model::{Container, ContainerId, Gate, Problem, Spec};
 
 impl Agent {
-    /// Takes in what Docker says of a running container.
-    pub(super) fn observe(&mut self, container: &Container) {
+    /// Takes in what Docker says of a running container; `started` is the cause of one that was not known.
+    pub(super) fn observe(&mut self, container: &Container, started: Cause) {
         let of_this_run = self.tracked.get(&container.id).filter(|tracked| tracked.run == container.started_at);
         // A service must not change while its container runs, only because that has got another name.
         let first_name = of_this_run.map_or(&container.name, |tracked| &tracked.first_name).clone();
         let spec = match spec(&first_name, &container.labels, &self.settings.config.defaults) {
             Ok(Some(spec)) => spec,
-            Ok(None) => return self.forget(&container.id),
+            Ok(None) => return self.forget(&container.id, Cause::label("no label steer.port")),
             Err(problems) => return self.refuse(&container.id, problems),
         };
         let address = match network_leg(&spec, container) {
@@ -40,11 +42,10 @@ impl Agent {
             self.problems.remove(&Source::Container(container.id.clone()));
             return self.settle(&container.id);
         }
-        match self.track(container, first_name, spec, address) {
+        match self.track(container, first_name, spec, address, started) {
             Ok(tracked) => {
                 self.problems.remove(&Source::Container(container.id.clone()));
-                self.tracked.insert(container.id.clone(), tracked);
-                self.settle(&container.id);
+                self.insert(tracked);
             }
             Err(error) => {
                 let problem = Problem { container: container.name.clone(), label: None, message: format!("{error:#}") };
@@ -54,7 +55,14 @@ impl Agent {
     }
 
     /// A container that was not known, or not this run of it, or not at this place.
-    fn track(&mut self, container: &Container, first_name: String, mut spec: Spec, address: IpAddr) -> Result<Tracked> {
+    fn track(
+        &mut self,
+        container: &Container,
+        first_name: String,
+        mut spec: Spec,
+        address: IpAddr,
+        started: Cause,
+    ) -> Result<Tracked> {
         let netns = Netns::of_pid(container.pid)?;
         if self.uplinks.has_xdp()
             && let Err(error) = enable_gro(&netns, address)
@@ -85,6 +93,7 @@ impl Agent {
             stop_timeout: container.stop_timeout,
             pid: container.pid,
             other_ways,
+            cause: started,
             ..Tracked::new(container.id.clone(), container.name.clone(), spec, netns, address, reach)
         };
         let before = self.tracked.get(&container.id).filter(|before| before.run == container.started_at);
@@ -100,20 +109,28 @@ impl Agent {
     }
 
     /// Goes on where an earlier agent was with this backend.
-    pub(super) fn resume(&self, key: &BackendKey, tracked: &mut Tracked) {
+    pub(super) fn resume(&mut self, key: &BackendKey, tracked: &mut Tracked) {
         let Some(before) = self.applied.backends.get(key) else { return };
         tracked.state = before.state;
-        tracked.cause.clone_from(&before.info.cause);
+        tracked.cause = Cause::read(&before.info.cause);
         tracked.since = before.info.since;
         tracked.maintenance = before.info.maintenance;
         tracked.operator_weight = before.info.operator_weight;
         if matches!(before.state, BackendState::Draining | BackendState::Drained) {
-            let by_event = before.info.cause.starts_with("event:");
+            let by_event = tracked.cause.source == cause::Source::Event;
             tracked.stopping = Some(Stop { signal: tracked.stop_signal, at: since_boot(), by_event });
         }
-        // What the kernel saw while there was no agent.
+        // What the kernel saw while there was no agent, and before this backend was known to this one.
+        tracked.edges = before.gate.edges;
         match self.maps.edges(before.id) {
-            Ok(edge) => tracked.take_in(&edge, before.gate.edges),
+            Ok(edge) => {
+                if is_new(&edge, tracked.edges)
+                    && let Some(Seen::Signal(signal)) = Seen::of(&edge)
+                {
+                    self.stops.seen(&tracked.id, signal, Duration::from_nanos(edge.at_ns));
+                }
+                tracked.take_in(&edge);
+            }
             Err(error) => tracing::warn!(error = format!("{error:#}"), "reading what the kernel saw failed"),
         }
     }
@@ -126,15 +143,16 @@ impl Agent {
                 tracing::error!(container = problem.container, label = problem.label, "{}", problem.message);
             }
         }
-        self.forget(id);
+        self.forget(id, Cause::new(cause::Source::Config, "a problem, see `steer status`"));
         self.problems.insert(source, problems);
     }
 
-    pub(super) fn forget(&mut self, id: &ContainerId) {
+    pub(super) fn forget(&mut self, id: &ContainerId, cause: Cause) {
         self.problems.remove(&Source::Container(id.clone()));
         if let Some(tracked) = self.tracked.remove(id) {
             tracing::info!(backend = tracked.name, service = tracked.spec.service, "backend gone");
             self.write_state(&tracked.key(), BackendState::Gone, tracked.gate());
+            self.tell_of_gone(&tracked, cause);
         }
     }
 
@@ -143,10 +161,29 @@ impl Agent {
     pub(super) fn settle(&mut self, id: &ContainerId) {
         let Some(tracked) = self.tracked.get_mut(id) else { return };
         let (key, gate) = (tracked.key(), tracked.gate());
-        if tracked.settle(unix_micros()) || tracked.gate() != gate || self.applied.gate(&key) != Some(gate) {
+        let transition = tracked.settle();
+        if transition.is_some() || tracked.gate() != gate || self.applied.gate(&key) != Some(gate) {
             let (state, gate) = (tracked.state, tracked.gate());
             self.write_state(&key, state, gate);
         }
+        if let Some(transition) = transition {
+            self.tell(transition);
+        }
+    }
+
+    /// One that was not known, or not at this place.
+    pub(super) fn insert(&mut self, tracked: Tracked) {
+        let id = tracked.id.clone();
+        let before = self.tracked.remove(&id);
+        if let Some(before) = before.as_ref().filter(|before| before.run != tracked.run) {
+            self.tell_of_gone(before, Cause::new(cause::Source::Resync, "another run"));
+        }
+        let goes_on = before.is_some_and(|before| before.run == tracked.run);
+        if !goes_on && !self.applied.backends.contains_key(&tracked.key()) {
+            self.tell_of_new(&tracked);
+        }
+        self.tracked.insert(id.clone(), tracked);
+        self.settle(&id);
     }
 
     /// The state alone, at once. A backend that is not in the maps yet gets its state with the rest.
@@ -170,7 +207,7 @@ impl Tracked {
     /// Takes over what was known of the same run.
     fn go_on_from(&mut self, before: &Self) {
         self.state = before.state;
-        self.cause.clone_from(&before.cause);
+        self.cause = before.cause.clone();
         self.since = before.since;
         self.stopping = before.stopping;
         self.exited = before.exited;

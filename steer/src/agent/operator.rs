@@ -3,7 +3,6 @@
 use anyhow::Result;
 use serde::Serialize;
 use serde_json::Value;
-use steer_common::backend::BackendState;
 
 use super::Agent;
 use crate::api::{Action, AgentStatus, ApiError, Changed, ChangedBackend, Detaching, Drained, DrainedBackend, Request};
@@ -37,6 +36,7 @@ impl Agent {
             docker: self.docker_version.clone().filter(|_| self.is_current),
             attach: self.uplinks.attachments(),
             problems: self.problems.values().flatten().cloned().collect(),
+            stops: self.stops.counts(),
         }
     }
 
@@ -58,9 +58,6 @@ impl Agent {
             tracked.put_in = true;
             // The operator knows better than a signal that the container survived.
             tracked.stopping = None;
-            if matches!(tracked.state, BackendState::Draining | BackendState::Drained) {
-                tracked.state = BackendState::Unready;
-            }
             if tracked.by_listening() {
                 tracked.look();
             }

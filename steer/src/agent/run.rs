@@ -10,8 +10,6 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use super::questions::Answer;
 use super::{Agent, boot_secs};
-use steer_common::backend::Notice;
-
 use crate::api::Request;
 use crate::docker::{Docker, Feed, Subscription};
 use crate::host::addresses::{HostChange, Watch, watch};
@@ -22,6 +20,8 @@ const RESYNC: Duration = Duration::from_secs(30);
 const SWEEP: Duration = Duration::from_secs(60);
 /// How often it is looked whether the namespaces of static services are still those that are steered to.
 const NAMESPACES: Duration = Duration::from_secs(1);
+/// How often it is looked whether a second of refused connections is over.
+const REFUSALS: Duration = Duration::from_millis(200);
 /// How often it is looked whether a starting container listens, and whether a draining one has drained.
 const WATCH: Duration = Duration::from_millis(20);
 
@@ -43,8 +43,8 @@ enum Next {
     Answer(Answer),
     Request(Request),
     Host(HostChange),
-    /// What the kernel tells.
-    Notices(Vec<Notice>),
+    /// The kernel has something to tell.
+    Notices,
     /// A moment that something waits for.
     Wake,
     End,
@@ -65,16 +65,20 @@ impl Agent {
         let mut sweep = ticks(SWEEP);
         let mut namespaces = ticks(NAMESPACES);
         let mut look = ticks(WATCH);
+        let mut refusals = ticks(REFUSALS);
         tracing::info!(instance = self.settings.paths.instance, "steering");
         while !self.done {
             self.tell_systemd();
             tokio::select! {
                 next = self.next(&mut sources) => {
+                    // Whatever it is that woke the agent: the kernel's word first, every time, and never only that.
+                    self.take_notices();
                     if !self.handle(next) {
                         break;
                     }
                     // What came at the same time is applied at the same time.
                     while let Some(more) = sources.feed.as_mut().and_then(|feed| feed.next().now_or_never()) {
+                        self.take_notices();
                         self.on_feed(more);
                     }
                     self.reconcile();
@@ -90,6 +94,7 @@ impl Agent {
                         self.reconcile();
                     }
                 }
+                _ = refusals.tick(), if !self.refusals.is_empty() => self.tell_refusals(),
                 _ = look.tick(), if self.has_to_look() => {
                     if self.look() {
                         self.reconcile();
@@ -113,7 +118,6 @@ impl Agent {
         };
         tokio::select! {
             biased;
-            notices = self.edges.next() => Next::Notices(notices),
             item = docker => Next::Feed(item),
             Some(answer) = self.answers.recv() => Next::Answer(answer),
             Some(request) = requests.recv() => Next::Request(request),
@@ -121,19 +125,20 @@ impl Agent {
             _ = terminate.recv() => Next::End,
             _ = interrupt.recv() => Next::End,
             () = sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => Next::Wake,
+            // Last: a flood of them must not keep the others waiting, who take them along.
+            () = self.edges.ready() => Next::Notices,
         }
     }
 
     /// `false` = the agent ends.
     fn handle(&mut self, next: Next) -> bool {
         match next {
-            Next::Notices(notices) => self.on_notices(notices),
             Next::Feed(feed) => self.on_feed(feed),
             Next::Answer(answer) => self.on_answer(answer),
             Next::Request(request) => self.on_request(request),
             Next::Host(change) => self.on_host(change),
-            // Whoever waits for this moment looks at the clock.
-            Next::Wake => {}
+            // Notices are taken in by then; and whoever waits for this moment looks at the clock.
+            Next::Notices | Next::Wake => {}
             Next::End => return false,
         }
         true

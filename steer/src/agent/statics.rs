@@ -7,6 +7,7 @@ use super::Agent;
 use super::tracked::Tracked;
 use crate::config::{StaticBackend, StaticService};
 use crate::host::netns::{Netns, enable_gro, identity, reach};
+use crate::model::cause::{Cause, Source};
 use crate::model::{ContainerId, Problem};
 
 /// What the ids of static backends begin with.
@@ -46,7 +47,7 @@ impl Agent {
         let gone: Vec<_> =
             self.tracked.keys().filter(|id| id.0.starts_with(PREFIX) && !there.contains(*id)).cloned().collect();
         for id in gone {
-            self.forget(&id);
+            self.forget(&id, Cause::new(Source::Config, "no such static backend"));
         }
     }
 
@@ -66,19 +67,18 @@ impl Agent {
         if known {
             return Ok(());
         }
-        self.forget(id);
+        self.forget(id, Cause::new(Source::Config, "the namespace is another one"));
         self.attach_backend(found.ifindex)?;
-        let (id, name) = (id.clone(), backend.name.clone());
+        let name = backend.name.clone();
         let mut tracked = Tracked {
-            cause: "config: static backend".to_owned(),
+            cause: Cause::new(Source::Config, "static backend"),
             ..Tracked::new(id.clone(), name, service.spec(backend), netns, address, found)
         };
         self.resume(&tracked.key(), &mut tracked);
         if tracked.by_listening() {
             tracked.look();
         }
-        self.tracked.insert(id.clone(), tracked);
-        self.settle(&id);
+        self.insert(tracked);
         Ok(())
     }
 }

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use steer_common::backend::BackendState;
 
 use crate::host::netns::{Netns, other_ways, reach};
+use crate::model::cause::{Cause, Source};
 use crate::model::desired::BackendKey;
+use crate::model::history::Transition;
 use crate::model::lifecycle::{Facts, is_gated_by_listening, next};
 use crate::model::{Candidate, ContainerId, Gate, Health, Reach, ReadyPolicy, Spec, UnixMicros};
 
@@ -35,8 +37,8 @@ pub struct Tracked {
     pub stop_timeout: Option<Duration>,
     /// What asked it to stop.
     pub stopping: Option<Stop>,
-    /// Its first process has ended.
-    pub exited: bool,
+    /// When its first process ended, since boot.
+    pub exited: Option<Duration>,
     /// Its first process as the host sees it; 0 = none that is known.
     pub pid: i32,
     /// How many of the kernel's edges are taken into account.
@@ -48,7 +50,7 @@ pub struct Tracked {
     pub operator_weight: Option<u16>,
     pub flows: u64,
     pub state: BackendState,
-    pub cause: String,
+    pub cause: Cause,
     pub since: UnixMicros,
     /// When it was first seen: how eagerly it is looked at.
     pub seen: Instant,
@@ -84,7 +86,7 @@ impl Tracked {
             stop_signal: 0,
             stop_timeout: None,
             stopping: None,
-            exited: false,
+            exited: None,
             pid: 0,
             edges: 0,
             survived: None,
@@ -93,7 +95,7 @@ impl Tracked {
             operator_weight: None,
             flows: 0,
             state: BackendState::Starting,
-            cause: "event: start".to_owned(),
+            cause: Cause::new(Source::Event, "start"),
             since: super::unix_micros(),
             seen: Instant::now(),
         }
@@ -118,7 +120,7 @@ impl Tracked {
             paused: self.paused,
             stop_signal: self.stopping.map(|stop| stop.signal),
             stop_by_event: self.stopping.is_some_and(|stop| stop.by_event),
-            exited: self.exited,
+            exited: self.exited.is_some(),
             survived: self.survived,
             maintenance: self.maintenance,
             put_in: self.put_in,
@@ -126,27 +128,54 @@ impl Tracked {
         }
     }
 
-    /// Moves to the state that follows from the facts; whether that changed anything.
-    pub fn settle(&mut self, now: UnixMicros) -> bool {
+    /// Moves to the state that follows from the facts; what changed, if anything did.
+    pub fn settle(&mut self) -> Option<Transition> {
         let (state, cause) = next(self.state, &self.facts());
         if state == self.state {
-            return false;
+            return None;
         }
         tracing::info!(
             backend = self.name,
             service = self.spec.service,
             from = self.state.name(),
             to = state.name(),
-            cause,
+            cause = cause.text,
             "backend changes"
         );
+        let from = self.state;
+        self.since = self.happened(from, state, cause.source);
         self.state = state;
         self.cause = cause;
-        self.since = now;
         if state != BackendState::Ready {
             self.survived = None;
         }
-        true
+        Some(self.transition(from, self.cause.clone(), self.since))
+    }
+
+    /// When it changed: for what the kernel saw, when it saw it. That a backend has drained is nobody's signal.
+    fn happened(&self, from: BackendState, to: BackendState, source: Source) -> UnixMicros {
+        let was_stopping = matches!(from, BackendState::Draining | BackendState::Drained);
+        let stopped = self.stopping.map(|stop| stop.at);
+        match (source, to) {
+            (Source::Exit, _) => self.exited.map(super::unix_at),
+            (Source::Signal | Source::Event, BackendState::Draining) if !was_stopping => stopped.map(super::unix_at),
+            _ => None,
+        }
+        .unwrap_or_else(super::unix_micros)
+    }
+
+    /// What happened to it, being in the state that it is in now.
+    pub fn transition(&self, from: BackendState, cause: Cause, at: UnixMicros) -> Transition {
+        Transition {
+            at,
+            service: self.spec.service.clone(),
+            backend: self.name.clone(),
+            container: self.id.clone(),
+            from,
+            to: self.state,
+            cause,
+            count: 1,
+        }
     }
 
     /// Whether listening decides about it.
@@ -196,7 +225,7 @@ impl Tracked {
             other_ways: self.other_ways.clone(),
             state: self.state,
             gate: self.gate(),
-            cause: self.cause.clone(),
+            cause: self.cause.text.clone(),
             since: self.since,
             operator_weight: self.operator_weight,
             maintenance: self.maintenance,

@@ -5,15 +5,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::{Method, Request, header};
+use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::{AgentStatus, Changed, Detach, Detaching, Drained, ErrorBody, NewWeight, Target, routes};
+use super::{AgentStatus, Changed, Detach, Detaching, Drained, ErrorBody, EventLine, NewWeight, Target, routes};
 use crate::dataplane::paths::Paths;
 
 /// A little more than the agent's own patience with itself.
@@ -106,6 +106,21 @@ impl Client {
         self.post(routes::WEIGHT, &NewWeight { target: target.into(), weight }).await
     }
 
+    /// What has happened after that number; with `follow` also what happens from now on.
+    pub async fn events(mut self, after: u64, follow: bool) -> Result<Events, ClientError> {
+        let route = format!("{}?after={after}&follow={follow}", routes::EVENTS);
+        let exchange = self.request(Method::GET, &route, Bytes::new());
+        let (status, body) = match tokio::time::timeout(PATIENCE, exchange).await {
+            Ok(answer) => answer.map_err(|source| self.broken(source))?,
+            Err(_) => return Err(ClientError::Silent { socket: self.socket }),
+        };
+        if status.is_success() {
+            return Ok(Events { client: self, body, buffer: Vec::new() });
+        }
+        let body = body.collect().await.map_err(|source| self.broken(source))?;
+        Err(refused(status, &body.to_bytes()))
+    }
+
     /// Takes steer off this host: at once, or after the last flow. Returns before that; with `now` too.
     pub async fn detach(&mut self, now: bool) -> Result<Detaching, ClientError> {
         self.post(routes::DETACH, &Detach { now }).await
@@ -117,30 +132,74 @@ impl Client {
     }
 
     async fn send<T: DeserializeOwned>(&mut self, method: Method, route: &str, body: Bytes) -> Result<T, ClientError> {
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = method;
-        *request.uri_mut() = route.parse().unwrap_or_default();
-        request.headers_mut().insert(header::HOST, header::HeaderValue::from_static("steer"));
-        request.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
         let exchange = async {
-            let response = self.sender.send_request(request).await?;
-            Ok((response.status(), response.into_body().collect().await?.to_bytes()))
+            let (status, body) = self.request(method, route, body).await?;
+            Ok((status, body.collect().await?.to_bytes()))
         };
         let (status, body) = match tokio::time::timeout(PATIENCE, exchange).await {
-            Ok(answer) => answer.map_err(|source| ClientError::Broken { socket: self.socket.clone(), source })?,
+            Ok(answer) => answer.map_err(|source| self.broken(source))?,
             Err(_) => return Err(ClientError::Silent { socket: self.socket.clone() }),
         };
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(|source| self.foreign(source));
         }
-        Err(ClientError::Refused(match serde_json::from_slice(&body) {
-            Ok(ErrorBody { error }) => error,
-            Err(_) => format!("the agent answered {status}"),
-        }))
+        Err(refused(status, &body))
+    }
+
+    async fn request(
+        &mut self,
+        method: Method,
+        route: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Incoming), hyper::Error> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method;
+        *request.uri_mut() = route.parse().unwrap_or_default();
+        request.headers_mut().insert(header::HOST, header::HeaderValue::from_static("steer"));
+        request.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+        let response = self.sender.send_request(request).await?;
+        Ok((response.status(), response.into_body()))
+    }
+
+    fn broken(&self, source: hyper::Error) -> ClientError {
+        ClientError::Broken { socket: self.socket.clone(), source }
     }
 
     fn foreign(&self, source: serde_json::Error) -> ClientError {
         ClientError::Foreign { socket: self.socket.clone(), source }
+    }
+}
+
+/// In the agent's words, if it has any.
+fn refused(status: StatusCode, body: &[u8]) -> ClientError {
+    ClientError::Refused(match serde_json::from_slice(body) {
+        Ok(ErrorBody { error }) => error,
+        Err(_) => format!("the agent answered {status}"),
+    })
+}
+
+/// What has happened, line by line.
+#[derive(Debug)]
+pub struct Events {
+    client: Client,
+    body: Incoming,
+    buffer: Vec<u8>,
+}
+
+impl Events {
+    /// The next ones, at least one; none = the agent has no more, or has ended.
+    pub async fn next(&mut self) -> Result<Vec<EventLine>, ClientError> {
+        loop {
+            let Some(frame) = self.body.frame().await else { return Ok(Vec::new()) };
+            let frame = frame.map_err(|source| self.client.broken(source))?;
+            self.buffer.extend_from_slice(frame.data_ref().map(AsRef::as_ref).unwrap_or_default());
+            let Some(end) = self.buffer.iter().rposition(|byte| *byte == b'\n') else { continue };
+            let whole: Vec<u8> = self.buffer.drain(..=end).collect();
+            let lines = whole.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+            return lines
+                .map(|line| serde_json::from_slice(line).map_err(|source| self.client.foreign(source)))
+                .collect();
+        }
     }
 }
 
@@ -150,7 +209,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use serde_json::json;
-    use tokio::sync::mpsc;
+    use tokio::sync::{mpsc, watch};
 
     use super::*;
     use crate::api::{Action, ApiError, server};
@@ -180,7 +239,9 @@ mod tests {
     fn agent(paths: Paths) -> tokio::task::JoinHandle<()> {
         let (tx, mut rx) = mpsc::channel(8);
         tokio::spawn(async move {
-            let serving = tokio::spawn(async move { server::serve(&paths, tx).await });
+            let history = watch::Sender::default();
+            let heard = history.subscribe();
+            let serving = tokio::spawn(async move { server::serve(&paths, tx, heard).await });
             while let Some(request) = rx.recv().await {
                 let answer = match request.action {
                     Action::Status => Ok(json!({
@@ -246,7 +307,7 @@ mod tests {
         assert_eq!(connected(&paths).await.status().await.unwrap().pid, 7);
 
         let (tx, _rx) = mpsc::channel(1);
-        let error = server::serve(&paths, tx).await.unwrap_err();
+        let error = server::serve(&paths, tx, watch::Sender::default().subscribe()).await.unwrap_err();
         assert!(error.to_string().starts_with("another agent answers"), "{error}");
         agent.abort();
     }

@@ -3,6 +3,7 @@
 //! | route | body | answer |
 //! |---|---|---|
 //! | `GET /v1/status` | – | [`AgentStatus`] |
+//! | `GET /v1/events?after=N&follow=true` | – | lines of [`EventLine`], without end with `follow` |
 //! | `POST /v1/drain` | [`Target`] | [`Drained`] |
 //! | `POST /v1/undrain` | [`Target`] | [`Changed`] |
 //! | `POST /v1/weight` | [`NewWeight`] | [`Changed`] |
@@ -11,17 +12,22 @@
 //! Anything but success is a status of 4xx or 5xx with an [`ErrorBody`].
 
 pub mod client;
+mod events;
 pub mod server;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use crate::model::Problem;
+use crate::model::history::Transition;
+use crate::model::stops::StopCounts;
 
 /// Paths of the routes.
 pub mod routes {
     /// `GET`: what only the agent knows.
     pub const STATUS: &str = "/v1/status";
+    /// `GET`, as lines of JSON: what has happened to backends.
+    pub const EVENTS: &str = "/v1/events";
     /// `POST`: no new flows for a container.
     pub const DRAIN: &str = "/v1/drain";
     /// `POST`: a drained container is back in, as soon as it is ready.
@@ -47,6 +53,57 @@ pub struct AgentStatus {
     pub attach: Vec<Attachment>,
     /// What is not steered, and why.
     pub problems: Vec<Problem>,
+    #[serde(default)]
+    pub stops: StopCounts,
+}
+
+/// One line of the answer to `/v1/events`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum EventLine {
+    /// So many are no longer kept: they are too long ago, or this reader is too slow.
+    Missed {
+        missed: u64,
+    },
+    Event(Event),
+}
+
+/// Something that happened to a backend.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Event {
+    /// Counts from 1 with each start of the agent.
+    pub number: u64,
+    /// Unix time in microseconds; the kernel's own where the kernel saw it.
+    pub time_us: u64,
+    pub service: String,
+    pub backend: String,
+    pub container: String,
+    /// State before, `gone` = it was not there.
+    pub from: String,
+    pub to: String,
+    /// `signal`, `listen`, `refused`, `exit`, `health`, `event`, `operator`, `resync` or `config`.
+    pub source: String,
+    pub cause: String,
+    /// How many times, where several are told as one.
+    pub count: u64,
+}
+
+impl Event {
+    pub fn new(number: u64, transition: &Transition) -> Self {
+        let Transition { at, service, backend, container, from, to, cause, count } = transition;
+        Self {
+            number,
+            time_us: at.0,
+            service: service.clone(),
+            backend: backend.clone(),
+            container: container.0.clone(),
+            from: from.name().to_owned(),
+            to: to.name().to_owned(),
+            source: cause.source.name().to_owned(),
+            cause: cause.text.clone(),
+            count: *count,
+        }
+    }
 }
 
 /// A program at an uplink.

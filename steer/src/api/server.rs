@@ -8,24 +8,26 @@ use anyhow::{Context as _, bail};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::de::DeserializeOwned;
 use steer_common::limits::MAX_WEIGHT;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use super::events::{self, Query};
 use super::{Action, ApiError, Detach, ErrorBody, NewWeight, Request, Target, routes};
 use crate::dataplane::paths::Paths;
+use crate::model::history::History;
 
 /// The agent's loop answers within milliseconds, unless it is stuck.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Serves the instance's socket until dropped.
-pub async fn serve(paths: &Paths, tx: mpsc::Sender<Request>) -> anyhow::Result<()> {
+pub async fn serve(paths: &Paths, tx: mpsc::Sender<Request>, history: watch::Receiver<History>) -> anyhow::Result<()> {
     let listener = bind(paths).await?;
-    axum::serve(listener, router(tx)).await.with_context(|| format!("cannot serve {}", paths.socket.display()))
+    axum::serve(listener, router(tx, history)).await.with_context(|| format!("cannot serve {}", paths.socket.display()))
 }
 
 /// A listener that only root may connect to. It takes the place of what a dead agent left, in one step, never that of a
@@ -51,8 +53,10 @@ async fn bind(paths: &Paths) -> anyhow::Result<UnixListener> {
     bound().with_context(|| format!("cannot listen on {}", socket.display()))
 }
 
-fn router(tx: mpsc::Sender<Request>) -> Router {
+fn router(tx: mpsc::Sender<Request>, history: watch::Receiver<History>) -> Router {
+    let answer = async move |uri: Uri| Query::parse(uri.query()).map(|query| events::respond(query, history));
     Router::new()
+        .route(routes::EVENTS, get(answer))
         .route(routes::STATUS, get(async |agent: Agent| ask(agent, Ok(Action::Status)).await))
         .route(routes::DRAIN, post(async |agent: Agent, body: Bytes| ask(agent, drain(&body)).await))
         .route(routes::UNDRAIN, post(async |agent: Agent, body: Bytes| ask(agent, undrain(&body)).await))

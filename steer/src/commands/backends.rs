@@ -73,7 +73,7 @@ mod tests {
         let expected = json!({
             "service": "web", "id": 2,
             "container": "abc2000000000000000000000000000000000000000000000000000000000000", "name": "web-2",
-            "address": "172.17.0.3", "state": "maintenance", "cause": "operator: drain",
+            "address": "172.17.0.3", "state": "maintenance", "source": "operator", "cause": "operator: drain",
             "since": "2026-01-01T00:00:00Z", "weight": 5, "live_flows": 0, "pending_flows": 1, "steered_total": 10,
             "targets": [5000], "label_weight": 1, "operator_weight": 5, "maintenance": true, "established_total": 9, "resteered_total": 1,
             "drain_ms": 30_000

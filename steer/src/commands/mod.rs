@@ -7,6 +7,7 @@ pub mod backends;
 pub mod detach;
 pub mod doctor;
 pub mod drain;
+pub mod events;
 pub mod explain;
 pub mod flows;
 pub mod report;
@@ -36,6 +37,7 @@ pub async fn execute(Cli { instance, log: _, command }: Cli) -> anyhow::Result<E
         Command::Backends(args) => backends::backends(&args, &paths)?,
         Command::Flows(args) => flows::flows(&args, &paths)?,
         Command::Explain(args) => explain::explain(&args, &paths)?,
+        Command::Events(args) => events::events(&args, &paths).await?,
         Command::Drain(args) => drain::drain(&args, &paths).await?,
         Command::Undrain(args) => undrain::undrain(&args, &paths).await?,
         Command::Weight(args) => weight::weight(&args, &paths).await?,
@@ -51,10 +53,16 @@ fn now() -> UnixMicros {
 
 /// Prints text as it is. A reader that has seen enough (`| head`) is no failure.
 fn print(text: &str) -> anyhow::Result<()> {
+    print_on(text).map(drop)
+}
+
+/// The same; whether there still is a reader.
+fn print_on(text: &str) -> anyhow::Result<bool> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -6,6 +6,7 @@ use steer_common::backend::BackendState;
 
 use crate::dataplane::read::{BackendView, ServiceView, Snapshot, balance_name};
 use crate::model::UnixMicros;
+use crate::model::cause::{Source, sentence};
 
 /// A backend, in `status --json`.
 #[derive(Serialize, Clone, PartialEq, Eq, Debug)]
@@ -18,6 +19,8 @@ pub struct BackendReport {
     pub address: String,
     /// Word for its state: `ready`, `draining`, …
     pub state: &'static str,
+    /// Who says so: the first word of most causes.
+    pub source: &'static str,
     /// Why it is in that state.
     pub cause: String,
     /// When the state changed, RFC 3339.
@@ -39,6 +42,7 @@ impl From<&BackendView> for BackendReport {
             name: backend.name.clone(),
             address: backend.address.to_string(),
             state: backend.state.name(),
+            source: Source::of(&backend.cause).name(),
             cause: backend.cause.clone(),
             since: rfc3339(backend.since),
             weight: backend.weight,
@@ -166,7 +170,7 @@ pub(super) fn backends_table<'a>(
             backend.live_flows.to_string(),
             backend.pending_flows.to_string(),
             backend.steered_total.to_string(),
-            backend.cause.clone(),
+            sentence(&backend.cause),
         ];
         if !with_service {
             row.remove(0);

@@ -66,9 +66,10 @@ pub async fn run(args: RunArgs, instance: &str) -> Result<()> {
     let (sender, requests) = mpsc::channel(16);
     let settings = Settings { paths: paths.clone(), config, interfaces, attach: attach_mode, docker };
     let agent = Agent::adopt(settings, bpf, maps)?;
+    let history = agent.history();
     let ended = tokio::select! {
         ended = agent.run(requests) => ended,
-        failed = server::serve(&paths, sender) => failed.context("the agent's socket"),
+        failed = server::serve(&paths, sender, history) => failed.context("the agent's socket"),
     };
     messages.abort();
     ended

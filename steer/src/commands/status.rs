@@ -11,6 +11,7 @@ use crate::api::{AgentStatus, Attachment};
 use crate::cli::ListArgs;
 use crate::dataplane::paths::{LinkName, Paths};
 use crate::dataplane::read::{self, Reader, Snapshot, balance_name};
+use crate::model::stops::StopCounts;
 use crate::model::{Problem, UnixMicros};
 
 pub(super) async fn status(args: &ListArgs, paths: &Paths) -> anyhow::Result<()> {
@@ -71,6 +72,8 @@ struct AgentReport<'a> {
     docker: Option<&'a str>,
     /// Why it cannot be told whether it is alive.
     error: Option<&'a str>,
+    /// Who told first of stop signals, and how much later Docker's events came.
+    stops: Option<StopCounts>,
 }
 
 impl<'a> Report<'a> {
@@ -85,6 +88,7 @@ impl<'a> Report<'a> {
                 since: status.map(|status| status.since.as_str()),
                 docker: status.and_then(|status| status.docker.as_deref()),
                 error: if let Agent::Unknown(error) = agent { Some(error) } else { None },
+                stops: status.map(|status| status.stops),
             },
             attach,
             services: snapshot.services.iter().map(ServiceReport::from).collect(),
@@ -138,6 +142,9 @@ fn write_text(
     }
     let at: Vec<_> = at.into_iter().map(|(interface, hooks)| format!("{interface} ({})", hooks.join(", "))).collect();
     writeln!(out, "attached  {}", if at.is_empty() { "nowhere".into() } else { at.join(", ") })?;
+    if let Some(stops) = agent.status().map(|status| status.stops).filter(|stops| *stops != StopCounts::default()) {
+        writeln!(out, "stops     {}", sentence(&stops))?;
+    }
 
     if snapshot.services.is_empty() {
         writeln!(out, "\nno services: give a container the label steer.port")?;
@@ -175,12 +182,22 @@ fn write_text(
     Ok(())
 }
 
+fn sentence(StopCounts { kernel_first, event_first, lateness_us }: &StopCounts) -> String {
+    let counts = format!("{kernel_first} seen by the kernel first, {event_first} told by Docker alone");
+    if lateness_us.count == 0 {
+        return counts;
+    }
+    let [p50, p99, max] = [lateness_us.p50, lateness_us.p99, lateness_us.max].map(|micros| micros as f64 / 1000.0);
+    format!("{counts}; Docker's events came {p50:.1} ms later (median), {p99:.1} ms (p99), {max:.1} ms (longest)")
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::report::fixtures::{NEW_YEAR, snapshot};
     use super::*;
+    use crate::model::stops::Lateness;
 
     fn alive() -> Agent {
         Agent::Alive(AgentStatus {
@@ -194,6 +211,11 @@ mod tests {
                 label: Some("steer.port".into()),
                 message: "`x`: expected a port".into(),
             }],
+            stops: StopCounts {
+                kernel_first: 12,
+                event_first: 1,
+                lateness_us: Lateness { count: 12, p50: 2100, p99: 8000, max: 8100 },
+            },
         })
     }
 
@@ -216,7 +238,8 @@ mod tests {
             "instance": "steer",
             "agent": {
                 "alive": true, "pid": 7, "version": "0.1.0", "since": "2026-01-01T00:00:00Z", "docker": "28.1.0",
-                "error": null
+                "error": null,
+                "stops": {"kernel_first": 12, "event_first": 1, "lateness_us": {"count": 12, "p50": 2100, "p99": 8000, "max": 8100}}
             },
             "attach": [
                 {"interface": "eth0", "hook": "xdp"}, {"interface": "eth0", "hook": "tcx"},
@@ -229,13 +252,13 @@ mod tests {
                 "backends": [
                     {
                         "container": "abc1000000000000000000000000000000000000000000000000000000000000",
-                        "name": "web-1", "address": "172.17.0.2", "state": "ready", "cause": "health: healthy",
+                        "name": "web-1", "address": "172.17.0.2", "state": "ready", "source": "health", "cause": "health: healthy",
                         "since": "2026-01-01T00:00:00Z", "weight": 1, "live_flows": 3, "pending_flows": 0,
                         "steered_total": 10
                     },
                     {
                         "container": "abc2000000000000000000000000000000000000000000000000000000000000",
-                        "name": "web-2", "address": "172.17.0.3", "state": "maintenance", "cause": "operator: drain",
+                        "name": "web-2", "address": "172.17.0.3", "state": "maintenance", "source": "operator", "cause": "operator: drain",
                         "since": "2026-01-01T00:00:00Z", "weight": 5, "live_flows": 0, "pending_flows": 1,
                         "steered_total": 10
                     }
@@ -253,7 +276,7 @@ mod tests {
         let report = serde_json::to_value(Report::new(&paths, &Agent::Dead, attach(), &snapshot())).unwrap();
         assert_eq!(
             report["agent"],
-            json!({"alive": false, "pid": null, "version": null, "since": null, "docker": null, "error": null})
+            json!({"alive": false, "pid": null, "version": null, "since": null, "docker": null, "error": null, "stops": null})
         );
         assert_eq!(report["problems"], json!(null));
         assert_eq!(report["services"][0]["backends"][0]["live_flows"], 3);
@@ -265,6 +288,7 @@ mod tests {
         let expected = "\
 agent     steer 0.1.0, pid 7, since 2026-01-01T00:00:00Z, Docker 28.1.0
 attached  eth0 (xdp, tcx), eth0.7 (tcx)
+stops     12 seen by the kernel first, 1 told by Docker alone; Docker's events came 2.1 ms later (median), 8.0 ms (p99), 8.1 ms (longest)
 
 web  0.0.0.0:9000/tcp  round-robin
   BACKEND  CONTAINER     ADDRESS     STATE        FOR  WEIGHT  FLOWS  OPENING  STEERED  CAUSE

@@ -9,35 +9,53 @@ use tokio::io::unix::AsyncFd;
 
 use super::paths::Paths;
 
-/// The ring, opened. It outlives the agent: what was told while there was none is still in it.
-pub type Notices = RingBuf<MapData>;
+/// How many are taken out at once: while they are taken in, others come.
+pub const AT_ONCE: usize = 1024;
 
-/// Opens the ring of an instance.
-pub fn open(paths: &Paths) -> Result<AsyncFd<Notices>> {
-    let pin = paths.map(names::NOTICES);
-    let data = MapData::from_pin(&pin).with_context(|| format!("opening the pinned map {}", pin.display()))?;
-    let ring = RingBuf::try_from(Map::RingBuf(data)).with_context(|| format!("opening the ring {}", pin.display()))?;
-    #[expect(
-        deprecated,
-        reason = "the replacement is an unsafe function, for types whose descriptor may change; this one's does not"
-    )]
-    AsyncFd::with_interest(ring, Interest::READABLE).context("watching the ring of notices")
+/// The ring, opened. It outlives the agent: what was told while there was none is still in it.
+pub struct Notices {
+    ring: AsyncFd<RingBuf<MapData>>,
+    /// One that was found while waiting.
+    found: Option<Notice>,
 }
 
-/// Waits until there are notices, and takes all of them out. Cancel-safe.
-pub async fn next(notices: &mut AsyncFd<Notices>) -> Vec<Notice> {
-    loop {
-        let Ok(mut guard) = notices.readable_mut().await else {
-            // Without a ring the agent goes on by Docker's events.
-            return std::future::pending().await;
-        };
-        let mut taken = Vec::new();
-        while let Some(record) = guard.get_inner_mut().next() {
+impl Notices {
+    /// Opens the ring of an instance.
+    pub fn open(paths: &Paths) -> Result<Self> {
+        let pin = paths.map(names::NOTICES);
+        let data = MapData::from_pin(&pin).with_context(|| format!("opening the pinned map {}", pin.display()))?;
+        let ring =
+            RingBuf::try_from(Map::RingBuf(data)).with_context(|| format!("opening the ring {}", pin.display()))?;
+        #[expect(
+            deprecated,
+            reason = "the replacement is an unsafe function, for types whose descriptor may change; this one's does not"
+        )]
+        let ring = AsyncFd::with_interest(ring, Interest::READABLE).context("watching the ring of notices")?;
+        Ok(Self { ring, found: None })
+    }
+
+    /// Waits until there is one. Cancel-safe: it is kept.
+    pub async fn ready(&mut self) {
+        while self.found.is_none() {
+            let Ok(mut guard) = self.ring.readable_mut().await else {
+                // Without a ring the agent goes on by Docker's events.
+                return std::future::pending().await;
+            };
+            let record = guard.get_inner_mut().next().map(|record| Notice::from_bytes(&record));
+            match record {
+                Some(notice) => self.found = notice,
+                None => guard.clear_ready(),
+            }
+        }
+    }
+
+    /// Takes out what there is now, whether or not anybody has waited for it; at most [`AT_ONCE`].
+    pub fn take(&mut self) -> Vec<Notice> {
+        let mut taken: Vec<_> = self.found.take().into_iter().collect();
+        for _ in 0..AT_ONCE {
+            let Some(record) = self.ring.get_mut().next() else { break };
             taken.extend(Notice::from_bytes(&record));
         }
-        guard.clear_ready();
-        if !taken.is_empty() {
-            return taken;
-        }
+        taken
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use steer_common::backend::BackendState;
 
+use super::cause::{Cause, Source};
 use super::{Health, ReadyPolicy};
 
 /// All that is known about one run of a container.
@@ -34,52 +35,61 @@ pub struct Facts {
     pub flows: u64,
 }
 
-/// The state that follows from the facts, and its cause in words. `current` matters where silence must not demote: after a
+/// The state that follows from the facts, and its cause. `current` matters where silence must not demote: after a
 /// restart of dockerd every healthcheck starts over at `starting`, while the containers serve as before.
-pub fn next(current: BackendState, facts: &Facts) -> (BackendState, String) {
+pub fn next(current: BackendState, facts: &Facts) -> (BackendState, Cause) {
     use BackendState::{Drained, Draining, Gone, Maintenance, Ready, Starting, Unready};
     let Facts { policy, health, listening, paused, stop_signal, survived, maintenance, put_in, flows, .. } = *facts;
     if facts.exited {
-        return (Gone, "exit".to_owned());
+        return (Gone, Cause::exit());
     }
     if let Some(signal) = stop_signal {
         let state = if flows == 0 && matches!(current, Draining | Drained) { Drained } else { Draining };
-        let source = if facts.stop_by_event { "event: kill" } else { "signal:" };
-        return (state, format!("{source} {}", signal_name(signal)));
+        return (state, stop_cause(signal, facts.stop_by_event));
     }
     if maintenance {
-        return (Maintenance, "operator: drain".to_owned());
+        return (Maintenance, Cause::new(Source::Operator, "drain"));
     }
     if paused {
-        return (Unready, "event: pause".to_owned());
+        return (Unready, Cause::new(Source::Event, "pause"));
     }
     let has_served = matches!(current, Ready | Unready | Maintenance | Draining | Drained);
     let by_health = |health| match health {
-        Health::Healthy => (Ready, "health: healthy"),
-        Health::Unhealthy => (Unready, "health: unhealthy"),
-        Health::Starting if current == Ready => (Ready, "health: healthy"),
-        Health::Starting if has_served => (Unready, "health: starting"),
-        Health::Starting => (Starting, "health: starting"),
-        Health::None => (Starting, "health: the container has no healthcheck, and steer.ready=health waits for one"),
+        Health::Healthy => (Ready, "healthy"),
+        Health::Unhealthy => (Unready, "unhealthy"),
+        Health::Starting if current == Ready => (Ready, "healthy"),
+        Health::Starting if has_served => (Unready, "starting"),
+        Health::Starting => (Starting, "starting"),
+        Health::None => (Starting, "the container has no healthcheck, and steer.ready=health waits for one"),
     };
     let by_listening = || match listening {
-        Some(true) => (Ready, "listen: listening"),
-        Some(false) if has_served => (Unready, "listen: not listening"),
-        Some(false) => (Starting, "listen: not listening yet"),
-        None if current == Ready => (Ready, "listen: listening"),
-        None => (Starting, "listen: not looked at yet"),
+        Some(true) => (Ready, "listening"),
+        Some(false) if has_served => (Unready, "not listening"),
+        Some(false) => (Starting, "not listening yet"),
+        None if current == Ready => (Ready, "listening"),
+        None => (Starting, "not looked at yet"),
     };
+    let from = |source, (state, what): (BackendState, &str)| (state, Cause::new(source, what));
     let (state, cause) = match (policy, health) {
-        (ReadyPolicy::Manual, _) if put_in || current == Ready => (Ready, "operator: undrain"),
-        (ReadyPolicy::Manual, _) => (Starting, "steer.ready=manual waits for `steer undrain`"),
-        (ReadyPolicy::Health, health) => by_health(health),
-        (ReadyPolicy::Listen, _) | (ReadyPolicy::Auto, Health::None) => by_listening(),
-        (ReadyPolicy::Auto, health) => by_health(health),
+        (ReadyPolicy::Manual, _) if put_in || current == Ready => from(Source::Operator, (Ready, "undrain")),
+        (ReadyPolicy::Manual, _) => (Starting, Cause::label("steer.ready=manual waits for `steer undrain`")),
+        (ReadyPolicy::Listen, _) | (ReadyPolicy::Auto, Health::None) => from(Source::Listen, by_listening()),
+        (ReadyPolicy::Health | ReadyPolicy::Auto, health) => from(Source::Health, by_health(health)),
     };
     match survived {
-        Some(signal) if state == Ready => (state, format!("survived: {}", signal_name(signal))),
-        _ => (state, cause.to_owned()),
+        Some(signal) if state == Ready => (state, Cause::survived(&signal_name(signal))),
+        // It was as good before: what has changed is that the operator lets it.
+        _ if state == Ready && matches!(current, Maintenance | Draining | Drained) => {
+            from(Source::Operator, (state, "undrain"))
+        }
+        _ => (state, cause),
     }
+}
+
+/// Of a stop signal, told by the kernel or by an event of Docker's.
+pub fn stop_cause(signal: i32, by_event: bool) -> Cause {
+    let signal = signal_name(signal);
+    if by_event { Cause::new(Source::Event, format_args!("kill {signal}")) } else { Cause::new(Source::Signal, signal) }
 }
 
 /// Whether the kernel may give new flows to a backend in this state from the moment it listens: nothing but that is missing.
@@ -197,8 +207,57 @@ mod tests {
         #[case] expected: BackendState,
     ) {
         let (state, cause) = next(current, &facts);
-        assert_eq!(state, expected, "{cause}");
-        assert!(!cause.is_empty());
+        assert_eq!(state, expected, "{cause:?}");
+        assert_eq!(Cause::read(&cause.text), cause, "the maps keep the text, which tells the source too");
+    }
+
+    #[rstest]
+    #[case::by_a_signal(Ready, Facts { stop_signal: Some(15), ..AUTO }, Source::Signal, "signal: TERM")]
+    #[case::by_a_signal_that_docker_told_of(
+        Ready,
+        Facts { stop_signal: Some(9), stop_by_event: true, ..AUTO },
+        Source::Event,
+        "event: kill KILL"
+    )]
+    #[case::by_its_end(Draining, Facts { stop_signal: Some(15), exited: true, ..AUTO }, Source::Exit, "exit")]
+    #[case::by_the_operator(Ready, Facts { maintenance: true, ..AUTO }, Source::Operator, "operator: drain")]
+    #[case::by_the_operator_again(
+        Maintenance,
+        Facts { health: Health::Healthy, ..AUTO },
+        Source::Operator,
+        "operator: undrain"
+    )]
+    #[case::by_the_operator_though_it_was_told_to_stop(
+        Drained,
+        Facts { listening: Some(true), ..AUTO },
+        Source::Operator,
+        "operator: undrain"
+    )]
+    #[case::but_it_is_sick(Maintenance, Facts { health: Health::Unhealthy, ..AUTO }, Source::Health, "health: unhealthy")]
+    #[case::by_a_pause(Ready, Facts { paused: true, ..AUTO }, Source::Event, "event: pause")]
+    #[case::by_its_health(Starting, Facts { health: Health::Healthy, ..AUTO }, Source::Health, "health: healthy")]
+    #[case::by_listening(Starting, Facts { listening: Some(true), ..AUTO }, Source::Listen, "listen: listening")]
+    #[case::by_a_label(
+        Starting,
+        Facts { policy: ReadyPolicy::Manual, ..AUTO },
+        Source::Config,
+        "steer.ready=manual waits for `steer undrain`"
+    )]
+    #[case::by_nothing_after_all(
+        Draining,
+        Facts { survived: Some(15), health: Health::Healthy, ..AUTO },
+        Source::Signal,
+        "survived: TERM"
+    )]
+    fn every_state_has_a_source_and_a_cause(
+        #[case] current: BackendState,
+        #[case] facts: Facts,
+        #[case] source: Source,
+        #[case] text: &str,
+    ) {
+        let (_, cause) = next(current, &facts);
+        assert_eq!((cause.source, cause.text.as_str()), (source, text));
+        assert_eq!(Cause::read(text), cause);
     }
 
     const STOPPING: Facts = Facts { stop_signal: Some(15), health: Health::Healthy, flows: 1, ..AUTO };
@@ -234,7 +293,8 @@ mod tests {
         if expected {
             let facts = Facts { stop_signal: None, survived: facts.stop_signal, ..facts };
             let (state, cause) = next(Draining, &facts);
-            assert_eq!((state, cause.split_once(' ').unwrap().0), (Ready, "survived:"));
+            let expected = Cause::survived(&signal_name(facts.survived.unwrap_or_default()));
+            assert_eq!((state, cause), (Ready, expected));
         }
     }
 

@@ -6,6 +6,9 @@
 //! | module | decides |
 //! |---|---|
 //! | [`labels`] | what a container's labels ask for |
+//! | [`cause`] | who says why a backend is in its state |
+//! | [`history`] | what has happened, and what of it is not told yet |
+//! | [`stops`] | who told first of a stop signal |
 //! | [`lifecycle`] | when a backend is ready, draining or gone |
 //! | [`desired`] | which services and backends there should be |
 //! | [`slots`] | which backend stands in which slot |
@@ -14,9 +17,11 @@
 //! | `inherit` | what of an earlier agent's stands meanwhile |
 //! | [`plan`] | which map writes lead there, in which order |
 
+pub mod cause;
 pub mod desired;
 #[cfg(test)]
 mod fixtures;
+pub mod history;
 mod inherit;
 pub mod labels;
 pub mod lifecycle;
@@ -24,6 +29,7 @@ pub mod memory;
 pub mod order;
 pub mod plan;
 pub mod slots;
+pub mod stops;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -61,7 +61,7 @@ const SIZES: [(&str, u32); 12] = [
     (names::NOTICES, 4096),
 ];
 
-/// Candidates of a run: see `steer-ebpf/src/maps.rs`.
+/// Candidates of a run: see `steer-ebpf/src/maps`.
 const TRACE: &str = "TRACE";
 
 /// A packet to ask about.

@@ -1,232 +1,33 @@
-//! Every map, and the only code that touches one: [`Maps`] implements [`Tables`], over the packet at hand.
-//!
-//! All are pinned by name, so that they outlive the agent. Sizes and names are in `steer_common::limits`.
+//! The maps as [`Tables`]: one lookup or write each.
 
 use core::marker::PhantomData;
 use core::ops::Deref;
 
-use aya_ebpf::Global;
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use aya_ebpf::macros::btf_map;
 use steer_common::addr::{Addr, Port};
 use steer_common::backend::{
-    BackendEntry, BackendId, BackendInfo, BackendState, BackendStats, EdgeEntry, EdgeKind, EndpointEntry, EndpointKey,
-    InitEntry, Notice, NoticeKind, StateEntry,
+    BackendEntry, BackendId, BackendState, BackendStats, EndpointEntry, EndpointKey, Notice, NoticeKind,
 };
-use steer_common::flow::{FlowEntry, FlowKey, ForeignKey, LocalFlow, PendingEntry};
-use steer_common::limits::{
-    MAX_ALLOW, MAX_BACKENDS, MAX_FLOWS, MAX_FOREIGN, MAX_FRONTENDS, MAX_HELD, MAX_LOCAL_FLOWS, MAX_PENDING, MAX_PORTS,
-    MAX_SEARCHES, MAX_SERVICES, NOTICES_BYTES,
-};
+use steer_common::flow::{FlowEntry, FlowKey, ForeignKey, PendingEntry};
+use steer_common::limits::MAX_SEARCHES;
 use steer_common::pick::Fit;
-use steer_common::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceInfo, ServiceState};
+use steer_common::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceState};
 use steer_common::slot::SlotTable;
 use steer_common::steer::NewFlow;
 use steer_common::tables::{Listening, NoneSince, Table, Tables};
 use steer_common::verdict::{Counter, Verdict};
 
+use super::{
+    ALLOW, BACKEND_EDGES, BACKEND_LIVE, BACKEND_STATES, BACKEND_STATS, BACKENDS, ENDPOINTS, EXPLAIN, FLOWS, FOREIGN,
+    FRONTENDS, HELD, Maps, NOTICED, NOTICES, PENDING, SCRATCH, SEARCHES, SERVICE_STATES, SERVICES, SLOTS, TRACE, WORK,
+};
 use crate::atomic;
 use crate::packet::{Packet, fill_syn};
 use crate::socket;
 
-/// Frontend → service and port.
-#[btf_map]
-static FRONTENDS: HashMap<FrontendKey, FrontendEntry, { MAX_FRONTENDS as usize }> = HashMap::new();
-
-/// Service and source prefix → may open flows.
-#[btf_map]
-static ALLOW: LpmTrie<AllowKey, u32, { MAX_ALLOW as usize }> = LpmTrie::new();
-
-/// Service → settings.
-#[btf_map]
-static SERVICES: Array<ServiceEntry, { MAX_SERVICES as usize }> = Array::new();
-
-/// Service → what the kernel keeps of it.
-#[btf_map]
-static SERVICE_STATES: Array<ServiceState, { MAX_SERVICES as usize }> = Array::new();
-
-/// Service → its name and ports, for people.
-#[btf_map]
-static SERVICE_INFO: Array<ServiceInfo, { MAX_SERVICES as usize }> = Array::new();
-
-/// Service → slot table; swapped whole.
-#[btf_map]
-static SLOTS: ArrayOfMaps<Array<SlotTable, 1>, { MAX_SERVICES as usize }> = ArrayOfMaps::new();
-
-/// Backend → where it is.
-#[btf_map]
-static BACKENDS: Array<BackendEntry, { MAX_BACKENDS as usize }> = Array::new();
-
-/// Backend → lifecycle state, as the agent has it.
-#[btf_map]
-static BACKEND_STATES: Array<StateEntry, { MAX_BACKENDS as usize }> = Array::new();
-
-/// Backend → what the kernel has seen happen to it.
-#[btf_map]
-static BACKEND_EDGES: Array<EdgeEntry, { MAX_BACKENDS as usize }> = Array::new();
-
-/// First process of a container → backend.
-#[btf_map]
-static INITS: HashMap<u32, InitEntry, { MAX_BACKENDS as usize }> = HashMap::new();
-
-/// What the agent is told.
-#[btf_map]
-static NOTICES: RingBuf<Notice, { NOTICES_BYTES as usize }> = RingBuf::new();
-
-/// Backend → when the agent was last told of its listener, in nanoseconds since boot.
-#[btf_map]
-static NOTICED: Array<u64, { MAX_BACKENDS as usize }> = Array::new();
-
-/// Backend → live flows.
-#[btf_map]
-static BACKEND_LIVE: Array<u64, { MAX_BACKENDS as usize }> = Array::new();
-
-/// Backend → counts, per CPU.
-#[btf_map]
-static BACKEND_STATS: PerCpuArray<BackendStats, { MAX_BACKENDS as usize }> = PerCpuArray::new();
-
-/// Backend → its name and history, for people.
-#[btf_map]
-static BACKEND_INFO: Array<BackendInfo, { MAX_BACKENDS as usize }> = Array::new();
-
-/// Container port → backend.
-#[btf_map]
-static ENDPOINTS: HashMap<EndpointKey, EndpointEntry, { MAX_BACKENDS as usize * MAX_PORTS }> = HashMap::new();
-
-/// Established flows.
-#[btf_map]
-static FLOWS: LruHashMap<FlowKey, FlowEntry, { MAX_FLOWS as usize }> = LruHashMap::new();
-
-/// Flows that open or close.
-#[btf_map]
-static PENDING: LruHashMap<FlowKey, PendingEntry, { MAX_PENDING as usize }> = LruHashMap::new();
-
-/// Flows that wait for a backend.
-#[btf_map]
-static HELD: LruHashMap<FlowKey, PendingEntry, { MAX_HELD as usize }> = LruHashMap::new();
-
-/// Connections that were open before steer came.
-#[btf_map]
-static FOREIGN: LruHashMap<ForeignKey, u32, { MAX_FOREIGN as usize }> = LruHashMap::new();
-
-/// Where a pending entry is put together: it would not fit on the stack. Programs at packets do not interrupt each other.
-#[btf_map]
-static SCRATCH: PerCpuArray<PendingEntry, 1> = PerCpuArray::new();
-
-/// Where a new flow is worked on, likewise.
-#[btf_map]
-static WORK: PerCpuArray<NewFlow, 1> = PerCpuArray::new();
-
-/// Searches of this second, per CPU.
-#[btf_map]
-static SEARCHES: PerCpuArray<Searches, 1> = PerCpuArray::new();
-
-/// Candidates of one run, for `steer explain`: the first word counts them, each other one is a backend id and a [`Fit`].
-#[btf_map]
-static TRACE: Array<u32, 128> = Array::new();
-
-/// 1 in the copy of the programs that `steer explain` runs. Else a value that no other constant has: equal constants share one
-/// place, so whatever is written here would be theirs too (at first this was 0, and so the key of the slot tables was 1).
-#[unsafe(no_mangle)]
-static EXPLAIN: Global<u32> = Global::new(0x6e6f_7065);
-
-/// A second, and how many searches it has seen.
-#[repr(C)]
-struct Searches {
-    secs: u32,
-    count: u32,
-}
-
-/// Cookie of a socket of this host → its flow.
-#[btf_map]
-static LOCAL_FLOWS: LruHashMap<u64, LocalFlow, { MAX_LOCAL_FLOWS as usize }> = LruHashMap::new();
-
-/// Reason → packets, per CPU.
-#[btf_map]
-static COUNTERS: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new();
-
-/// The maps as the tables of a decision about a packet (or a socket).
-pub(crate) struct Maps<P>(pub(crate) P);
-
 /// How often the agent is told of one backend's listener.
 const NOTICE_NS: u64 = 5_000_000;
-
-/// Adds one for a reason.
-#[inline(always)]
-pub(crate) fn count(counter: Counter) {
-    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
-        // SAFETY: the element is this CPU's own, and a program is not preempted by another one of its kind.
-        unsafe { *value += 1 };
-    }
-}
-
-/// The backend that a process is the first one of, if it is one.
-#[inline(always)]
-pub(crate) fn init(pid: u32) -> Option<InitEntry> {
-    // SAFETY: copied out at once.
-    unsafe { INITS.get(pid) }.copied()
-}
-
-/// A process has ended: its id may be used again.
-#[inline(always)]
-pub(crate) fn forget_init(pid: u32) {
-    let _ = INITS.remove(pid);
-}
-
-/// Takes a backend out, and tells the agent.
-#[inline(always)]
-pub(crate) fn demote(init: &InitEntry, kind: EdgeKind, signal: u32) {
-    let is_current = BACKENDS.get(init.backend.0.into()).is_some_and(|backend| backend.generation == init.generation);
-    let Some(edge) = BACKEND_EDGES.get_ptr_mut(init.backend.0.into()) else { return };
-    if !is_current {
-        return;
-    }
-    // SAFETY: a helper without arguments.
-    let at_ns = unsafe { bpf_ktime_get_ns() };
-    // SAFETY: aligned words of a map value. Two edges at once (a signal from each of two CPUs) may mix their words: both take the
-    // backend out.
-    let edges = unsafe {
-        // An end is the last thing that is told of a process.
-        (*edge).kind = kind as u32;
-        (*edge).signal = signal;
-        (*edge).at_ns = at_ns;
-        atomic::add(&raw mut (*edge).count, 1) as u32 + 1
-    };
-    let notice = Notice {
-        at_ns,
-        generation: init.generation,
-        kind: kind as u32,
-        backend: init.backend,
-        signal: signal as u16,
-        edges,
-    };
-    let _ = NOTICES.output(notice, 0);
-}
-
-/// A flow that opens or closes, with its SYN.
-#[inline(always)]
-pub(crate) fn pending(key: &FlowKey) -> Option<*mut PendingEntry> {
-    PENDING.get_ptr_mut(key)
-}
-
-/// The flow of a socket of this host.
-#[inline(always)]
-pub(crate) fn local_flow(cookie: u64) -> Option<LocalFlow> {
-    // SAFETY: copied out at once; a recycled element would give another socket's flow for one call, never a bad pointer.
-    unsafe { LOCAL_FLOWS.get(cookie) }.copied()
-}
-
-#[inline(always)]
-pub(crate) fn put_local_flow(cookie: u64, flow: &LocalFlow) -> bool {
-    LOCAL_FLOWS.insert(cookie, flow, 0).is_ok()
-}
-
-#[inline(always)]
-pub(crate) fn remove_local_flow(cookie: u64) -> bool {
-    LOCAL_FLOWS.remove(cookie).is_ok()
-}
 
 impl<P> Maps<P> {
     #[inline(always)]
