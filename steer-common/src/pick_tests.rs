@@ -170,3 +170,67 @@ fn a_hash_goes_on_to_the_next_slot_when_its_own_is_not_ready() {
     assert_eq!(second.len(), 1, "all flows of the client to the same other one");
     assert!(!second.contains(&first));
 }
+
+#[test]
+fn one_that_does_not_listen_is_passed_over_and_the_agent_told() {
+    let mut world = World::with_backends(&[1, 2]);
+    world.deaf.insert(BackendId(1));
+    for balance in [Balance::RoundRobin, Balance::LeastConn, Balance::Maglev, Balance::Source] {
+        world.balance(balance);
+        for port in 0..8 {
+            assert_eq!(world.syn(41_000 + 10 * balance as u16 + port, 1, 0), to(2, Counter::SteerNew), "{balance:?}");
+        }
+    }
+    assert!(world.notices.borrow().iter().all(|told| *told == (NoticeKind::NotListening, BackendId(1))));
+    assert!(!world.notices.borrow().is_empty());
+}
+
+#[test]
+fn with_nobody_listening_nobody_is_asked_in_vain() {
+    let mut world = World::with_backends(&[1, 2]);
+    world.deaf.extend([BackendId(1), BackendId(2)]);
+    world.set(2, BackendState::Draining);
+    assert_eq!(world.syn(40_000, 1, 0), Verdict::Reset(Counter::ResetNoBackend));
+    let looked_at: Vec<_> = world.traced.borrow().iter().map(|(_, fit)| *fit).collect();
+    assert!(looked_at.iter().all(|fit| *fit == Fit::NotListening), "{looked_at:?}");
+}
+
+#[rstest]
+#[case::as_soon_as_it_listens(BackendState::Starting, true, true, true)]
+#[case::not_before(BackendState::Starting, true, false, false)]
+#[case::listening_again(BackendState::Unready, true, true, true)]
+#[case::the_healthcheck_decides(BackendState::Starting, false, true, false)]
+fn where_listening_decides_the_agent_need_not_have_noticed(
+    #[case] state: BackendState,
+    #[case] if_listening: bool,
+    #[case] listens: bool,
+    #[case] taken: bool,
+) {
+    let mut world = World::with_backends(&[1]);
+    world.set(1, state);
+    world.if_listening.extend(if_listening.then_some(BackendId(1)));
+    world.deaf.extend((!listens).then_some(BackendId(1)));
+    let expected = if taken { to(1, Counter::SteerNew) } else { Verdict::Reset(Counter::ResetNoBackend) };
+    assert_eq!(world.syn(40_000, 1, 0), expected);
+    assert_eq!(world.notices.borrow().contains(&(NoticeKind::Listening, BackendId(1))), taken);
+    if taken {
+        assert_eq!(world.syn(40_000, 1, 1), to(1, Counter::SteerRetransmit), "the same packet, the same answer");
+    }
+}
+
+#[test]
+fn where_nobody_can_see_the_state_alone_decides() {
+    let mut world = World::with_backends(&[1]);
+    world.unseen.insert(BackendId(1));
+    assert_eq!(world.syn(40_000, 1, 0), to(1, Counter::SteerNew));
+    world.set(1, BackendState::Starting);
+    world.if_listening.insert(BackendId(1));
+    assert_eq!(world.syn(40_001, 1, 0), Verdict::Reset(Counter::ResetNoBackend));
+}
+
+#[test]
+fn without_weight_nobody_takes_anything() {
+    let mut world = World::with_backends(&[1]);
+    world.backends.get_mut(&BackendId(1)).unwrap().weight = 0;
+    assert_eq!(world.syn(40_000, 1, 0), Verdict::Reset(Counter::ResetNoBackend));
+}

@@ -7,7 +7,7 @@ use super::*;
 use crate::addr::{Addr, Port};
 use crate::backend::{BackendId, BackendState};
 use crate::fixtures::{
-    ACK, FIN, HOST, HOST2, RST, SYN, SYN_ACK, UPLINK, World, addr, backend_of, from_backend, from_client, to,
+    ACK, FIN, HOST, HOST2, RST, SYN, SYN_ACK, UPLINK, WEB, World, addr, backend_of, from_backend, from_client, to,
 };
 use crate::limits::ESTABLISHED_SECS;
 use crate::tcp::TcpFlags;
@@ -211,4 +211,62 @@ fn closing_in_one_lane_does_not_end_another() {
     assert_eq!((world.live_of(one), world.live_of(two), world.sizes()), (1, 0, (1, 1)));
     assert_eq!(frontend(&world, one, ACK, 2), Some(addr(HOST)));
     assert_eq!(frontend(&world, two, ACK, 2), Some(addr(HOST2)), "its last acknowledgement");
+}
+
+/// A SYN that goes to backend 1 of these.
+fn sent(backends: &[u16], hold_secs: u64) -> World {
+    let mut world = World::with_backends(backends);
+    world.services.get_mut(&WEB).unwrap().hold_ns = hold_secs * 1_000_000_000;
+    assert_eq!(world.syn(PORT, 7, 0), to(1, Counter::SteerNew));
+    world
+}
+
+fn resteered(world: &World, by: u16) -> Option<u16> {
+    match world.returned(by, PORT, RST, 0) {
+        Some(Returned::Resteer { service: WEB, lane: 0, forward }) => Some(forward.backend.0),
+        Some(Returned::Reply(_)) => None,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_refused_syn_goes_to_another_backend_and_no_further_than_two() {
+    let world = sent(&[1, 2, 3, 4], 0);
+    let second = resteered(&world, 1).expect("there are others");
+    let third = resteered(&world, second).expect("there are others");
+    assert!(second != 1 && third != 1 && third != second, "{second}, {third}");
+    assert_eq!(resteered(&world, third), None, "then the client hears the truth");
+    assert_eq!(world.resteered.borrow().values().sum::<u64>(), 2);
+    assert!(world.notices.borrow().contains(&(NoticeKind::Refused, BackendId(1))));
+}
+
+#[test]
+fn a_refused_flow_goes_on_where_it_was_given_again() {
+    let world = sent(&[1, 2], 0);
+    assert_eq!(resteered(&world, 1), Some(2));
+    assert_eq!(world.syn(PORT, 7, 0), to(2, Counter::SteerRetransmit), "the client's own retransmission too");
+    assert!(world.answer(2, PORT, SYN_ACK, 0).is_some());
+    assert_eq!(world.client(PORT, ACK, 0), to(2, Counter::Follow));
+    assert_eq!((world.live_of(1), world.live_of(2)), (0, 1));
+}
+
+#[rstest]
+#[case::the_client_waits(10, true)]
+#[case::unless_nobody_may(0, false)]
+fn with_no_other_backend(#[case] hold_secs: u64, #[case] waits: bool) {
+    let world = sent(&[1], hold_secs);
+    let returned = world.returned(1, PORT, RST, 0);
+    if waits {
+        assert_eq!(returned, Some(Returned::Drop(Counter::DropRefused)));
+        assert_eq!((world.held.borrow().len(), world.sizes()), (1, (0, 0)));
+    } else {
+        assert!(matches!(returned, Some(Returned::Reply(_))), "{returned:?}");
+    }
+}
+
+#[test]
+fn a_reset_after_an_answer_is_the_clients_to_hear() {
+    let world = sent(&[1, 2], 10);
+    assert!(world.answer(1, PORT, SYN_ACK, 0).is_some());
+    assert!(world.answer(1, PORT, RST, 0).is_some());
 }

@@ -14,7 +14,8 @@ pub struct SlotTable {
     pub members_len: u32,
     /// Backends in the order flows are dealt; a backend stands here in proportion to its weight.
     pub slots: [BackendId; MAX_SLOTS],
-    /// Every backend of the service with weight, each once: where to look when the slots in turn are not ready.
+    /// Every backend of the service, each once, those in slots first: where to look when the slots in turn are not ready, and
+    /// for the sockets of flows that were forgotten.
     pub members: [BackendId; MAX_MEMBERS],
 }
 

@@ -16,9 +16,10 @@
 
 use crate::addr::{Addr, Port};
 use crate::backend::{BackendId, BackendState};
-use crate::flow::{FlowEntry, FlowKey, ForeignKey};
-use crate::limits::{LANES, MAX_SCAN, PENDING_SECS};
+use crate::flow::{FlowEntry, FlowKey};
+use crate::limits::{LANES, PENDING_SECS};
 use crate::pick::{Request, Taken, pick};
+use crate::recover::recover;
 use crate::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceId};
 use crate::tables::{NoneSince, Table, Tables};
 use crate::tcp::{Direction, TcpFlags, TcpState};
@@ -201,9 +202,9 @@ fn live_target<T: Tables>(tables: &T, flow: &FlowEntry, service: ServiceId) -> O
 /// A flow about to begin, or to be known again.
 #[derive(Clone, Copy, Debug)]
 pub struct NewFlow {
-    frontend: FrontendEntry,
-    uplink: u32,
-    now: Nanos,
+    pub(crate) frontend: FrontendEntry,
+    pub(crate) uplink: u32,
+    pub(crate) now: Nanos,
     /// Why it is steered, if it is.
     reason: Counter,
     taken: Taken,
@@ -211,7 +212,7 @@ pub struct NewFlow {
     has_lane: bool,
     /// Whether `FLOWS` may hold an entry where it will stand.
     may_replace: bool,
-    verdict: Verdict,
+    pub(crate) verdict: Verdict,
 }
 
 impl NewFlow {
@@ -340,7 +341,7 @@ fn open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, new: &mut NewFl
 
 /// The record of a flow that begins.
 #[inline(always)]
-fn entry_of(
+pub(crate) fn entry_of(
     segment: &Segment,
     frontend: FrontendEntry,
     backend: BackendId,
@@ -384,54 +385,6 @@ pub(crate) fn may_hold<T: Tables>(tables: &T, id: ServiceId, service: &ServiceEn
     let first = if is_new { now.0 } else { first };
     tables.set_none_since(id, NoneSince { first, last_secs: now.secs() });
     now.0.saturating_sub(first) < service.hold_ns
-}
-
-/// A packet of a connection that is not known: its entry was evicted, or the table is a new one. The backends know: the one that
-/// has the socket gets the packet, and the flow is known again. What Docker's own port mapping brought there before steer came
-/// stays with Docker.
-#[inline(never)]
-fn recover<T: Tables>(tables: &T, segment: &Segment, key: &mut FlowKey, lost: &mut NewFlow) {
-    let NewFlow { frontend, uplink, now, ref mut verdict, .. } = *lost;
-    let Some(slots) = tables.slots(key.service) else { return };
-    for i in 0..MAX_SCAN {
-        if i >= slots.members_len {
-            break;
-        }
-        let Some(id) = slots.member(i) else { break };
-        let Some(backend) = tables.backend(id) else { continue };
-        let Some(target) = backend.target(frontend.port_index) else { continue };
-        if backend.service != key.service || !tables.is_connected(backend, target, segment.src, segment.src_port) {
-            continue;
-        }
-        let generation = backend.generation;
-        let foreign = ForeignKey { client: segment.src, client_port: segment.src_port, backend: id, generation };
-        if tables.is_foreign(&foreign) {
-            return;
-        }
-        *verdict = Verdict::Forward(Forward { backend: id, target, reason: Counter::FollowRecovered });
-        let state = TcpState::Established.advance(Direction::Forward, segment.flags);
-        let entry = FlowEntry { marks: state.marks(), ..entry_of(segment, frontend, id, generation, uplink, now) };
-        // One that ends with this very packet need not be known again.
-        if state.is_live() && free_lane(tables, key) && tables.put_flow(Table::Flows, key, &entry) {
-            tables.count_established(id);
-        }
-        return;
-    }
-}
-
-/// Leaves the key at a lane where nothing stands, if there is one.
-#[inline(always)]
-fn free_lane<T: Tables>(tables: &T, key: &mut FlowKey) -> bool {
-    for lane in 0..LANES {
-        key.lane = lane;
-        if lookup(tables, key).is_none() {
-            if u32::from(lane) > tables.extra_lanes(key.service) {
-                tables.raise_extra_lanes(key.service, lane.into());
-            }
-            return true;
-        }
-    }
-    false
 }
 
 /// A packet of a known flow goes where the flow began.

@@ -42,7 +42,7 @@ pub struct Slots {
     pub balance: Balance,
     /// Backends that take new flows: id, name, weight.
     pub ready: Vec<(BackendId, String, u16)>,
-    /// The others with weight, for when none is ready.
+    /// The others.
     pub others: Vec<BackendId>,
 }
 

@@ -94,11 +94,9 @@ impl<'a> Planner<'a> {
         let mut others = Vec::new();
         for (key, backend) in &service.backends {
             let Some(id) = self.backend(key, backend, id) else { continue };
-            if backend.weight() == 0 {
-                continue;
-            }
             // One that listening decides about has its turns from the start: the kernel asks at each whether it listens.
-            if backend.state == BackendState::Ready || backend.gate.if_listening {
+            let takes_new = backend.state == BackendState::Ready || backend.gate.if_listening;
+            if takes_new && backend.weight() > 0 {
                 ready.push((id, key.container.0.clone(), backend.weight()));
             } else {
                 others.push(id);

@@ -19,6 +19,7 @@ pub(super) struct Kernel {
     slots: BTreeMap<ServiceId, Box<SlotTable>>,
     backends: BTreeMap<BackendId, (BackendKey, BackendEntry, Info)>,
     pub(super) states: BTreeMap<BackendId, BackendState>,
+    pub(super) gates: BTreeMap<BackendId, Gate>,
     endpoints: BTreeMap<EndpointKey, EndpointEntry>,
     frontends: BTreeMap<FrontendKey, FrontendEntry>,
     allow: BTreeSet<(ServiceId, IpNet)>,
@@ -40,6 +41,7 @@ impl Kernel {
                 let before = self.backends.insert(id, (key, entry, info));
                 assert!(before.is_none(), "{op:?}: {before:?} is there");
                 self.states.insert(id, BackendState::Starting);
+                self.gates.insert(id, Gate::default());
             }
             Op::PutBackend { key, id, entry } => {
                 let backend = self.backend(id, &key);
@@ -48,9 +50,10 @@ impl Kernel {
                 backend.1 = entry;
             }
             Op::PutInfo { key, id, info } => self.backend(id, &key).2 = info,
-            Op::SetState { key, id, state, .. } => {
+            Op::SetState { key, id, state, gate } => {
                 self.backend(id, &key);
                 self.states.insert(id, state);
+                self.gates.insert(id, gate);
             }
             Op::RemoveBackend { key, id } => {
                 self.backend(id, &key);
@@ -168,7 +171,7 @@ impl Kernel {
                 id: *id,
                 entry: *entry,
                 state: self.state(*id),
-                gate: Gate::default(),
+                gate: self.gates.get(id).copied().unwrap_or_default(),
                 info: info.clone(),
             };
             let before = applied.backends.insert(key.clone(), backend);
