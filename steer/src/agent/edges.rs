@@ -42,12 +42,14 @@ impl Edges {
 }
 
 impl Agent {
-    /// Takes in what the kernel has told so far.
-    pub(super) fn take_notices(&mut self) {
+    /// Takes in what the kernel has told so far; whether it has told anything.
+    pub(super) fn take_notices(&mut self) -> bool {
         let mut looked_at = BTreeSet::new();
-        for notice in self.edges.notices.take() {
-            self.on_notice(&notice, &mut looked_at);
+        let notices = self.edges.notices.take();
+        for notice in &notices {
+            self.on_notice(notice, &mut looked_at);
         }
+        !notices.is_empty()
     }
 
     fn on_notice(&mut self, notice: &Notice, looked_at: &mut BTreeSet<ContainerId>) {

@@ -84,6 +84,7 @@ impl Agent {
                     self.reconcile();
                 }
                 _ = resync.tick() => {
+                    self.take_notices();
                     self.resync();
                     self.reconcile();
                 }
@@ -96,7 +97,9 @@ impl Agent {
                 }
                 _ = refusals.tick(), if !self.refusals.is_empty() => self.tell_refusals(),
                 _ = look.tick(), if self.has_to_look() => {
-                    if self.look() {
+                    // One that has ended has not drained.
+                    let told = self.take_notices();
+                    if self.look() || told {
                         self.reconcile();
                     }
                 }

@@ -213,6 +213,8 @@ mod tests {
 
     use super::*;
     use crate::api::{Action, ApiError, server};
+    use crate::model::history::History;
+    use crate::model::history::fixtures::transition;
 
     /// A directory of this test's own, removed at the end.
     struct Run(PathBuf);
@@ -310,6 +312,32 @@ mod tests {
         let error = server::serve(&paths, tx, watch::Sender::default().subscribe()).await.unwrap_err();
         assert!(error.to_string().starts_with("another agent answers"), "{error}");
         agent.abort();
+    }
+
+    #[tokio::test]
+    async fn events_come_as_they_happen_and_end_with_the_agent() {
+        let run = Run::new("events");
+        let history = watch::Sender::<History>::default();
+        let (tx, _rx) = mpsc::channel(1);
+        let (paths, heard) = (run.paths(), history.subscribe());
+        let serving = tokio::spawn(async move { server::serve(&paths, tx, heard).await });
+        let happens = |at| history.send_modify(|history| history.push(transition(at)));
+        let times = |lines: Vec<EventLine>| -> Vec<_> {
+            let time = |line: &EventLine| if let EventLine::Event(event) = line { event.time_us } else { 0 };
+            lines.iter().map(time).collect()
+        };
+        happens(7);
+        let mut follow = connected(&run.paths()).await.events(0, true).await.unwrap();
+        assert_eq!(times(follow.next().await.unwrap()), [7]);
+        happens(8);
+        assert_eq!(times(follow.next().await.unwrap()), [8]);
+        let mut rest = connected(&run.paths()).await.events(1, false).await.unwrap();
+        assert_eq!(times(rest.next().await.unwrap()), [8], "what came after the first");
+        assert_eq!(rest.next().await.unwrap(), []);
+
+        drop(history);
+        assert_eq!(follow.next().await.unwrap(), [], "no agent, no events");
+        serving.abort();
     }
 
     #[tokio::test]

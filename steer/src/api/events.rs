@@ -95,12 +95,10 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
-    use steer_common::backend::BackendState;
 
     use super::*;
-    use crate::model::cause::{Cause, Source};
-    use crate::model::history::{KEPT, Transition};
-    use crate::model::{ContainerId, UnixMicros};
+    use crate::model::history::KEPT;
+    use crate::model::history::fixtures::transition;
 
     #[rstest]
     #[case(None, 0, false)]
@@ -125,18 +123,7 @@ mod tests {
     }
 
     fn happens(history: &watch::Sender<History>) {
-        history.send_modify(|history| {
-            history.push(Transition {
-                at: UnixMicros(5),
-                service: "web".to_owned(),
-                backend: "web-1".to_owned(),
-                container: ContainerId("abc".to_owned()),
-                from: BackendState::Ready,
-                to: BackendState::Draining,
-                cause: Cause::new(Source::Signal, "TERM"),
-                count: 1,
-            });
-        });
+        history.send_modify(|history| history.push(transition(5)));
     }
 
     #[tokio::test]

@@ -53,6 +53,7 @@ pub struct AgentStatus {
     pub attach: Vec<Attachment>,
     /// What is not steered, and why.
     pub problems: Vec<Problem>,
+    /// Who told first of stop signals, and how much later Docker did.
     #[serde(default)]
     pub stops: StopCounts,
 }
@@ -63,8 +64,10 @@ pub struct AgentStatus {
 pub enum EventLine {
     /// So many are no longer kept: they are too long ago, or this reader is too slow.
     Missed {
+        /// How many.
         missed: u64,
     },
+    /// Something happened.
     Event(Event),
 }
 
@@ -75,14 +78,19 @@ pub struct Event {
     pub number: u64,
     /// Unix time in microseconds; the kernel's own where the kernel saw it.
     pub time_us: u64,
+    /// Name of its service.
     pub service: String,
+    /// Name of the container.
     pub backend: String,
+    /// Full container id, or `netns:<path>`.
     pub container: String,
     /// State before, `gone` = it was not there.
     pub from: String,
+    /// State now; the same where only a refused connection or another stop signal is told.
     pub to: String,
     /// `signal`, `listen`, `refused`, `exit`, `health`, `event`, `operator`, `resync` or `config`.
     pub source: String,
+    /// Why, as `signal: TERM`.
     pub cause: String,
     /// How many times, where several are told as one.
     pub count: u64,

@@ -46,7 +46,6 @@ pub(super) async fn events(args: &EventsArgs, paths: &Paths) -> anyhow::Result<(
     if !args.json && kept.is_empty() {
         return super::print("nothing has happened since the agent started\n");
     }
-    kept.iter().for_each(|line| columns.widen(line));
     super::print(&text(&kept, false, &mut columns)?)
 }
 
@@ -63,11 +62,11 @@ fn is_begun(container: &str, target: &str) -> bool {
 
 fn text(lines: &[EventLine], json: bool, columns: &mut Columns) -> anyhow::Result<String> {
     let mut text = String::new();
+    lines.iter().for_each(|line| columns.widen(line));
     for line in lines {
         if json {
             text.push_str(&serde_json::to_string(line)?);
         } else {
-            columns.widen(line);
             text.push_str(columns.line(line).trim_end());
         }
         text.push('\n');
@@ -149,7 +148,6 @@ mod tests {
             event(2, "web-10", ("ready", "ready"), "survived: TERM"),
         ];
         let mut columns = Columns::default();
-        lines.iter().for_each(|line| columns.widen(line));
         let expected = "\
 ... 1 event no longer kept
 2026-01-01T00:00:00.001Z  web  web-1   ready → draining  signal: TERM

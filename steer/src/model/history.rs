@@ -124,27 +124,33 @@ impl Refusals {
 
 /// A cause of its own: the state stays as it is.
 pub fn refused() -> Cause {
-    Cause::new(Source::Refused, "steered again")
+    Cause::new(Source::Refused, "a new connection")
+}
+
+#[cfg(test)]
+pub(crate) mod fixtures {
+    use super::*;
+
+    pub(crate) fn transition(at: u64) -> Transition {
+        Transition {
+            at: UnixMicros(at),
+            service: "web".to_owned(),
+            backend: "web-1".to_owned(),
+            container: ContainerId("abc".to_owned()),
+            from: BackendState::Ready,
+            to: BackendState::Draining,
+            cause: Cause::new(Source::Signal, "TERM"),
+            count: 1,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
 
+    use super::fixtures::transition;
     use super::*;
-
-    fn transition(at: u64) -> Transition {
-        Transition {
-            at: UnixMicros(at),
-            service: "web".to_owned(),
-            backend: "web-1".to_owned(),
-            container: ContainerId("a".to_owned()),
-            from: BackendState::Starting,
-            to: BackendState::Ready,
-            cause: Cause::new(Source::Health, "healthy"),
-            count: 1,
-        }
-    }
 
     fn history(transitions: u64) -> History {
         let mut history = History::default();
