@@ -17,6 +17,8 @@ pub mod bpf;
 #[cfg(feature = "harness")]
 mod cleanup;
 #[cfg(feature = "harness")]
+pub mod clients;
+#[cfg(feature = "harness")]
 pub mod docker;
 #[cfg(feature = "harness")]
 pub mod greeter;

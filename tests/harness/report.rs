@@ -28,6 +28,9 @@ pub struct Report {
     pub mib_per_second: f64,
     /// The slowest request, failed ones included.
     pub slowest_ms: f64,
+    /// Requests that took a second or longer, failed ones included.
+    #[serde(default)]
+    pub stalled: u64,
     /// Time to an established connection.
     pub connect_ms: Quantiles,
     /// A whole request: from the SYN in mode `close`, from the first byte sent otherwise.

@@ -33,6 +33,7 @@ impl Agent {
         let (ops, problems) = plan(&desired, &self.applied, boot_secs());
         self.say(Source::Plan, problems);
         let mut removed = false;
+        let mut more_ready = false;
         let mut blocked = Blocked::default();
         for op in ops {
             if blocked.waits(&op, &self.applied) {
@@ -46,6 +47,8 @@ impl Agent {
                         self.mark_foreign(key, *id, entry.generation);
                     }
                     removed |= matches!(op, Op::RemoveBackend { .. });
+                    // One that was ready when it was first seen, as who starts quickly is.
+                    more_ready |= matches!(op, Op::SetState { state: BackendState::Ready, .. });
                 }
                 Err(error) => {
                     tracing::error!(
@@ -60,6 +63,9 @@ impl Agent {
             self.drop_unused_veths();
         }
         self.tell_inits();
+        if more_ready {
+            self.replay_soon();
+        }
         if self.is_replaying() {
             self.replay();
         }

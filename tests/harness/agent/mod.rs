@@ -1,6 +1,7 @@
 //! The product under test: `steer run` in a world's `host` namespace, and its command line.
 
 mod status;
+mod tables;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-pub use self::status::{AgentStatus, Backend, Problem, Service, Status};
+pub use self::status::{AgentStatus, Backend, Lateness, Problem, Service, Status, Stops};
 use crate::docker::{Docker, tail};
 use crate::netns::Ns;
 use crate::{World, programs, wait_until};

@@ -1,5 +1,6 @@
 //! `steer status --json`, as far as tests look at it. Unknown fields are ignored, missing ones get their default.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Deserializer};
@@ -12,6 +13,24 @@ pub struct Status {
     /// Empty also while there is no agent, which alone knows them.
     #[serde(deserialize_with = "null_is_empty")]
     pub problems: Vec<Problem>,
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// Stop signals: who told of them first, and how much later Docker did.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Stops {
+    pub kernel_first: u64,
+    pub event_first: u64,
+    pub lateness_us: Lateness,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Lateness {
+    pub p50: u64,
+    pub p99: u64,
+    pub max: u64,
 }
 
 fn null_is_empty<'de, D: Deserializer<'de>>(json: D) -> Result<Vec<Problem>, D::Error> {
@@ -25,6 +44,8 @@ pub struct AgentStatus {
     pub pid: Option<u32>,
     /// Version of the Docker it is connected to.
     pub docker: Option<String>,
+    /// Not there while there is no agent, which alone counts them.
+    pub stops: Option<Stops>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -50,6 +71,8 @@ pub struct Backend {
     pub weight: u32,
     pub live_flows: u64,
     pub steered_total: u64,
+    /// Only in `steer backends --json`.
+    pub resteered_total: u64,
 }
 
 /// A container that is not steered as its labels ask, and why.
@@ -82,7 +105,7 @@ impl Service {
 /// One line per backend: what a failed wait shows.
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { agent, services, problems } = self;
+        let Self { agent, services, problems, counters: _ } = self;
         writeln!(f, "agent alive: {}, pid {:?}", agent.alive, agent.pid)?;
         for service in services {
             writeln!(f, "service {} on {:?}, {}", service.name, service.frontends, service.balance)?;

@@ -25,6 +25,8 @@ pub struct ContainerSpec {
     pub publish: Vec<(u16, u16)>,
     /// A network's name, `none` or `host`; Docker's default is its bridge.
     pub network: Option<String>,
+    /// Bytes of memory, as `--memory`.
+    pub memory: Option<i64>,
 }
 
 /// A healthcheck that runs `/greeter health`.
@@ -56,6 +58,7 @@ impl ContainerSpec {
             stop_signal: None,
             publish: Vec::new(),
             network: None,
+            memory: None,
         }
     }
 
@@ -120,9 +123,15 @@ impl ContainerSpec {
         self
     }
 
+    #[must_use]
+    pub fn memory(mut self, bytes: i64) -> Self {
+        self.memory = Some(bytes);
+        self
+    }
+
     /// The body of Docker's create request.
     pub(crate) fn body(self) -> ContainerCreateBody {
-        let Self { name, image, labels, env, args, health, stop_timeout, stop_signal, publish, network } = self;
+        let Self { name, image, labels, env, args, health, stop_timeout, stop_signal, publish, network, memory } = self;
         let tcp = |port: u16| format!("{port}/tcp");
         let binding = |port: u16| vec![PortBinding { host_ip: None, host_port: Some(port.to_string()) }];
         let bindings: HashMap<_, _> = publish.iter().map(|&(host, inner)| (tcp(inner), Some(binding(host)))).collect();
@@ -141,6 +150,9 @@ impl ContainerSpec {
             host_config: Some(HostConfig {
                 port_bindings: Some(bindings),
                 network_mode: network,
+                memory,
+                // And no swap beyond.
+                memory_swap: memory,
                 ..Default::default()
             }),
             ..Default::default()

@@ -55,6 +55,9 @@ async fn answer(app: &App, stream: &mut TcpStream, peer: SocketAddr, head: &str)
     let (status, body, filler) = match (method, path) {
         (Some("GET"), "/healthz") if app.unhealthy.get() => ("503 Service Unavailable", "unhealthy\n".to_owned(), 0),
         (Some("GET"), "/healthz") => ("200 OK", "ok\n".to_owned(), 0),
+        // Without a word to anybody: what is open is cut by the kernel.
+        (Some("GET"), "/crash") => std::process::exit(70),
+        (Some("GET"), "/oom") => eat_memory(),
         (Some("GET"), path) => match path.strip_prefix("/bytes/").map(str::parse::<u64>) {
             None => ("200 OK", greeting(), 0),
             Some(Ok(n)) => ("200 OK", String::new(), n),
@@ -77,4 +80,13 @@ async fn answer(app: &App, stream: &mut TcpStream, peer: SocketAddr, head: &str)
         left -= n;
     }
     Ok(stays)
+}
+
+/// Takes memory until the kernel has had enough.
+fn eat_memory() -> ! {
+    let mut eaten = Vec::new();
+    loop {
+        // Not zeros: those pages would be given when they are written to, which is never.
+        eaten.push(vec![1_u8; 1 << 20]);
+    }
 }

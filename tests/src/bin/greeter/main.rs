@@ -2,13 +2,14 @@
 //!
 //! Problem: what steer can save depends on how an app behaves around its start and its stop signal, so the tests need
 //! one program that can behave in every way that is met in the field. Approach: one thread, HTTP by hand, options as
-//! flags or as environment variables, no file but itself in the image. `SIGTERM` leaves as `--on-term` says, `SIGUSR1`
-//! flips the health answer, `SIGUSR2` closes or reopens the listeners; the last two also stand for signals that must
-//! *not* drain a backend.
+//! flags or as environment variables, no file but itself in the image. `SIGTERM` leaves as `--on-term` says, `SIGQUIT`
+//! leaves in order whatever `--on-term` says, `SIGUSR1` flips the health answer, `SIGUSR2` closes or reopens the
+//! listeners; the last two also stand for signals that must *not* drain a backend. It dies by `GET /crash` and
+//! `GET /oom`.
 
 use std::cell::Cell;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream as StdStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream as StdStream};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
@@ -46,8 +47,11 @@ enum Command {
 #[derive(Args, Clone)]
 struct Serve {
     /// Address to listen on
-    #[arg(long, env = "GREETER_BIND", default_value_t = Ipv4Addr::UNSPECIFIED)]
-    bind: Ipv4Addr,
+    #[arg(long, env = "GREETER_BIND", default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
+    bind: IpAddr,
+    /// Listen with SO_REUSEPORT, beside others that do
+    #[arg(long, env = "GREETER_REUSE_PORT")]
+    reuse_port: bool,
     /// Port of the HTTP server
     #[arg(long, env = "GREETER_PORT", default_value_t = 5000)]
     port: u16,
@@ -79,6 +83,8 @@ struct Serve {
 enum OnTerm {
     /// Close the listeners, finish what is open, exit
     Close,
+    /// The same, but whoever waits in the accept queues is left to the kernel, which resets them
+    Abandon,
     /// Serve old and new connections through the grace, then exit
     Serve,
     /// Do nothing
@@ -146,6 +152,7 @@ async fn serve(options: Serve) -> io::Result<()> {
     // As PID 1 of a container every signal without a handler is ignored by the kernel: handlers come before anything
     // else.
     let mut term = signal(SignalKind::terminate())?;
+    let mut quit = signal(SignalKind::quit())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut flip_health = signal(SignalKind::user_defined1())?;
     let mut flip_listeners = signal(SignalKind::user_defined2())?;
@@ -164,6 +171,7 @@ async fn serve(options: Serve) -> io::Result<()> {
     tokio::select! {
         () = sleep(Duration::from_secs_f64(options.listen_after)) => {}
         _ = term.recv(), if !ignores => return Ok(()),
+        _ = quit.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     }
     let mut web = Some(listen(&options, options.port)?);
@@ -174,14 +182,18 @@ async fn serve(options: Serve) -> io::Result<()> {
         tokio::select! {
             accepted = accept(web.as_ref()) => greet_on(&app, accepted).await,
             accepted = accept(echo.as_ref()) => echo_on(&app, accepted).await,
-            _ = term.recv(), if exit_at.is_none() => {
+            on_stop = stopped(&mut term, &mut quit, options.on_term), if exit_at.is_none() => {
                 let now = tokio::time::Instant::now();
-                match options.on_term {
+                match on_stop {
                     OnTerm::Ignore => continue,
                     OnTerm::Serve => {}
                     OnTerm::Close => {
                         app.leaving.set(true);
                         close_at = Some(now + Duration::from_secs_f64(options.close_after));
+                    }
+                    OnTerm::Abandon => {
+                        app.leaving.set(true);
+                        (web, echo) = (None, None);
                     }
                 }
                 exit_at = Some(now + Duration::from_secs_f64(options.grace));
@@ -210,9 +222,22 @@ async fn serve(options: Serve) -> io::Result<()> {
     }
 }
 
+/// Waits for a stop signal, and says how to leave.
+async fn stopped(
+    term: &mut tokio::signal::unix::Signal,
+    quit: &mut tokio::signal::unix::Signal,
+    on_term: OnTerm,
+) -> OnTerm {
+    tokio::select! {
+        _ = term.recv() => on_term,
+        _ = quit.recv() => OnTerm::Close,
+    }
+}
+
 fn listen(options: &Serve, port: u16) -> io::Result<TcpListener> {
-    let socket = TcpSocket::new_v4()?;
+    let socket = if options.bind.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
+    socket.set_reuseport(options.reuse_port)?;
     socket.bind(SocketAddr::from((options.bind, port)))?;
     socket.listen(BACKLOG)
 }

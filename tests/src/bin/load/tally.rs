@@ -12,6 +12,8 @@ use crate::response::Response;
 
 /// Failures that are kept in words.
 const MAX_SAMPLES: usize = 20;
+/// From here on a request has stalled.
+const STALL: Duration = Duration::from_secs(1);
 /// Microseconds up to two minutes, three digits.
 const LONGEST: u64 = 120_000_000;
 
@@ -29,6 +31,7 @@ struct Inner {
     requests: u64,
     bytes: u64,
     slowest: Duration,
+    stalled: u64,
     failures: Failures,
     /// A handful of backends: looking through a list beats hashing.
     backends: Vec<(String, u64)>,
@@ -59,6 +62,7 @@ impl Tally {
             requests: 0,
             bytes: 0,
             slowest: Duration::ZERO,
+            stalled: 0,
             failures: Failures::default(),
             backends: Vec::new(),
             samples: Vec::new(),
@@ -138,6 +142,7 @@ impl Tally {
             bytes: inner.bytes,
             mib_per_second: inner.bytes as f64 / f64::from(1 << 20) / seconds,
             slowest_ms: millis(inner.slowest),
+            stalled: inner.stalled,
             connect_ms: quantiles(&inner.connect),
             request_ms: quantiles(&inner.request),
             backends: inner.backends.iter().cloned().collect(),
@@ -149,6 +154,7 @@ impl Tally {
 impl Inner {
     fn slow(&mut self, took: Duration) {
         self.slowest = self.slowest.max(took);
+        self.stalled += u64::from(took >= STALL);
         self.shown.slowest = self.shown.slowest.max(took);
     }
 
@@ -185,7 +191,7 @@ pub(crate) fn text(report: &Report) -> String {
     if report.mode == "bulk" {
         line(format!("{:.0} MiB/s", report.mib_per_second));
     }
-    line(format!("{failed} failed, slowest {:.1} ms", report.slowest_ms));
+    line(format!("{failed} failed, slowest {:.1} ms, {} of a second or longer", report.slowest_ms, report.stalled));
     if *failed > 0 {
         line(format!("  {failures:?}"));
         report.samples.iter().for_each(|sample| line(format!("  {sample}")));

@@ -1,0 +1,116 @@
+//! A world with a Docker and an agent, and clients that load a service while something is done to it.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::agent::{Agent, Attach};
+use crate::docker::Docker;
+use crate::load::Load;
+use crate::report::Report;
+use crate::skip::{self, Need};
+use crate::world::HOST;
+use crate::{World, wait_until};
+
+const LIMIT: Duration = Duration::from_secs(30);
+/// New connections per second that are asked for.
+const RATE: u32 = 1_200;
+/// Clients that open a connection for each request.
+pub const CLIENTS: u64 = 40;
+/// Clients that keep theirs for a while.
+pub const KEEPERS: u64 = 8;
+
+/// Fields are dropped in this order.
+pub struct Host {
+    pub agent: Agent,
+    pub docker: Docker,
+    pub world: World,
+}
+
+impl Host {
+    /// `None`, with the reason printed, where it cannot be set.
+    #[track_caller]
+    pub fn set(attach: Attach) -> Option<Self> {
+        if skip::without(&[Need::Root, Need::Docker, Need::Steer]) {
+            return None;
+        }
+        let world = attach.world();
+        let docker = Docker::start(&world);
+        docker.import_greeter();
+        let agent = Agent::start(&world, &docker, attach);
+        Some(Self { agent, docker, world })
+    }
+}
+
+/// Clients of both kinds at once.
+#[derive(Debug)]
+pub struct Clients {
+    close: Load,
+    keepalive: Load,
+}
+
+/// How they fared.
+#[derive(Clone, Debug)]
+pub struct Fared {
+    /// One connection per request.
+    pub close: Report,
+    pub keepalive: Report,
+}
+
+impl Clients {
+    /// Starts them, and waits until they are under way.
+    #[track_caller]
+    pub fn start(world: &World, port: u16) -> Self {
+        let load = |words: &str| Load::watch(&world.client, (HOST, port), &format!("{words} --seconds 3600"));
+        let clients = Self {
+            close: load(&format!("--connections {CLIENTS} --rate {RATE}")),
+            // A new connection after 25 requests, so that these come and go too.
+            keepalive: load(&format!("--mode keepalive --connections {KEEPERS} --rate 200 --per-connection 25")),
+        };
+        clients.flow_on();
+        clients
+    }
+
+    /// Waits until both kinds have made so many requests that each client has, on average, made a few.
+    #[track_caller]
+    pub fn flow_on(&self) {
+        let now = || [&self.close, &self.keepalive].map(|load| load.progress().latest().requests);
+        let before = now();
+        wait_until("requests are answered", LIMIT, || {
+            let [close, keepalive] = now();
+            let is_enough = close >= before[0] + 10 * CLIENTS && keepalive >= before[1] + 5 * KEEPERS;
+            if is_enough { Ok(()) } else { Err(format!("{close} and {keepalive} after {before:?}")) }
+        });
+    }
+
+    #[track_caller]
+    pub fn finish(self) -> Fared {
+        Fared { close: self.close.stop(), keepalive: self.keepalive.stop() }
+    }
+}
+
+impl fmt::Display for Fared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { close, keepalive } = self;
+        for (index, report) in [close, keepalive].into_iter().enumerate() {
+            let Report { mode, seconds, requests, connections, failures, stalled, slowest_ms, connect_ms, .. } = report;
+            let separator = if index == 0 { "" } else { "; " };
+            write!(
+                f,
+                "{separator}{mode}: {requests} requests, {connections} connections ({:.0}/s), refused {}, cut {}, \
+                 timeouts {}, other {}, stalled {stalled}, slowest {slowest_ms:.0} ms (connect {:.0} ms)",
+                *connections as f64 / seconds,
+                failures.refused,
+                cut(report),
+                failures.timeout,
+                failures.status + failures.other,
+                connect_ms.max,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// Connections that were established and ended before their answer was complete.
+pub fn cut(report: &Report) -> u64 {
+    report.failures.reset + report.failures.closed
+}

@@ -1,0 +1,173 @@
+//! Ready is who listens, at that very instant: no healthcheck, no probe.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use steer_tests::agent::Attach;
+use steer_tests::clients::{Clients, Fared, Host, cut};
+use steer_tests::docker::{Container, ContainerSpec};
+use steer_tests::greeter::Greeter;
+use steer_tests::http::Http;
+use steer_tests::wait_until;
+use steer_tests::world::HOST;
+
+const SERVICE: &str = "web";
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn replica(name: &str) -> ContainerSpec {
+    ContainerSpec::greeter(name).label("steer.port", "9000:5000").label("steer.service", SERVICE)
+}
+
+fn listening(name: &str) -> ContainerSpec {
+    replica(name).label("steer.ready", "listen")
+}
+
+/// Nobody was refused, nobody waited; what an accept queue held that was closed is less than one in a thousand.
+#[track_caller]
+fn is_unharmed(what: &str, fared: &Fared) {
+    eprintln!("{what}: {fared}");
+    for report in [&fared.close, &fared.keepalive] {
+        assert_eq!(report.failures.total(), cut(report), "{report:#?}");
+        assert!(cut(report) <= (report.connections / 1_000).max(1), "{report:#?}");
+        assert_eq!(report.stalled, 0, "{report:#?}");
+    }
+}
+
+/// Its greeter, asked inside its own namespace.
+fn inside(container: &Container) -> Http {
+    Http::new(&container.ns(), SocketAddr::from((Ipv4Addr::LOCALHOST, 5000)))
+}
+
+fn slow(attach: Attach) {
+    let Some(mut host) = Host::set(attach) else { return };
+    host.docker.run_all(["one", "two"].map(replica));
+    host.agent.wait_ready(SERVICE, 2);
+    let clients = Clients::start(&host.world, 9000);
+    let over = AtomicBool::new(false);
+    let http = Http::new(&host.world.client, (HOST, 9000));
+    let (heard, first, late) = std::thread::scope(|scope| {
+        // Asks without a pause, and notes who answered for the first time when.
+        let asking = scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                if http.backend() == "slow" {
+                    return Some(Instant::now());
+                }
+            }
+            None
+        });
+        let container = host.docker.run(listening("slow").args(&["--listen-after", "1.5"]));
+        let direct = Http::new(&host.world.host, container.address());
+        wait_until("it listens", LIMIT, || direct.get("/healthz"));
+        let heard = Instant::now();
+        wait_until("it is asked", LIMIT, || if asking.is_finished() { Ok(()) } else { Err("nobody does") });
+        over.store(true, Ordering::Relaxed);
+        let first = asking.join().expect("everybody is answered").expect("it answered");
+        (heard, first, host.agent.backend("slow"))
+    });
+    let after = first.saturating_duration_since(heard);
+    eprintln!("{}: asked {} ms after it was seen to listen", attach.word(), after.as_millis());
+    assert!(after < Duration::from_millis(100), "{after:?}");
+    assert_eq!(late.resteered_total, 0, "somebody was sent there before it listened: {late:?}");
+    host.agent.wait_ready(SERVICE, 3);
+    clients.flow_on();
+    is_unharmed(attach.word(), &clients.finish());
+}
+
+#[test]
+fn a_slow_listener_gets_nothing_before_it_listens_and_all_from_then_on_over_tc() {
+    slow(Attach::Tc);
+}
+
+#[test]
+fn a_slow_listener_gets_nothing_before_it_listens_and_all_from_then_on_over_xdp() {
+    slow(Attach::Xdp);
+}
+
+fn addresses(attach: Attach) {
+    let Some(mut host) = Host::set(attach) else { return };
+    let local = host.docker.run(listening("local").args(&["--bind", "127.0.0.1"]));
+    wait_until("it listens, for itself", LIMIT, || inside(&local).get("/healthz"));
+    host.docker.run_all([replica("one"), listening("dual").args(&["--bind", "::"])]);
+    let status = host.agent.wait_ready(SERVICE, 2);
+    let is = |name: &str| status.backend(name).map(|backend| backend.state.clone());
+    assert_eq!(is("dual").as_deref(), Some("ready"), "{status}");
+    assert_eq!(is("local").as_deref(), Some("starting"), "{status}");
+    let clients = Clients::start(&host.world, 9000);
+    clients.flow_on();
+    let fared = clients.finish();
+    is_unharmed(attach.word(), &fared);
+    let names: Vec<_> = fared.close.backends.keys().collect();
+    assert_eq!(names, ["dual", "one"]);
+    let local = host.agent.backend("local");
+    assert_eq!((local.steered_total, local.resteered_total), (0, 0), "{local:?}");
+}
+
+#[test]
+fn a_listener_for_itself_does_not_count_and_a_dual_stack_one_does_over_tc() {
+    addresses(Attach::Tc);
+}
+
+#[test]
+fn a_listener_for_itself_does_not_count_and_a_dual_stack_one_does_over_xdp() {
+    addresses(Attach::Xdp);
+}
+
+#[test]
+fn one_of_two_listeners_on_a_port_is_enough() {
+    let Some(mut host) = Host::set(Attach::Tc) else { return };
+    let pair = host.docker.run(replica("pair").args(&["--reuse-port"]));
+    host.docker.run(replica("one"));
+    let before = host.agent.wait_ready(SERVICE, 2);
+    let second = Greeter::start(&pair.ns(), "second", &["--reuse-port"]);
+    let clients = Clients::start(&host.world, 9000);
+    let http = Http::new(&host.world.client, (HOST, 9000));
+    wait_until("both take connections", LIMIT, || match http.backend().as_str() {
+        "second" => Ok(()),
+        other => Err(other.to_owned()),
+    });
+    assert!(second.terminate().success());
+    clients.flow_on();
+    is_unharmed("two listeners, one closes", &clients.finish());
+    let after = host.agent.status();
+    let since =
+        |status: &steer_tests::agent::Status| status.backend("pair").map(|one| (one.state.clone(), one.since.clone()));
+    assert_eq!(since(&after), since(&before), "{after}");
+}
+
+fn reopened(attach: Attach) {
+    let Some(mut host) = Host::set(attach) else { return };
+    let replicas = host.docker.run_all(["one", "two", "three"].map(replica));
+    host.agent.wait_ready(SERVICE, 3);
+    let clients = Clients::start(&host.world, 9000);
+    for round in 0..5 {
+        replicas[0].kill("USR2");
+        // By the time that a look inside finds nobody, nobody is sent there.
+        wait_until("it has closed", LIMIT, || match inside(&replicas[0]).get("/healthz") {
+            Err(_) => Ok(()),
+            Ok(_) => Err("it still answers"),
+        });
+        let closed = host.agent.backend("one").steered_total;
+        clients.flow_on();
+        let still = host
+            .agent
+            .wait_for("the agent has heard", |status| status.backend("one").is_some_and(|one| one.state == "unready"));
+        let one = still.backend("one").expect("it was just seen");
+        assert_eq!(one.cause, "listen: not listening", "{still}");
+        assert_eq!(one.steered_total, closed, "round {round}: somebody was sent there: {still}");
+        replicas[0].kill("USR2");
+        host.agent.wait_ready(SERVICE, 3);
+    }
+    clients.flow_on();
+    is_unharmed(attach.word(), &clients.finish());
+}
+
+#[test]
+fn a_listener_that_closes_and_opens_again_costs_nothing_over_tc() {
+    reopened(Attach::Tc);
+}
+
+#[test]
+fn a_listener_that_closes_and_opens_again_costs_nothing_over_xdp() {
+    reopened(Attach::Xdp);
+}

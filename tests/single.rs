@@ -1,0 +1,94 @@
+//! One replica that is stopped and started again: who comes meanwhile waits, and no longer than that.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use steer_tests::agent::Attach;
+use steer_tests::clients::{CLIENTS, Clients, Host, KEEPERS, cut};
+use steer_tests::docker::{Container, ContainerSpec};
+use steer_tests::http::Http;
+use steer_tests::wait_until;
+
+const LIMIT: Duration = Duration::from_secs(30);
+/// How much longer than the gap a connection may take.
+const SLACK: Duration = Duration::from_millis(100);
+
+fn replica(name: &str, port: u16) -> ContainerSpec {
+    let spec = ContainerSpec::greeter(name).label("steer.port", &format!("{port}:5000"));
+    spec.label("steer.service", name).label("steer.hold", "10s")
+}
+
+/// Stops it and starts it again; the time from the first word until it answers on its own address.
+fn gap(host: &Host, one: &mut Container) -> Duration {
+    let begin = Instant::now();
+    one.stop(None);
+    one.start();
+    let direct = Http::new(&host.world.host, one.address());
+    wait_until("it answers", LIMIT, || direct.get("/"));
+    begin.elapsed()
+}
+
+fn stopped_and_started(attach: Attach) {
+    let Some(mut host) = Host::set(attach) else { return };
+    let apps: [(&str, &[&str]); 4] = [
+        ("closes", &["--on-term", "abandon"]),
+        ("serves", &["--on-term", "serve", "--grace", "1"]),
+        ("ignores", &["--on-term", "ignore"]),
+        ("slow", &["--on-term", "abandon", "--listen-after", "2"]),
+    ];
+    for (port, (name, args)) in (9000..).zip(apps) {
+        let mut one = host.docker.run(replica(name, port).args(args).stop_timeout(2));
+        host.agent.wait_ready(name, 1);
+        let clients = Clients::start(&host.world, port);
+        let gap = gap(&host, &mut one);
+        clients.flow_on();
+        let fared = clients.finish();
+        eprintln!("{} {name}: gap {} ms; {fared}", attach.word(), gap.as_millis());
+        one.remove();
+        for report in [&fared.close, &fared.keepalive] {
+            let failures = &report.failures;
+            assert_eq!(failures.total(), cut(report), "{name}: {report:#?}");
+            // The only one takes connections for as long as it listens: who is with it when it ends is cut.
+            let until_its_end = matches!(name, "serves" | "ignores");
+            let may_be_cut = if until_its_end { CLIENTS + KEEPERS } else { (report.connections / 1_000).max(1) };
+            assert!(cut(report) <= may_be_cut, "{name}: {report:#?}");
+            let slowest = Duration::from_secs_f64(report.slowest_ms / 1e3);
+            assert!(slowest <= gap + SLACK, "{name}: the gap was {gap:?}: {report:#?}");
+        }
+    }
+}
+
+#[test]
+fn clients_of_one_replica_wait_for_its_restart_over_tc() {
+    stopped_and_started(Attach::Tc);
+}
+
+#[test]
+fn clients_of_one_replica_wait_for_its_restart_over_xdp() {
+    stopped_and_started(Attach::Xdp);
+}
+
+/// A connection that waits is in the very moment somebody listens, not at its next retransmission.
+#[test]
+fn who_waits_gets_through_at_once() {
+    let Some(mut host) = Host::set(Attach::Tc) else { return };
+    let mut one = host.docker.run(replica("one", 9000));
+    host.agent.wait_ready("one", 1);
+    one.stop(None);
+    host.agent.wait_for("it is gone", |status| status.service("one").is_some_and(|one| one.backends.is_empty()));
+    let held = |host: &Host| host.agent.counter("drop_hold");
+    let before = held(&host);
+    let http = Http::new(&host.world.client, SocketAddr::from(([10, 203, 0, 1], 9000))).within(LIMIT);
+    let waiting = std::thread::spawn(move || http.get("/").map(|_| Instant::now()));
+    // After its second retransmission it would try again in four seconds.
+    wait_until("it has tried three times", LIMIT, || match held(&host) - before {
+        tries @ ..3 => Err(tries),
+        _ => Ok(()),
+    });
+    one.start();
+    let started = Instant::now();
+    let answered = waiting.join().expect("it does not panic").expect("it is answered");
+    let late = answered.saturating_duration_since(started);
+    eprintln!("answered {} ms after docker start came back", late.as_millis());
+    assert!(late < Duration::from_millis(500), "{late:?}");
+}

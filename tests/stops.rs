@@ -1,0 +1,270 @@
+//! The kernel sees a stop before the process does: by its own stop signal, with and without an agent, a thousand times.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use bollard::query_parameters::RenameContainerOptionsBuilder;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use steer_tests::agent::Attach;
+use steer_tests::clients::{Clients, Host, cut};
+use steer_tests::docker::ContainerSpec;
+use steer_tests::http::Http;
+use steer_tests::long_lived::LongLived;
+use steer_tests::wait_until;
+use steer_tests::world::HOST;
+
+const SERVICE: &str = "web";
+const ECHO: (std::net::Ipv4Addr, u16) = (HOST, 9001);
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn replica(name: &str) -> ContainerSpec {
+    ContainerSpec::greeter(name).label("steer.port", "9000:5000,9001:5001").label("steer.service", SERVICE)
+}
+
+/// One that serves on after its stop signal: only the kernel's edge keeps new connections away.
+fn stubborn(name: &str) -> ContainerSpec {
+    replica(name).args(&["--on-term", "serve", "--grace", "60"])
+}
+
+fn draining(attach: Attach, with_agent: bool) {
+    let Some(mut host) = Host::set(attach) else { return };
+    let victim = host.docker.run(stubborn("victim"));
+    host.docker.run_all(["one", "two"].map(replica));
+    host.agent.wait_ready(SERVICE, 3);
+    let lives: Vec<_> = (0..6).map(|_| LongLived::start(&host.world.client, ECHO)).collect();
+    let held = lives.iter().filter(|life| life.backend == "victim").count();
+    assert!(held > 0, "{lives:?}");
+    let clients = Clients::start(&host.world, 9000);
+    if !with_agent {
+        host.agent.kill9();
+    }
+
+    // Not by Docker, which would send an event: nobody but the kernel sees this.
+    kill(Pid::from_raw(victim.pid), Signal::SIGTERM).expect("the container's first process is there");
+    let told = host.agent.backend("victim");
+    if !with_agent {
+        assert_eq!((told.state.as_str(), told.cause.as_str()), ("draining", "signal: TERM"), "{told:?}");
+    }
+    clients.flow_on();
+    clients.flow_on();
+    let later = host.agent.backend("victim");
+    assert_eq!((later.state.as_str(), later.cause.as_str()), ("draining", "signal: TERM"), "{later:?}");
+    assert_eq!(later.steered_total, told.steered_total, "new connections after the signal");
+    let fared = clients.finish();
+    eprintln!("{}, agent {with_agent}: {held} long ones on it; {fared}", attach.word());
+    for report in [&fared.close, &fared.keepalive] {
+        assert_eq!((report.failed, report.stalled), (0, 0), "{report:#?}");
+    }
+    for life in lives {
+        let life = life.finish_unharmed();
+        assert!(life.slowest < Duration::from_secs(1), "{life:?}");
+    }
+}
+
+#[test]
+fn connections_to_a_draining_backend_live_on_over_tc() {
+    draining(Attach::Tc, true);
+}
+
+#[test]
+fn connections_to_a_draining_backend_live_on_over_xdp() {
+    draining(Attach::Xdp, true);
+}
+
+#[test]
+fn the_kernel_drains_without_an_agent_over_tc() {
+    draining(Attach::Tc, false);
+}
+
+#[test]
+fn the_kernel_drains_without_an_agent_over_xdp() {
+    draining(Attach::Xdp, false);
+}
+
+#[test]
+fn only_its_own_stop_signal_and_kill_drain_a_container() {
+    let Some(mut host) = Host::set(Attach::Tc) else { return };
+    let nginx = host.docker.run(replica("nginx").stop_signal("SIGQUIT").args(&["--on-term", "ignore"]));
+    let deaf = host.docker.run(replica("deaf").args(&["--on-term", "ignore"]));
+    host.docker.run(replica("one"));
+    host.agent.wait_ready(SERVICE, 3);
+    let watched = host.agent.inits();
+    assert!(watched.contains_key(&(nginx.pid as u32)), "{watched:?}");
+
+    let http = Http::new(&host.world.client, (HOST, 9000));
+    for (container, signals) in [(&nginx, ["TERM", "HUP", "USR1"]), (&deaf, ["QUIT", "HUP", "USR1"])] {
+        // QUIT is what the greeter leaves by: only the others can be tried on one that is to stay.
+        for signal in signals.into_iter().filter(|signal| *signal != "QUIT") {
+            container.kill(signal);
+            let told = host.agent.backend(&container.name);
+            assert_eq!(told.state, "ready", "after {signal}: {told:?}");
+            wait_until("it is given connections", LIMIT, || match http.backend() {
+                name if name == container.name => Ok(()),
+                other => Err(other),
+            });
+        }
+    }
+    let pair = |name: &str| {
+        let told = host.agent.backend(name);
+        (told.state, told.cause)
+    };
+    // Kept open, so that it drains for as long as one looks.
+    let lives: Vec<_> = (0..3).map(|_| LongLived::start(&host.world.client, ECHO)).collect();
+    assert!(lives.iter().any(|life| life.backend == "nginx"), "{lives:?}");
+    kill(Pid::from_raw(nginx.pid), Signal::SIGQUIT).expect("it is there");
+    wait_until("it drains", LIMIT, || match pair("nginx") {
+        (state, cause) if state == "draining" && cause == "signal: QUIT" => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    kill(Pid::from_raw(deaf.pid), Signal::SIGTERM).expect("it is there");
+    wait_until("it drains", LIMIT, || match pair("deaf") {
+        (state, cause) if state == "draining" && cause == "signal: TERM" => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let status = host.agent.status();
+    assert_eq!(status.service(SERVICE).map(|web| web.count("ready")), Some(1), "{status}");
+}
+
+#[test]
+fn a_process_that_ended_is_forgotten_by_the_kernel_itself() {
+    let Some(mut host) = Host::set(Attach::Tc) else { return };
+    let replicas = host.docker.run_all(["one", "two", "three"].map(replica));
+    host.agent.wait_ready(SERVICE, 3);
+    let pids = |host: &Host| host.agent.inits().into_keys().collect::<Vec<_>>();
+    let mut expected: Vec<u32> = replicas.iter().map(|one| one.pid as u32).collect();
+    expected.sort_unstable();
+    let mut told = pids(&host);
+    told.sort_unstable();
+    assert_eq!(told, expected);
+
+    // With nobody who could write: whoever gets that id next is none of steer's business.
+    host.agent.kill9();
+    replicas[0].stop(None);
+    replicas[1].kill("KILL");
+    replicas[1].wait_exit(LIMIT);
+    assert_eq!(pids(&host), [replicas[2].pid as u32]);
+    let states = ["one", "two", "three"].map(|name| host.agent.backend(name).state);
+    assert_eq!(states, ["gone", "gone", "ready"]);
+}
+
+#[test]
+fn a_container_that_was_renamed_is_drained_like_any_other() {
+    let Some(mut host) = Host::set(Attach::Tc) else { return };
+    let shop = host.docker.run(stubborn("shop"));
+    host.docker.run(replica("one"));
+    host.agent.wait_ready(SERVICE, 2);
+    let options = RenameContainerOptionsBuilder::new().name("shop-old").build();
+    host.docker.wait("rename", host.docker.api().rename_container(&shop.id, options));
+    host.agent.wait_for("the new name is shown", |status| status.backend("shop-old").is_some());
+    let clients = Clients::start(&host.world, 9000);
+    shop.kill("TERM");
+    let told = host.agent.backend("shop-old");
+    assert_eq!(told.state, "draining", "{told:?}");
+    clients.flow_on();
+    let later = host.agent.backend("shop-old");
+    assert_eq!((later.steered_total, later.cause.as_str()), (told.steered_total, "signal: TERM"), "{later:?}");
+    let fared = clients.finish();
+    eprintln!("{fared}");
+    assert_eq!((fared.close.failed, fared.keepalive.failed), (0, 0), "{fared:#?}");
+}
+
+/// How many stops, one after the other: `STEER_TESTS_STOPS`.
+fn wanted_stops() -> u64 {
+    let asked = std::env::var("STEER_TESTS_STOPS").ok();
+    asked.map_or(60, |words| words.parse().unwrap_or_else(|err| panic!("STEER_TESTS_STOPS={words}: {err}")))
+}
+
+#[test]
+fn every_stop_is_seen_by_the_kernel_first() {
+    let Some(mut host) = Host::set(Attach::Tc) else { return };
+    let leaving = |name: &str| replica(name).args(&["--on-term", "abandon"]);
+    let mut replicas = host.docker.run_all(["one", "two", "three"].map(leaving));
+    host.agent.wait_ready(SERVICE, 3);
+    let clients = Clients::start(&host.world, 9000);
+    let wanted = wanted_stops();
+    let begin = Instant::now();
+    for stop in 0..wanted {
+        let one = &mut replicas[stop as usize % 3];
+        one.stop(None);
+        one.start();
+        host.agent.wait_ready(SERVICE, 3);
+    }
+    let took = begin.elapsed();
+    let fared = clients.finish();
+    let cuts = cut(&fared.close) + cut(&fared.keepalive);
+    let opened = fared.close.connections + fared.keepalive.connections;
+    let log = host.agent.log();
+    let drained = |cause: &str| {
+        let words = format!(r#"from="ready" to="draining" cause="{cause}"#);
+        log.lines().filter(|line| line.contains(&words)).count() as u64
+    };
+    let (by_kernel, by_event) = (drained("signal: TERM"), drained("event: kill"));
+    let stops = host.agent.status().agent.stops;
+    eprintln!(
+        "{wanted} stops in {:.0} s: {by_kernel} seen by the kernel first, {by_event} by Docker's event first; {stops:?}; \
+         {cuts} of {opened} connections cut ({:.4} %); {fared}",
+        took.as_secs_f64(),
+        cuts as f64 * 100.0 / opened as f64,
+    );
+    assert_eq!(by_kernel + by_event, wanted, "stops that nobody saw");
+    assert_eq!(by_event, 0, "stops that Docker told of first");
+    if let Some(stops) = stops {
+        assert_eq!((stops.kernel_first, stops.event_first), (wanted, 0), "{stops:?}");
+    }
+    for report in [&fared.close, &fared.keepalive] {
+        assert_eq!(report.failures.total(), cut(report), "{report:#?}");
+        assert_eq!(report.stalled, 0, "{report:#?}");
+    }
+    assert!(cuts * 1_000 < opened, "{cuts} of {opened}");
+}
+
+/// Writes until that fails by a reset, and tells how long it took. Where the backend's own end came through, the answer to that
+/// was reset already.
+fn reset_after(mut stream: &TcpStream) -> Result<Duration, String> {
+    let (begin, limit) = (Instant::now(), Duration::from_secs(3));
+    while begin.elapsed() < limit {
+        match stream.write_all(b"x") {
+            Ok(()) => std::thread::yield_now(),
+            Err(err) if matches!(err.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
+                return Ok(begin.elapsed());
+            }
+            Err(err) => return Err(err.to_string()),
+        }
+    }
+    Err(format!("silence for {limit:?}"))
+}
+
+/// An idle connection to a backend that dies; `silent`: its end does not reach the client.
+fn dead(attach: Attach, silent: bool) {
+    let Some(mut host) = Host::set(attach) else { return };
+    let one = host.docker.run(replica("one"));
+    host.agent.wait_ready(SERVICE, 1);
+    host.docker.run(replica("two"));
+    let idle = host.world.client.connect(ECHO.into(), None, LIMIT).expect("somebody listens");
+    (&idle).write_all(b"?").expect("it is open");
+    let mut name = [0; 4];
+    (&idle).read_exact(&mut name).expect("the greeter tells its name");
+    assert_eq!(&name, b"one\n");
+    if silent {
+        one.ns().output("ip", "link set eth0 down");
+    }
+    one.kill("KILL");
+    host.agent.wait_state("one", "gone");
+    let took = reset_after(&idle);
+    eprintln!("{} silent {silent}: {took:?}", attach.word());
+    assert!(took.as_ref().is_ok_and(|took| *took < Duration::from_millis(200)), "{took:?}");
+}
+
+#[test]
+fn a_dead_backend_answers_with_a_reset_over_tc() {
+    dead(Attach::Tc, false);
+    dead(Attach::Tc, true);
+}
+
+#[test]
+fn a_dead_backend_answers_with_a_reset_over_xdp() {
+    dead(Attach::Xdp, false);
+    dead(Attach::Xdp, true);
+}
