@@ -61,12 +61,12 @@ fn lost(attach: Attach) {
 }
 
 #[test]
-fn losing_every_flow_breaks_no_connection_over_tc() {
+fn losing_every_flow_breaks_no_connection_whose_client_speaks_over_tc() {
     lost(Attach::Tc);
 }
 
 #[test]
-fn losing_every_flow_breaks_no_connection_over_xdp() {
+fn losing_every_flow_breaks_no_connection_whose_client_speaks_over_xdp() {
     lost(Attach::Xdp);
 }
 
