@@ -4,13 +4,17 @@
 //! packet handed in anew and the cost of an empty program taken off; `..._repeated_ns` is the mean of a million runs inside
 //! the kernel, which has no system call's cold start in it.
 
+mod listener;
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
 use serde::Serialize;
 use steer_common::addr::Port;
 use steer_common::limits::{MAX_FLOWS, MAX_PENDING};
-use steer_common::service::FrontendEntry;
+use steer_common::service::{Balance, FrontendEntry};
 use steer_common::tcp::TcpState::Established;
 use steer_tests::bpf::{
-    Bench, CLIENT_PORT, FRONTEND, Flow, Frame, Hook, Program, bench_for, cost, from_backend, from_client, mean,
+    Bench, CLIENT_PORT, Cost, FRONTEND, Flow, Frame, Hook, Program, bench_for, cost, from_backend, from_client, mean,
 };
 
 /// Single runs of each kind.
@@ -36,6 +40,9 @@ struct Costs {
     new_flow_p90_ns: f64,
     /// The same while the table of opening flows is full, so that each must push another one out.
     new_flow_table_full_ns: f64,
+    /// The same where the kernel is asked whether somebody listens in the backend's namespace, and somebody does.
+    new_flow_listener_ns: f64,
+    new_flow_listener_p90_ns: f64,
     /// TCP for somebody else.
     not_ours_ns: f64,
     not_ours_repeated_ns: f64,
@@ -56,6 +63,9 @@ struct Reply {
     reply_ns: f64,
     reply_p90_ns: f64,
     reply_repeated_ns: f64,
+    /// A RST in answer to a SYN, turned into a SYN to another backend.
+    refused_ns: f64,
+    refused_p90_ns: f64,
 }
 
 fn main() {
@@ -91,6 +101,17 @@ fn costs(hook: Hook) -> Costs {
         let empty = (0..RUNS).map(|_| bench.run(Program::Empty(hook), &data).duration.as_nanos() as f64);
         (known, not_ours, new, full, middle(empty.collect()))
     });
+    let listener = bench_for(MAX_FLOWS, |bench| {
+        let (_listener, netns_id) = listener::beside(bench);
+        bench.serve(&[]);
+        for id in 1..=4 {
+            bench.add_backend_with(id, |entry| entry.netns_id = netns_id);
+        }
+        bench.deal(&[1, 2, 3, 4]);
+        let cost = cost(bench, uplink, RUNS, |_, run| syn(run));
+        assert_eq!(bench.opening(), RUNS as usize, "somebody listens, and takes every flow");
+        cost
+    });
     let (known_repeated, not_ours_repeated, on_the_way) = bench_for(MAX_FLOWS, |bench| {
         serve_unchanged(bench);
         let data = from_client(CLIENT_PORT).payload(&PAYLOAD).bytes();
@@ -103,6 +124,8 @@ fn costs(hook: Hook) -> Costs {
         new_flow_ns: new.median_ns,
         new_flow_p90_ns: new.p90_ns,
         new_flow_table_full_ns: full.median_ns,
+        new_flow_listener_ns: listener.median_ns,
+        new_flow_listener_p90_ns: listener.p90_ns,
         not_ours_ns: not_ours.median_ns,
         not_ours_repeated_ns: not_ours_repeated,
         empty_ns: empty,
@@ -111,7 +134,7 @@ fn costs(hook: Hook) -> Costs {
 }
 
 fn on_the_way(bench: &mut Bench, uplink: Program) -> Vec<Step> {
-    let loopback = std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 9000);
+    let loopback = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9000);
     bench.publish(loopback, 0, FrontendEntry::LOOPBACK);
     let data = || from_client(CLIENT_PORT).payload(&PAYLOAD);
     let mut other = data();
@@ -140,7 +163,27 @@ fn reply(bench: &mut Bench) -> Reply {
         let data = from_backend(1, CLIENT_PORT).from(FRONTEND).payload(&PAYLOAD).bytes();
         mean(bench, Program::Backend(1), &data)
     });
-    Reply { reply_ns: reply.median_ns, reply_p90_ns: reply.p90_ns, reply_repeated_ns }
+    let refused = bench_for(MAX_FLOWS, refused);
+    Reply {
+        reply_ns: reply.median_ns,
+        reply_p90_ns: reply.p90_ns,
+        reply_repeated_ns,
+        refused_ns: refused.median_ns,
+        refused_p90_ns: refused.p90_ns,
+    }
+}
+
+/// Nearly every SYN goes to the first of two, which refuses it.
+fn refused(bench: &mut Bench) -> Cost {
+    bench.serve(&[1, 2]);
+    bench.deal_by(Balance::RoundRobin, &[(1, 255), (2, 1)], &[]);
+    let refused = cost(bench, Program::Backend(1), RUNS, |bench, run| {
+        bench.run(Program::Uplink(Hook::Tc), &syn(run));
+        from_backend(1, 0).to(client(run)).rst().bytes()
+    });
+    let resteered = bench.stats(1).resteered;
+    assert!(resteered > u64::from(RUNS) * 9 / 10, "{resteered} of {RUNS} were sent on");
+    refused
 }
 
 /// Four backends, as in the demo, and one connection; the backend it is on.
@@ -176,8 +219,11 @@ fn ssh() -> Frame {
 
 /// A SYN of a client that no other run has, in no order.
 fn syn(run: u32) -> Vec<u8> {
-    let address = std::net::Ipv4Addr::from_bits(run.wrapping_mul(2_654_435_761));
-    from_client(0).syn(1).from(std::net::SocketAddrV4::new(address, run as u16)).bytes()
+    from_client(0).syn(1).from(client(run)).bytes()
+}
+
+fn client(run: u32) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::from_bits(run.wrapping_mul(2_654_435_761)), run as u16)
 }
 
 fn middle(mut values: Vec<f64>) -> f64 {
