@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use aya::maps::{Array, MapData};
 use steer::dataplane::maps::Maps;
 use steer::dataplane::paths::Paths;
-use steer_common::backend::InitEntry;
+use steer_common::backend::{EdgeEntry, InitEntry};
 
 use super::{Agent, Backend};
 
@@ -47,6 +48,12 @@ impl Agent {
     #[track_caller]
     pub fn inits(&self) -> BTreeMap<u32, InitEntry> {
         self.maps().inits.iter().filter_map(Result::ok).collect()
+    }
+
+    /// What the kernel itself saw happen to backends, by their ids.
+    #[track_caller]
+    pub fn edges(&self) -> Array<MapData, EdgeEntry> {
+        self.maps().backend_edges
     }
 
     /// Loses every flow that is known: established ones, and those that open or close. How many there were.

@@ -2,11 +2,14 @@
 //!
 //! Every way leads from the same client to the same four containers (`ways`). They are measured in turn, round after round,
 //! so that a machine that gets slower or faster in between does so for all of them; what is printed are medians over the
-//! rounds (`table`). It says what it measured and claims nothing: a target that is missed is printed as missed, and the
+//! rounds (`table`). What the kernel does by itself (`kernel`) is measured behind them, and alone with `--only kernel`.
+//!
+//! It says what it measured and claims nothing: a target that is missed is printed as missed, and the
 //! exit code tells only whether everything could be measured.
 
 mod agent;
 mod cost;
+mod kernel;
 mod measure;
 mod results;
 mod table;
@@ -17,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use nix::sys::utsname::uname;
 use steer_tests::signals;
 use steer_tests::skip::{self, Need};
@@ -42,9 +45,19 @@ struct Args {
     /// Measure only this way; may be given several times
     #[arg(long, value_enum)]
     way: Vec<Way>,
+    /// Measure only this
+    #[arg(long, value_enum, conflicts_with = "way")]
+    only: Option<Part>,
     /// Write everything that was measured to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+}
+
+/// A part of the benchmark that can be had alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Part {
+    /// What the kernel does by itself
+    Kernel,
 }
 
 fn main() -> ExitCode {
@@ -52,7 +65,9 @@ fn main() -> ExitCode {
     if let Err(err) = signals::listen(|| STOP.store(true, Ordering::Relaxed)) {
         return fail(&format!("cannot listen to signals: {err}"));
     }
-    if let Some(missing) = skip::missing(&[Need::Root, Need::Docker, Need::Steer, Need::Program("haproxy")]) {
+    let mut needs = vec![Need::Root, Need::Docker, Need::Steer];
+    needs.extend(args.only.is_none().then_some(Need::Program("haproxy")));
+    if let Some(missing) = skip::missing(&needs) {
         return fail(&format!("the benchmark cannot run here: {missing}"));
     }
     // Guards clean up while a panic of the harness unwinds; its words are on standard error by then.
@@ -78,27 +93,39 @@ fn run(args: &Args) -> Result<Results, Interrupted> {
     let rounds = args.rounds.unwrap_or(plan.rounds);
     let mut results = Results::new(machine(), plan, rounds);
 
-    say("packet cost");
-    results.packet = cost::measure();
-    stop_if_asked()?;
+    if args.only.is_none() {
+        say("packet cost");
+        results.packet = cost::measure();
+        stop_if_asked()?;
+    }
 
     say("Docker and four containers");
     let site = Site::build();
     results.machine.docker = site.docker_version();
+    if args.only.is_none() {
+        compare(args, &site, &plan, rounds, &mut results)?;
+    }
+    say("what the kernel does by itself");
+    results.kernel = Some(kernel::measure(&site)?);
+    say("");
+    Ok(results)
+}
+
+/// The ways, round after round, and the agent.
+fn compare(args: &Args, site: &Site, plan: &Plan, rounds: u32, results: &mut Results) -> Result<(), Interrupted> {
     let mut ways: Vec<Way> = Way::ALL.into_iter().filter(|way| args.way.is_empty() || args.way.contains(way)).collect();
     for round in 1..=rounds {
         for way in &ways {
             say(&format!("round {round} of {rounds}: {way}"));
-            let sample = way.measure(&site, &plan)?;
+            let sample = way.measure(site, plan)?;
             results.add(*way, sample);
         }
         // Another one goes first next time: none always comes after the same.
         ways.rotate_left(1);
     }
     say("the agent: from event to map, and idle");
-    results.agent = Some(agent::measure(&site, &plan)?);
-    say("");
-    Ok(results)
+    results.agent = Some(agent::measure(site, plan)?);
+    Ok(())
 }
 
 fn machine() -> Machine {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::kernel::KernelResults;
 use crate::measure::{Plan, Sample};
 use crate::ways::Way;
 
@@ -16,6 +17,7 @@ pub(crate) struct Results {
     /// What `packet-cost` printed, or why there is nothing.
     pub(crate) packet: Result<serde_json::Value, String>,
     pub(crate) agent: Option<AgentResults>,
+    pub(crate) kernel: Option<KernelResults>,
 }
 
 #[derive(Debug, Serialize)]
@@ -44,7 +46,7 @@ pub(crate) struct Idle {
 impl Results {
     pub(crate) fn new(machine: Machine, plan: Plan, rounds: u32) -> Self {
         let packet = Err("not measured".to_owned());
-        Self { machine, plan, rounds, ways: BTreeMap::new(), packet, agent: None }
+        Self { machine, plan, rounds, ways: BTreeMap::new(), packet, agent: None, kernel: None }
     }
 
     pub(crate) fn add(&mut self, way: Way, sample: Sample) {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::kernel::{KernelResults, Times};
 use crate::measure::Sample;
 use crate::results::{AgentResults, Results};
 use crate::ways::Way;
@@ -37,8 +38,21 @@ pub(crate) fn render(results: &Results) -> String {
 }
 
 fn write(out: &mut String, results: &Results) -> std::fmt::Result {
-    let Results { machine, plan, rounds, ways, packet, agent } = results;
+    let Results { machine, ways, packet, agent, kernel, .. } = results;
     writeln!(out, "\nkernel {}, {} cores ({}), Docker {}", machine.kernel, machine.cores, machine.cpu, machine.docker)?;
+    if !ways.is_empty() {
+        the_ways(out, results)?;
+    }
+    match packet {
+        Ok(costs) => packets(out, costs)?,
+        Err(why) => writeln!(out, "{:34} {why}", "cost of a packet")?,
+    }
+    agent.as_ref().map_or(Ok(()), |agent| the_agent(out, agent))?;
+    kernel.as_ref().map_or(Ok(()), |kernel| the_kernel(out, kernel, packet.as_ref().ok()))
+}
+
+fn the_ways(out: &mut String, results: &Results) -> std::fmt::Result {
+    let Results { plan, rounds, ways, .. } = results;
     writeln!(
         out,
         "median of {rounds} rounds of {} s each; new connections: {} clients, one request per connection; keep-alive: {} \
@@ -74,11 +88,7 @@ fn write(out: &mut String, results: &Results) -> std::fmt::Result {
             target(out, &format!("new connections/s, {way}"), &reached, ratio >= CONNECTIONS)?;
         }
     }
-    match packet {
-        Ok(costs) => packets(out, costs)?,
-        Err(why) => writeln!(out, "{:34} {why}", "cost of a packet")?,
-    }
-    agent.as_ref().map_or(Ok(()), |agent| the_agent(out, agent))
+    Ok(())
 }
 
 fn header(out: &mut String) -> std::fmt::Result {
@@ -140,6 +150,49 @@ fn the_agent(out: &mut String, agent: &AgentResults) -> std::fmt::Result {
     target(out, "agent idle", &reached, idle.resident_mib < RESIDENT_MIB)
 }
 
+/// For which nothing was asked: numbers to know.
+fn the_kernel(out: &mut String, kernel: &KernelResults, costs: Option<&serde_json::Value>) -> std::fmt::Result {
+    let KernelResults { docker_event, refused, .. } = kernel;
+    writeln!(out, "\nwhat the kernel does by itself, in µs")?;
+    writeln!(out, "{:48} {:>9} {:>9} {:>9} {:>7}", "", "median", "p99", "max", "samples")?;
+    let mut row = |what: &str, times: &Times| {
+        let Times { samples, p50_us, p99_us, max_us, .. } = times;
+        writeln!(out, "{what:48} {p50_us:9.1} {p99_us:9.1} {max_us:9.1} {samples:7}")
+    };
+    row("stop signal to state", &kernel.signal_to_state)?;
+    row("listen() to accept(), a client waits", &kernel.listen_to_accept_held)?;
+    let pace = format!("listen() to accept(), {:.0} connections/s", kernel.beside_per_second);
+    row(&pace, &kernel.listen_to_accept_beside)?;
+    row("connect(), two backends", &kernel.connect)?;
+    row(&format!("connect(), {refused} refused by the first"), &kernel.connect_refused_first)?;
+    let below: Vec<String> =
+        kernel.signal_to_state.below_us.iter().map(|(micros, count)| format!("< {micros}: {count}")).collect();
+    writeln!(out, "stop signal to state, how many: {}", below.join(", "))?;
+    writeln!(
+        out,
+        "Docker's event after the signal: median {} µs, p99 {} µs, max {} µs of {}; it came first {} times",
+        docker_event.p50_us,
+        docker_event.p99_us,
+        docker_event.max_us,
+        docker_event.kernel_first,
+        docker_event.event_first
+    )?;
+    for hook in ["tc", "xdp"] {
+        let cost = |field: &str| costs.and_then(|costs| costs[hook][field].as_f64());
+        if let (Some(without), Some(with)) = (cost("new_flow_ns"), cost("new_flow_listener_ns")) {
+            writeln!(
+                out,
+                "{:34} {without:.0} ns, with a look for a listener {with:.0} ns",
+                format!("new flow, {hook}")
+            )?;
+        }
+    }
+    match costs.and_then(|costs| costs["reply"]["refused_ns"].as_f64()) {
+        Some(ns) => writeln!(out, "{:34} {ns:.0} ns", "RST turned into another SYN"),
+        None => Ok(()),
+    }
+}
+
 fn target(out: &mut String, what: &str, reached: &str, good: bool) -> std::fmt::Result {
     writeln!(out, "{what:34} {reached}{}", if good { "" } else { ": MISSED" })
 }
@@ -155,7 +208,7 @@ fn ratio(samples: &[Sample], base: &[Sample], column: fn(&Sample) -> f64) -> f64
 }
 
 /// By interpolation between the two nearest; not a number without any.
-fn quantile(values: &[f64], quantile: f64) -> f64 {
+pub(crate) fn quantile(values: &[f64], quantile: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let at = quantile * sorted.len().saturating_sub(1) as f64;
