@@ -79,6 +79,8 @@ fn foreign(attach: Attach) {
     let docker = Docker::start(&world);
     docker.import_greeter();
     docker.run(replica("one").publish(9000, 5000).publish(9001, 5001));
+    let limit = Duration::from_secs(10);
+    wait_until("somebody listens behind Docker's mapping", limit, || world.client.connect(ECHO.into(), None, limit));
     let lives: Vec<_> = (0..4).map(|_| LongLived::start(&world.client, ECHO)).collect();
     let mut agent = Agent::start(&world, &docker, attach);
     agent.wait_ready(SERVICE, 1);

@@ -86,6 +86,17 @@ fn all_refuse(attach: Attach) {
         assert_eq!(tries, 2, "{left} backends");
         replicas[left - 1].remove();
     }
+    // With nobody left to ask the client waits, as when nobody is ready; but not for ever.
+    for left in [2, 1] {
+        host.agent.wait_ready(SERVICE, left);
+        let begin = Instant::now();
+        let answer = Http::new(&host.world.client, (HOST, 9000)).within(Duration::from_secs(20)).get("/");
+        let took = begin.elapsed();
+        eprintln!("{} {left} backends, all refuse: {answer:?} after {took:?}", attach.word());
+        assert_eq!(answer, Err(Failure::Refused), "{left} backends");
+        assert!(took < Duration::from_secs(8), "{left} backends: {took:?}");
+        replicas[left - 1].remove();
+    }
 }
 
 #[test]

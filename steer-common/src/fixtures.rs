@@ -10,6 +10,7 @@ use std::vec::Vec;
 use crate::addr::{Addr, Port, TCP};
 use crate::backend::{BackendEntry, BackendId, BackendState, EndpointEntry, EndpointKey, NoticeKind};
 use crate::flow::{FlowEntry, FlowKey, ForeignKey};
+use crate::limits::MAX_REFUSALS;
 use crate::pick::Fit;
 use crate::reverse::reverse;
 use crate::service::{AllowKey, Balance, FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceState};
@@ -259,10 +260,18 @@ impl Tables for World {
     fn hold(&self, key: &FlowKey, entry: &FlowEntry) {
         self.held.borrow_mut().insert(*key, *entry);
     }
-    fn hold_again(&self, key: &FlowKey) {
-        if let Some(entry) = self.pending.borrow_mut().remove(key) {
-            self.held.borrow_mut().insert(*key, entry);
+    fn hold_again(&self, key: &FlowKey) -> bool {
+        let mut pending = self.pending.borrow_mut();
+        let mut held = self.held.borrow_mut();
+        let Some(mut entry) = pending.get(key).copied() else { return false };
+        let before = held.get(key).filter(|before| before.isn == entry.isn).map_or(0, |before| before.refusals);
+        if before >= MAX_REFUSALS {
+            return false;
         }
+        entry.refusals = before + 1;
+        held.insert(*key, entry);
+        pending.remove(key);
+        true
     }
     fn give_again(&self, key: &FlowKey, backend: BackendId, generation: u32, secs: u32) -> bool {
         let mut pending = self.pending.borrow_mut();

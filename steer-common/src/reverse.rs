@@ -89,8 +89,8 @@ fn refused<T: Tables>(tables: &T, key: &FlowKey, now: Nanos, returned: &mut Opti
     tables.count_resteered(by);
     let next = pick(tables, &request).and_then(|id| tables.backend(id).map(|backend| (id, backend)));
     let Some((id, backend)) = next else {
-        if tables.service(key.service).is_some_and(|service| may_hold(tables, key.service, service, now)) {
-            tables.hold_again(key);
+        let may_wait = tables.service(key.service).is_some_and(|service| may_hold(tables, key.service, service, now));
+        if may_wait && tables.hold_again(key) {
             *returned = Some(Returned::Drop(Counter::DropRefused));
         }
         return;

@@ -270,3 +270,16 @@ fn a_reset_after_an_answer_is_the_clients_to_hear() {
     assert!(world.answer(1, PORT, SYN_ACK, 0).is_some());
     assert!(world.answer(1, PORT, RST, 0).is_some());
 }
+
+#[test]
+fn one_that_goes_on_being_refused_hears_it_in_the_end() {
+    let world = sent(&[1], 10);
+    for times in 1..=2 {
+        assert_eq!(world.returned(1, PORT, RST, 0), Some(Returned::Drop(Counter::DropRefused)), "time {times}");
+        // The client's own retransmission, or the agent's.
+        assert_eq!(world.syn(PORT, 7, 0), to(1, Counter::SteerNew));
+    }
+    assert!(matches!(world.returned(1, PORT, RST, 0), Some(Returned::Reply(_))));
+    assert_eq!(world.syn(PORT, 8, 0), to(1, Counter::SteerReuse), "another connection begins anew");
+    assert_eq!(world.returned(1, PORT, RST, 0), Some(Returned::Drop(Counter::DropRefused)));
+}

@@ -91,8 +91,9 @@ pub trait Tables {
     fn put_opening(&self, key: &FlowKey, entry: &FlowEntry) -> bool;
     /// Keeps the SYN of the packet at hand until a backend is ready.
     fn hold(&self, key: &FlowKey, entry: &FlowEntry);
-    /// Keeps the SYN of a pending flow, likewise, and forgets the flow.
-    fn hold_again(&self, key: &FlowKey);
+    /// Keeps the SYN of a pending flow that was refused, likewise, and forgets the flow; `false` when that has happened to this very
+    /// SYN [`MAX_REFUSALS`](crate::limits::MAX_REFUSALS) times already.
+    fn hold_again(&self, key: &FlowKey) -> bool;
     /// Gives a pending flow, with the SYN that is kept of it, to another backend, once more refused by the one it had; `false`
     /// when it is not there any more.
     fn give_again(&self, key: &FlowKey, backend: BackendId, generation: u32, secs: u32) -> bool;

@@ -10,7 +10,7 @@ use steer_common::backend::{
     BackendEntry, BackendId, BackendState, BackendStats, EndpointEntry, EndpointKey, Notice, NoticeKind,
 };
 use steer_common::flow::{FlowEntry, FlowKey, ForeignKey, PendingEntry};
-use steer_common::limits::MAX_SEARCHES;
+use steer_common::limits::{MAX_REFUSALS, MAX_SEARCHES};
 use steer_common::pick::Fit;
 use steer_common::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceState};
 use steer_common::slot::SlotTable;
@@ -267,12 +267,21 @@ impl<P: Packet> Tables for Maps<P> {
     }
 
     #[inline(always)]
-    fn hold_again(&self, key: &FlowKey) {
-        // SAFETY: an entry in place, copied by the kernel.
-        if let Some(pending) = unsafe { PENDING.get(key) } {
-            let _ = HELD.insert(key, pending, 0);
-        }
-        let _ = PENDING.remove(key);
+    fn hold_again(&self, key: &FlowKey) -> bool {
+        let Some(pending) = PENDING.get_ptr_mut(key) else { return false };
+        // SAFETY: entries in place: see `FlowRef`.
+        let held = unsafe {
+            let before = match HELD.get(key) {
+                Some(held) if held.flow.isn == (*pending).flow.isn => held.flow.refusals,
+                _ => 0,
+            };
+            if before >= MAX_REFUSALS {
+                return false;
+            }
+            (*pending).flow.refusals = before + 1;
+            HELD.insert(key, &*pending, 0)
+        };
+        held.is_ok() && PENDING.remove(key).is_ok()
     }
 
     #[inline(always)]

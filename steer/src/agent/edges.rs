@@ -8,8 +8,8 @@ use steer_common::addr::Port;
 use steer_common::backend::{BackendId, EdgeEntry, EdgeKind, InitEntry, Notice, NoticeKind};
 use steer_common::flow::ForeignKey;
 
-use super::Agent;
 use super::tracked::Tracked;
+use super::{Agent, boot_secs};
 use crate::dataplane::notices::Notices;
 use crate::dataplane::paths::Paths;
 use crate::dataplane::replay;
@@ -187,7 +187,7 @@ impl Agent {
     /// Sends on the clients that wait: their SYNs come in once more, and find the backend that is ready now.
     pub(super) fn replay(&mut self) {
         let Some(until) = self.edges.replay_until else { return };
-        match replay::replay(&mut self.bpf, &mut self.maps) {
+        match replay::replay(&mut self.bpf, &mut self.maps, boot_secs()) {
             Ok(0) => {}
             Ok(sent) => tracing::debug!(clients = sent, "clients that waited are sent on"),
             Err(error) => tracing::warn!(

@@ -12,14 +12,18 @@ use aya::programs::Xdp;
 use aya::{TestRun as _, TestRunAttrs, TestRunOptions};
 use steer_common::csum;
 use steer_common::flow::{FlowKey, PendingEntry};
+use steer_common::limits::PENDING_SECS;
 
 use super::load::{program, program_mut};
 use super::maps::Maps;
 use super::read::walk;
 use crate::host::links::links;
 
-/// Sends on everybody who waits; how many there were. Who finds nobody ready again is kept again.
-pub fn replay(bpf: &mut Ebpf, maps: &mut Maps) -> Result<usize> {
+/// In the place of what was seen of a flow, which of one in `HELD` is nothing: it was sent on since it was held.
+const SENT_ON: u64 = 1 << 63;
+
+/// Sends on everybody who waits; how many there were. Who finds nobody ready again is kept again. `now_secs`: seconds since boot.
+pub fn replay(bpf: &mut Ebpf, maps: &mut Maps, now_secs: u32) -> Result<usize> {
     let keys = walk::keys(&maps.held).context("listing who waits")?;
     if keys.is_empty() {
         return Ok(0);
@@ -29,9 +33,22 @@ pub fn replay(bpf: &mut Ebpf, maps: &mut Maps) -> Result<usize> {
     let again: &mut Xdp = program_mut(bpf, program::REPLAY)?;
     let mut sent = 0;
     for key in keys {
-        let Ok(held) = maps.held.get(&key, 0) else { continue };
+        let Ok(mut held) = maps.held.get(&key, 0) else { continue };
+        let is_old = now_secs.saturating_sub(held.flow.last_seen) > PENDING_SECS;
         // Before it comes in again: it may be held again.
-        let _ = maps.held.remove(&key);
+        if held.flow.refusals == 0 || is_old {
+            let _ = maps.held.remove(&key);
+        } else if held.flow.marks == 0 {
+            // One that was refused is remembered, so that the kernel can tell how often; but it is sent on once for each time.
+            held.flow.marks = SENT_ON;
+            let _ = maps.held.insert(key, held, 0);
+        } else {
+            continue;
+        }
+        if is_old {
+            // Its client has given up, or got through by itself.
+            continue;
+        }
         let uplink = held.flow.uplink;
         let Some(mac) = macs.get(&uplink) else { continue };
         let frame = frame(&key, &held, *mac);
