@@ -279,7 +279,8 @@ impl<P: Packet> Tables for Maps<P> {
                 return false;
             }
             (*pending).flow.refusals = before + 1;
-            HELD.insert(key, &*pending, 0)
+            let pending: &PendingEntry = &*pending;
+            HELD.insert(key, pending, 0)
         };
         held.is_ok() && PENDING.remove(key).is_ok()
     }
