@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use steer_tests::agent::{Agent, Attach};
+use steer_tests::clients::Host;
 use steer_tests::docker::{Container, ContainerSpec, Docker};
 use steer_tests::http::Http;
 use steer_tests::load::{Ab, AbReport};
@@ -198,13 +199,7 @@ fn docker_stop_alone_of_replicas_that_end_kept_connections_in_order_loses_nothin
 
 /// One replica that is stopped before the next one starts, as Compose does it.
 fn single_replica(attach: Attach) {
-    if skip::without(&[Need::Root, Need::Docker, Need::Steer]) {
-        return;
-    }
-    let world = attach.world();
-    let docker = Docker::start(&world);
-    docker.import_greeter();
-    let mut agent = Agent::start(&world, &docker, attach);
+    let Some(Host { world, docker, mut agent }) = Host::set(attach) else { return };
     let spec = |name: &str, service: &str, port: &str, hold: &str| {
         ContainerSpec::greeter(name).label("steer.port", port).label("steer.service", service).label("steer.hold", hold)
     };
@@ -258,13 +253,7 @@ fn a_service_waits_for_its_next_replica_over_xdp() {
 
 #[test]
 fn who_ignores_its_stop_signal_is_put_back() {
-    if skip::without(&[Need::Root, Need::Docker, Need::Steer]) {
-        return;
-    }
-    let world = Attach::Tc.world();
-    let docker = Docker::start(&world);
-    docker.import_greeter();
-    let mut agent = Agent::start(&world, &docker, Attach::Tc);
+    let Some(Host { world: _, docker, mut agent }) = Host::set(Attach::Tc) else { return };
     let spec = ContainerSpec::greeter("deaf").label("steer.port", "9000:5000").label("steer.service", SERVICE);
     let deaf = docker.run(spec.label("steer.drain", "1s").args(&["--on-term", "ignore"]));
     agent.wait_ready(SERVICE, 1);

@@ -10,6 +10,7 @@ use bollard::models::{
 };
 use bollard::query_parameters::RenameContainerOptionsBuilder;
 use steer_tests::agent::{Agent, Attach};
+use steer_tests::clients::Host;
 use steer_tests::docker::{ContainerSpec, Docker, Proxy};
 use steer_tests::http::Http;
 use steer_tests::skip::{self, Need};
@@ -61,13 +62,7 @@ fn a_docker_that_hangs_keeps_no_event_waiting() {
 
 #[test]
 fn a_container_keeps_its_service_when_it_is_renamed() {
-    if skip::without(&NEEDS) {
-        return;
-    }
-    let world = Attach::Tc.world();
-    let docker = Docker::start(&world);
-    docker.import_greeter();
-    let mut agent = Agent::start(&world, &docker, Attach::Tc);
+    let Some(Host { world: _, docker, mut agent }) = Host::set(Attach::Tc) else { return };
     let shop = docker.run(ContainerSpec::greeter("shop").label("steer.port", "9000:5000"));
     agent.wait_ready("shop", 1);
     let options = RenameContainerOptionsBuilder::new().name("shop-old").build();

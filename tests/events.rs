@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use serde::Deserialize;
 use steer_tests::World;
 use steer_tests::agent::{Agent, Attach};
+use steer_tests::clients::Host;
 use steer_tests::docker::{Container, ContainerSpec, Docker};
 use steer_tests::skip::{self, Need};
 
@@ -110,13 +111,7 @@ fn docker_killed(docker: &Docker, container: &Container) -> u64 {
 
 #[test]
 fn every_change_is_told_in_order_with_its_source_and_the_kernel_s_time() {
-    if skip::without(&NEEDS) {
-        return;
-    }
-    let world = Attach::Tc.world();
-    let docker = Docker::start(&world);
-    docker.import_greeter();
-    let mut agent = Agent::start(&world, &docker, Attach::Tc);
+    let Some(Host { world: _, docker, mut agent }) = Host::set(Attach::Tc) else { return };
     agent.wait_for("the agent knows Docker", |status| status.agent.docker.is_some());
     assert!(events(&agent, &[]).is_empty(), "nothing has happened");
     let follow = Follow::start(&agent);

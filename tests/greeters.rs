@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use steer_tests::agent::{Agent, Attach};
-use steer_tests::docker::{ContainerSpec, Docker};
+use steer_tests::agent::Attach;
+use steer_tests::clients::Host;
+use steer_tests::docker::ContainerSpec;
 use steer_tests::http::Http;
-use steer_tests::skip::{self, Need};
 use steer_tests::world::HOST;
 
 fn replica(name: &str) -> ContainerSpec {
@@ -24,13 +24,7 @@ fn split(http: &Http, requests: u32) -> BTreeMap<String, u32> {
 }
 
 fn greeters(attach: Attach) {
-    if skip::without(&[Need::Root, Need::Docker, Need::Steer]) {
-        return;
-    }
-    let world = attach.world();
-    let docker = Docker::start(&world);
-    docker.import_greeter();
-    let mut agent = Agent::start(&world, &docker, attach);
+    let Some(Host { world, docker, mut agent }) = Host::set(attach) else { return };
     let http = Http::new(&world.client, SocketAddr::from((HOST, 9000)));
 
     let first = docker.run(replica("one"));

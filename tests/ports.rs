@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 use steer_tests::agent::{Agent, Attach};
+use steer_tests::clients::Host;
 use steer_tests::docker::{Container, ContainerSpec, Docker};
 use steer_tests::http::{Failure, Http};
 use steer_tests::load::Load;
@@ -37,13 +38,7 @@ fn ask<T>(what: &str, mut connect: impl FnMut() -> Result<T, Failure>) -> (T, Du
 }
 
 fn reused_ports(attach: Attach) {
-    if skip::without(&[Need::Root, Need::Docker, Need::Steer]) {
-        return;
-    }
-    let world = attach.world();
-    let docker = Docker::start(&world);
-    docker.import_greeter();
-    let mut agent = Agent::start(&world, &docker, attach);
+    let Some(Host { world, docker, mut agent }) = Host::set(attach) else { return };
     docker.run_all(["one", "two", "three"].map(replica));
     agent.wait_ready(SERVICE, 3);
     let http = Http::new(&world.client, WEB);

@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use steer_tests::agent::{Agent, Attach};
-use steer_tests::docker::{ContainerSpec, Docker};
+use steer_tests::clients::Host;
+use steer_tests::docker::ContainerSpec;
 use steer_tests::http::Http;
 use steer_tests::load::Load;
 use steer_tests::long_lived::LongLived;
-use steer_tests::skip::{self, Need};
 use steer_tests::wait_until;
 use steer_tests::world::HOST;
 
@@ -49,13 +49,7 @@ fn all_are_steered_to(agent: &Agent) {
 }
 
 fn two_versions(attach: Attach) {
-    if skip::without(&[Need::Root, Need::Docker, Need::Steer]) {
-        return;
-    }
-    let world = attach.world();
-    let docker = Docker::start(&world);
-    docker.import_greeter();
-    let mut agent = Agent::start(&world, &docker, attach);
+    let Some(Host { world, docker, mut agent }) = Host::set(attach) else { return };
     let old = docker.run_all([v1("v1-1"), v1("v1-2")]);
     agent.wait_ready(SERVICE, 2);
     let fresh = Load::start(&world.client, WEB, "--connections 20 --seconds 80 --rate 2000");
@@ -106,13 +100,7 @@ fn moved(lived: &LongLived) -> u64 {
 }
 
 fn lives_through_all(attach: Attach) {
-    if skip::without(&[Need::Root, Need::Docker, Need::Steer]) {
-        return;
-    }
-    let world = attach.world();
-    let docker = Docker::start(&world);
-    docker.import_greeter();
-    let mut agent = Agent::start(&world, &docker, attach);
+    let Some(Host { world, docker, mut agent }) = Host::set(attach) else { return };
     let first = docker.run(v1("first"));
     agent.wait_ready(SERVICE, 1);
     let remote = LongLived::start(&world.client, ECHO);

@@ -146,8 +146,8 @@ impl EdgeKind {
     }
 }
 
-/// The kernel's own demotion of a backend. Value of `BACKEND_EDGES`, index [`BackendId`]; written by the kernel only, and kept
-/// when the id gets a new tenant (whose first [`StateEntry`] takes the count as it finds it).
+/// The kernel's own demotion of a backend. Value of `BACKEND_EDGES`, index [`BackendId`]; written by the kernel, while the id is in
+/// use. The agent zeroes it before it gives the id to a new backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct EdgeEntry {
@@ -189,16 +189,16 @@ pub struct InitEntry {
     pub stop_signal: u16,
 }
 
-/// What the kernel tells the agent, by way of the ring `NOTICES`.
+/// What the kernel tells the agent, by way of the ring `NOTICES`: edges under their own numbers, and what else it saw.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum NoticeKind {
     /// The backend was sent its stop signal.
-    Stop = 1,
+    Stop = EdgeKind::Stop as u8,
     /// The backend was sent `KILL`.
-    Kill = 2,
+    Kill = EdgeKind::Kill as u8,
     /// The backend's first process ended.
-    Exit = 3,
+    Exit = EdgeKind::Exit as u8,
     /// A new flow found the backend ready, but nobody listening.
     NotListening = 4,
     /// A new flow found somebody listening at a backend that the agent does not know to listen.
@@ -240,6 +240,12 @@ pub struct Notice {
 }
 
 impl Notice {
+    /// The edge that it tells of, if it is of one: [`NoticeKind`] begins with the numbers of [`EdgeKind`].
+    pub fn edge(&self) -> Option<EdgeEntry> {
+        let Self { at_ns, kind, signal, edges, .. } = *self;
+        EdgeKind::from_u32(kind).map(|_| EdgeEntry { count: edges.into(), at_ns, kind, signal: signal.into() })
+    }
+
     /// From the bytes of a record, in this machine's byte order; `None` where they are too few.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let half = |at: usize| Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?));

@@ -1,9 +1,9 @@
 //! Which backend takes a new flow.
 //!
-//! The slot table proposes, the backend's state and its listening socket of this very instant dispose. The agent swaps the table soon after a state
-//! has changed, so the first candidate is nearly always right; between the two, the next candidates are tried, then all the
-//! service's members from a rotating start, every loop bounded. If nothing is ready, a draining backend is better than none
-//! (Kubernetes KEP-1669).
+//! The slot table proposes, the backend's state and its listening socket of this very instant dispose. The agent swaps the table
+//! soon after a state has changed, so the first candidate is nearly always right; between the two, the next candidates are
+//! tried, then all the service's members from a rotating start, every loop bounded. If nothing is ready, a draining backend is
+//! better than none (Kubernetes KEP-1669).
 
 use crate::addr::{Addr, Port};
 use crate::backend::{BackendId, BackendState, NoticeKind};

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 
 use super::questions::Answer;
-use super::{Agent, Source, applied_after, since_boot};
+use super::{Agent, Source, applied_after};
 use crate::docker::{Event, EventKind, Feed, Listed};
+use crate::host::clock::since_boot;
 use crate::model::cause::{self, Cause};
 use crate::model::lifecycle::is_stop;
 use crate::model::order::Turn;

@@ -5,14 +5,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use steer_common::addr::Port;
-use steer_common::backend::{BackendId, EdgeEntry, EdgeKind, InitEntry, Notice, NoticeKind};
+use steer_common::backend::{BackendId, InitEntry, Notice, NoticeKind};
 use steer_common::flow::ForeignKey;
 
+use super::Agent;
 use super::tracked::Tracked;
-use super::{Agent, boot_secs};
 use crate::dataplane::notices::Notices;
 use crate::dataplane::paths::Paths;
 use crate::dataplane::replay;
+use crate::host::clock::boot_secs;
 use crate::host::connections;
 use crate::host::netns::{Identity, identity};
 use crate::model::ContainerId;
@@ -58,25 +59,15 @@ impl Agent {
         let Some(id) = self.container_of(notice.backend, notice.generation) else { return };
         let Some(tracked) = self.tracked.get_mut(&id) else { return };
         tracing::debug!(backend = tracked.name, ?kind, signal = notice.signal, "the kernel tells");
-        let edge = |kind: EdgeKind| EdgeEntry {
-            count: notice.edges.into(),
-            at_ns: notice.at_ns,
-            kind: kind as u32,
-            signal: notice.signal.into(),
-        };
-        match kind {
-            NoticeKind::Stop => self.take_edge(&id, &edge(EdgeKind::Stop)),
-            NoticeKind::Kill => self.take_edge(&id, &edge(EdgeKind::Kill)),
-            NoticeKind::Exit => self.take_edge(&id, &edge(EdgeKind::Exit)),
-            NoticeKind::NotListening | NoticeKind::Listening | NoticeKind::Refused => {
-                if kind == NoticeKind::Refused {
-                    self.take_refusal(&id, Duration::from_nanos(notice.at_ns));
-                }
-                // Thousands of refused connections ask for the same look.
-                if looked_at.insert(id.clone()) {
-                    self.look_at_listener(&id);
-                }
-            }
+        if let Some(edge) = notice.edge() {
+            return self.take_edge(&id, &edge);
+        }
+        if kind == NoticeKind::Refused {
+            self.take_refusal(&id, Duration::from_nanos(notice.at_ns));
+        }
+        // Thousands of refused connections ask for the same look.
+        if looked_at.insert(id.clone()) {
+            self.look_at_listener(&id);
         }
     }
 

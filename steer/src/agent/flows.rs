@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 
 use steer_common::backend::BackendId;
 
+use super::Agent;
 use super::tracked::Tracked;
-use super::{Agent, boot_secs, since_boot};
-use crate::dataplane::count::Opening;
+use crate::dataplane::count::FlowCounts;
 use crate::dataplane::detach;
+use crate::host::clock::{boot_secs, since_boot};
 use crate::model::ContainerId;
 use crate::model::lifecycle::{has_survived, patience};
 
@@ -19,7 +20,7 @@ const SURVIVORS: Duration = Duration::from_secs(1);
 /// What was seen of flows, and when.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    opening: Option<(Instant, Opening)>,
+    opening: Option<(Instant, FlowCounts)>,
     survivors: Option<Instant>,
 }
 

@@ -44,6 +44,7 @@ use crate::config::Config;
 use crate::dataplane::maps::Maps;
 use crate::dataplane::paths::Paths;
 use crate::docker::Docker;
+use crate::host::clock;
 use crate::model::history::{History, Refusals};
 use crate::model::memory::Memory;
 use crate::model::plan::Applied;
@@ -149,16 +150,6 @@ impl Agent {
     }
 }
 
-/// Seconds of the clock that the kernel side uses (`bpf_ktime_get_coarse_ns`: monotonic).
-fn boot_secs() -> u32 {
-    since_boot().as_secs() as u32
-}
-
-/// The same, finer.
-fn since_boot() -> Duration {
-    nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
-}
-
 fn unix_micros() -> UnixMicros {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMicros(since.as_micros() as u64)
@@ -166,7 +157,7 @@ fn unix_micros() -> UnixMicros {
 
 /// A moment since boot, by the clock on the wall.
 fn unix_at(since_boot: Duration) -> UnixMicros {
-    let ago = self::since_boot().saturating_sub(since_boot);
+    let ago = clock::since_boot().saturating_sub(since_boot);
     UnixMicros(unix_micros().0.saturating_sub(ago.as_micros() as u64))
 }
 

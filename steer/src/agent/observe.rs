@@ -7,7 +7,8 @@ use anyhow::Result;
 use steer_common::backend::BackendState;
 
 use super::tracked::{Stop, Tracked};
-use super::{Agent, Source, since_boot};
+use super::{Agent, Source};
+use crate::host::clock::since_boot;
 use crate::host::netns::{Netns, enable_gro, other_ways, reach};
 use crate::model::cause::{self, Cause};
 use crate::model::desired::BackendKey;
@@ -190,15 +191,9 @@ impl Agent {
     fn write_state(&mut self, tracked: &BackendKey, state: BackendState, gate: Gate) {
         let Some(applied) = self.applied.backends.get(tracked) else { return };
         let op = Op::SetState { key: tracked.clone(), id: applied.id, state, gate };
-        match self.maps.apply(&op) {
-            Ok(()) => {
-                self.applied.note(&op);
-                if state == BackendState::Ready {
-                    self.replay_soon();
-                }
-            }
+        if let Err(error) = self.apply(&op) {
             // The plan that follows has it again.
-            Err(error) => tracing::error!(error = format!("{error:#}"), "writing a backend's state failed"),
+            tracing::error!(error = format!("{error:#}"), "writing a backend's state failed");
         }
     }
 }

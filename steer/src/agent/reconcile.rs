@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use steer_common::backend::BackendState;
 
 use super::docker::is_docker;
-use super::{Agent, Source, boot_secs, since_boot};
+use super::{Agent, Source};
 use crate::dataplane::attach;
 use crate::dataplane::paths::LinkName;
+use crate::host::clock::{boot_secs, since_boot};
 use crate::model::desired::desired;
 use crate::model::plan::{Blocked, Op, plan};
 use crate::model::{Candidate, ContainerId, Observed, Problem};
@@ -33,22 +34,18 @@ impl Agent {
         let (ops, problems) = plan(&desired, &self.applied, boot_secs());
         self.say(Source::Plan, problems);
         let mut removed = false;
-        let mut more_ready = false;
         let mut blocked = Blocked::default();
         for op in ops {
             if blocked.waits(&op, &self.applied) {
                 continue;
             }
-            match self.maps.apply(&op) {
+            match self.apply(&op) {
                 Ok(()) => {
-                    self.applied.note(&op);
                     if let Op::AddBackend { key, id, entry, .. } = &op {
                         // Before it gets the first flow.
                         self.mark_foreign(key, *id, entry.generation);
                     }
                     removed |= matches!(op, Op::RemoveBackend { .. });
-                    // One that was ready when it was first seen, as who starts quickly is.
-                    more_ready |= matches!(op, Op::SetState { state: BackendState::Ready, .. });
                 }
                 Err(error) => {
                     tracing::error!(
@@ -63,15 +60,22 @@ impl Agent {
             self.drop_unused_veths();
         }
         self.tell_inits();
-        if more_ready {
-            self.replay_soon();
-        }
         if self.is_replaying() {
             self.replay();
         }
         let again = (!blocked.is_empty()).then_some(AGAIN);
         let ends = self.memory.next_end(now).map(|end| end - now);
         self.wake = again.into_iter().chain(ends).min().map(|wait| Instant::now() + wait);
+    }
+
+    /// Carries out one operation, and notes it. Whoever waits for a backend is sent on soon after one is ready.
+    pub(super) fn apply(&mut self, op: &Op) -> anyhow::Result<()> {
+        self.maps.apply(op)?;
+        self.applied.note(op);
+        if matches!(op, Op::SetState { state: BackendState::Ready, .. }) {
+            self.replay_soon();
+        }
+        Ok(())
     }
 
     /// What an earlier agent left, as long as Docker has not said what runs: an agent that knows nothing changes nothing.

@@ -8,11 +8,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
+use super::Agent;
 use super::questions::Answer;
-use super::{Agent, boot_secs};
 use crate::api::Request;
 use crate::docker::{Docker, Feed, Subscription};
 use crate::host::addresses::{HostChange, Watch, watch};
+use crate::host::clock::boot_secs;
 
 /// How often everything is read anew, whatever events said.
 const RESYNC: Duration = Duration::from_secs(30);

@@ -10,7 +10,7 @@ use crate::model::cause::{Cause, Source};
 use crate::model::desired::BackendKey;
 use crate::model::history::Transition;
 use crate::model::lifecycle::{Facts, is_gated_by_listening, next};
-use crate::model::{Candidate, ContainerId, Gate, Health, Reach, ReadyPolicy, Spec, UnixMicros};
+use crate::model::{Candidate, ContainerId, Gate, Health, Reach, Spec, UnixMicros};
 
 /// One run of a container (or one static backend) that is steered to.
 pub struct Tracked {
@@ -180,11 +180,7 @@ impl Tracked {
 
     /// Whether listening decides about it.
     pub fn by_listening(&self) -> bool {
-        match self.spec.ready {
-            ReadyPolicy::Listen => true,
-            ReadyPolicy::Auto => self.health == Health::None,
-            ReadyPolicy::Health | ReadyPolicy::Manual => false,
-        }
+        self.facts().by_listening()
     }
 
     /// Looks whether every port it serves has a listener.

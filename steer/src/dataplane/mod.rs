@@ -17,6 +17,7 @@
 //! | [`detach`] | takes everything away |
 //! | [`read`] | what inspection commands see |
 //! | [`explain`] | what the program would do with a packet |
+//! | `frame` | a packet that is handed to a program |
 
 pub mod adopt;
 pub mod apply;
@@ -24,6 +25,7 @@ pub mod attach;
 pub mod count;
 pub mod detach;
 pub mod explain;
+mod frame;
 pub mod kernel_log;
 pub mod load;
 pub mod maps;

@@ -10,10 +10,10 @@ use anyhow::{Context as _, Result};
 use aya::Ebpf;
 use aya::programs::Xdp;
 use aya::{TestRun as _, TestRunAttrs, TestRunOptions};
-use steer_common::csum;
 use steer_common::flow::{FlowKey, PendingEntry};
 use steer_common::limits::PENDING_SECS;
 
+use super::frame::Headers;
 use super::load::{program, program_mut};
 use super::maps::Maps;
 use super::read::walk;
@@ -67,48 +67,25 @@ pub fn replay(bpf: &mut Ebpf, maps: &mut Maps, now_secs: u32) -> Result<usize> {
     Ok(sent)
 }
 
-const ETHERNET: usize = 14;
-const IP: usize = 20;
-const TCP: usize = 20;
-
 /// The client's SYN, as a frame for the host's interface with that MAC address.
 fn frame(key: &FlowKey, held: &PendingEntry, mac: [u8; 6]) -> Vec<u8> {
     let PendingEntry { flow, syn } = held;
     let options = syn.options.iter().flat_map(|word| word.to_ne_bytes());
     let options: Vec<u8> = options.take(usize::from(syn.options_len)).collect();
-    let tcp_len = TCP + options.len();
-    let mut frame = Vec::with_capacity(ETHERNET + IP + tcp_len);
-    frame.extend(mac);
-    // From nobody in particular: a locally administered address.
-    frame.extend([2, 0, 0, 0, 0, 0]);
-    frame.extend(0x0800_u16.to_be_bytes());
-    frame.extend([0x45, syn.tos]);
-    frame.extend(((IP + tcp_len) as u16).to_be_bytes());
-    // No identification, not to be fragmented.
-    frame.extend([0, 0, 0x40, 0, syn.ttl, steer_common::addr::TCP, 0, 0]);
-    frame.extend(key.client.v4_be().to_ne_bytes());
-    frame.extend(flow.frontend.v4_be().to_ne_bytes());
-    frame.extend(key.client_port.0.to_ne_bytes());
-    frame.extend(flow.frontend_port.0.to_ne_bytes());
-    frame.extend(flow.isn.to_ne_bytes());
-    frame.extend([0; 4]);
-    frame.extend([((tcp_len / 4) << 4) as u8, syn.flags.0]);
-    frame.extend(syn.window.to_ne_bytes());
-    // Checksum, urgent pointer.
-    frame.extend([0; 4]);
-    frame.extend(options);
-    let (ip, tcp) = frame[ETHERNET..].split_at_mut(IP);
-    let sum = checksum(0, ip);
-    ip[10..12].copy_from_slice(&sum);
-    let pseudo = csum::pseudo(key.client, flow.frontend, steer_common::addr::TCP, tcp_len as u16);
-    let sum = checksum(pseudo, tcp);
-    tcp[16..18].copy_from_slice(&sum);
-    frame
-}
-
-fn checksum(start: u16, bytes: &[u8]) -> [u8; 2] {
-    let words = bytes.chunks(2).map(|word| u32::from(u16::from_ne_bytes([word[0], word.get(1).copied().unwrap_or(0)])));
-    csum::finish(words.sum::<u32>() + u32::from(start)).to_ne_bytes()
+    Headers {
+        // From nobody in particular: a locally administered address.
+        src_mac: [2, 0, 0, 0, 0, 0],
+        dst_mac: mac,
+        src: (key.client, key.client_port),
+        dst: (flow.frontend, flow.frontend_port),
+        tos: syn.tos,
+        ttl: syn.ttl,
+        seq: flow.isn,
+        flags: syn.flags,
+        window: syn.window,
+        options: &options,
+    }
+    .frame()
 }
 
 #[cfg(test)]
@@ -117,11 +94,13 @@ mod tests {
 
     use steer_common::addr::{Addr, Port};
     use steer_common::backend::BackendId;
+    use steer_common::csum;
     use steer_common::flow::{FlowEntry, SYN_OPTIONS, SynEntry};
     use steer_common::service::ServiceId;
     use steer_common::tcp::TcpFlags;
 
     use super::*;
+    use crate::dataplane::frame::words;
 
     #[test]
     fn a_syn_is_put_together_as_its_client_sent_it() {
@@ -173,7 +152,7 @@ mod tests {
             .concat()
         );
         for part in [&frame[14..34], &[&frame[26..34], &[0, 6, 0, 24], &frame[34..]].concat()] {
-            assert_eq!(checksum(0, part), [0, 0], "the sum over a part with its checksum");
+            assert_eq!(csum::finish(words(part)), 0, "the sum over a part with its checksum");
         }
     }
 }

@@ -1,22 +1,14 @@
 //! Connections that a container has, from the kernel's socket diagnostics inside its network namespace.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
-use super::netlink::{Netlink, Raw};
+use super::netlink::Netlink;
 use super::netns::Netns;
+use super::sock_diag::{AF_INET, AF_INET6, address, sockets};
 
-// linux/sock_diag.h, linux/inet_diag.h, net/tcp_states.h
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-const IPPROTO_TCP: u8 = 6;
 /// Every state in which packets may still come: not CLOSE, LISTEN or TIME_WAIT.
 const TCPF_OPEN: u32 = !(1 << 7 | 1 << 10 | 1 << 6);
-
-/// `inet_diag_req_v2`, and where the local port is in it.
-const QUESTION: usize = 56;
-const QUESTION_PORT: usize = 8;
 
 /// Where `inet_diag_msg` has the remote port and address.
 const ANSWER_PORT: usize = 6;
@@ -28,35 +20,23 @@ pub fn clients(netns: &Netns, port: u16) -> io::Result<Vec<(IpAddr, u16)>> {
         let mut netlink = Netlink::sockets()?;
         let mut clients = Vec::new();
         for family in [AF_INET, AF_INET6] {
-            let answers = netlink.dump(|| question(family, port))?;
+            let answers = sockets(&mut netlink, family, TCPF_OPEN, port)?;
             clients.extend(answers.iter().filter_map(|answer| client(&answer.bytes)));
         }
         Ok(clients)
     })?
 }
 
-fn question(family: u8, port: u16) -> Raw {
-    let mut bytes = vec![family, IPPROTO_TCP, 0, 0];
-    bytes.extend(TCPF_OPEN.to_ne_bytes());
-    bytes.resize(QUESTION_PORT, 0);
-    bytes.extend(port.to_be_bytes());
-    bytes.resize(QUESTION, 0);
-    Raw { kind: SOCK_DIAG_BY_FAMILY, bytes }
-}
-
 fn client(bytes: &[u8]) -> Option<(IpAddr, u16)> {
     let port = u16::from_be_bytes(*bytes.get(ANSWER_PORT..)?.first_chunk()?);
-    let address: [u8; 16] = *bytes.get(ANSWER_ADDRESS..)?.first_chunk()?;
-    let address = match *bytes.first()? {
-        AF_INET => IpAddr::from(*address.first_chunk::<4>()?),
-        AF_INET6 => IpAddr::V6(Ipv6Addr::from(address)).to_canonical(),
-        _ => return None,
-    };
+    let address = address(bytes, ANSWER_ADDRESS)?.to_canonical();
     Some((address, port))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
 
     #[test]

@@ -11,14 +11,17 @@
 //! | [`netns`] | how a container's address is reached from the host |
 //! | [`listen`] | whether a port is being listened on |
 //! | [`connections`] | who is connected to a port |
+//! | [`clock`] | how long it has been up, by the kernel's clock |
 //! | [`btf`] | where the kernel's structures have their fields |
 //! | [`privileges`] | what this process may do |
 //! | `ethtool` | offloads of an interface |
+//! | `sock_diag` | the sockets of one port |
 //! | `netlink` | one question to the kernel and its answer |
 //! | `sys` | the socket option no library has |
 
 pub mod addresses;
 pub mod btf;
+pub mod clock;
 pub mod connections;
 mod ethtool;
 pub mod links;
@@ -26,4 +29,5 @@ pub mod listen;
 mod netlink;
 pub mod netns;
 pub mod privileges;
+mod sock_diag;
 mod sys;

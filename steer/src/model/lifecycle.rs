@@ -35,6 +35,17 @@ pub struct Facts {
     pub flows: u64,
 }
 
+impl Facts {
+    /// Whether listening decides about it.
+    pub fn by_listening(&self) -> bool {
+        match self.policy {
+            ReadyPolicy::Listen => true,
+            ReadyPolicy::Auto => self.health == Health::None,
+            ReadyPolicy::Health | ReadyPolicy::Manual => false,
+        }
+    }
+}
+
 /// The state that follows from the facts, and its cause. `current` matters where silence must not demote: after a
 /// restart of dockerd every healthcheck starts over at `starting`, while the containers serve as before.
 pub fn next(current: BackendState, facts: &Facts) -> (BackendState, Cause) {
@@ -94,13 +105,8 @@ pub fn stop_cause(signal: i32, by_event: bool) -> Cause {
 
 /// Whether the kernel may give new flows to a backend in this state from the moment it listens: nothing but that is missing.
 pub fn is_gated_by_listening(state: BackendState, facts: &Facts) -> bool {
-    let by_listening = match facts.policy {
-        ReadyPolicy::Listen => true,
-        ReadyPolicy::Auto => facts.health == Health::None,
-        ReadyPolicy::Health | ReadyPolicy::Manual => false,
-    };
     let waits = matches!(state, BackendState::Starting | BackendState::Unready);
-    by_listening && waits && !facts.paused && !facts.maintenance && !facts.exited && facts.stop_signal.is_none()
+    facts.by_listening() && waits && !facts.paused && !facts.maintenance && !facts.exited && facts.stop_signal.is_none()
 }
 
 /// The least that a container is given to end after its stop signal.

@@ -15,7 +15,6 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod};
-use nix::time::{ClockId, clock_gettime};
 use steer_common::addr::{Addr, Port};
 use steer_common::backend::BackendId;
 use steer_common::flow::{FlowEntry, FlowKey, PendingEntry};
@@ -30,6 +29,7 @@ use super::load::{OBJECT, program, program_mut};
 use super::maps::Maps;
 use super::paths::{LinkName, Paths};
 use super::read::{self, FlowView};
+use crate::host::clock::since_boot;
 use crate::host::links::{Link, link, links, towards, uplinks};
 
 /// What the program only reads, or what no private copy is needed of: as it is pinned. All else is private.
@@ -203,7 +203,7 @@ fn once(paths: &Paths, question: &Question, way_in: &WayIn, hook: Hook, known: &
         (Hook::Xdp, 4) | (Hook::Tc, 7) => Action::Redirect,
         _ => bail!("the program answered with {code}, which it never should"),
     };
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).context("asking for the time")?;
+    let now = since_boot();
     let service = known.frontend.as_ref().map(|(_, frontend)| frontend.service);
     let none_for = match service {
         Some(service) => {

@@ -6,20 +6,22 @@ pub(super) mod walk;
 use std::hash::Hash;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::sys::SyscallError;
-use nix::time::{ClockId, clock_gettime};
 use steer_common::backend::{BackendEntry, BackendId, BackendInfo, BackendStats, EdgeEntry, StateEntry};
 use steer_common::flow::{FlowEntry, FlowKey, LocalFlow, PendingEntry};
 use steer_common::limits::names;
 use steer_common::service::{FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceInfo};
 use steer_common::verdict::Counter;
 
-use self::view::{BackendRow, FlowCounts, ServiceRow};
+use self::view::{BackendRow, ServiceRow};
 pub use self::view::{BackendView, FlowTable, FlowView, PortView, ServiceView, Snapshot, balance_name};
+use super::count::{FlowCounts, live_count, opening};
 use super::paths::{LinkName, Paths};
+use crate::host::clock::{boot_secs, since_boot};
 use crate::model::UnixMicros;
 
 /// Why the maps cannot be read.
@@ -141,7 +143,7 @@ impl Reader {
     /// Every flow that the tables hold, ended ones too: see [`FlowView::is_current`]. A flow whose backend's id has another
     /// generation by now belongs to a backend that is gone.
     pub fn flows(&self) -> Result<impl Iterator<Item = Result<FlowView, ReadError>>, ReadError> {
-        let now = now_secs();
+        let now = boot_secs();
         let of = move |table| {
             move |row: Result<(FlowKey, FlowEntry), _>| {
                 row.map(|(key, entry)| FlowView::of_packets(&key, &entry, table, now))
@@ -162,7 +164,7 @@ impl Reader {
     /// `exactly`: their table may hold many thousand entries.
     pub fn remaining(&self, id: BackendId, generation: u32, exactly: bool) -> Result<Remaining, ReadError> {
         let index = id.0.into();
-        let live = || self.backend_live.get(&index, 0).map(view::live_count).map_err(read(names::BACKEND_LIVE));
+        let live = || self.backend_live.get(&index, 0).map(live_count).map_err(read(names::BACKEND_LIVE));
         if self.generation(id)? != generation {
             return Ok(Remaining::default());
         }
@@ -189,15 +191,7 @@ impl Reader {
     }
 
     fn count_pending(&self) -> Result<FlowCounts, ReadError> {
-        let now = now_secs();
-        let mut counts = FlowCounts::new();
-        for row in entries(&self.pending, names::PENDING)? {
-            let (_, PendingEntry { flow, .. }) = row?;
-            if flow.tcp().is_opening() && !flow.is_expired(now) {
-                *counts.entry((flow.backend, flow.generation)).or_default() += 1;
-            }
-        }
-        Ok(counts)
+        opening(&self.pending, boot_secs()).map_err(read(names::PENDING))
     }
 }
 
@@ -234,16 +228,10 @@ pub fn close_frontends(paths: &Paths) -> Result<(), ReadError> {
     Ok(())
 }
 
-/// The clock of [`FlowEntry::last_seen`]: `bpf_ktime_get_coarse_ns` is the monotonic one.
-fn now_secs() -> u32 {
-    clock_gettime(ClockId::CLOCK_MONOTONIC).map(|now| now.tv_sec() as u32).unwrap_or_default()
-}
-
 /// When the kernel's clock began, in Unix time.
 fn boot() -> UnixMicros {
-    let micros = |clock| clock_gettime(clock).map(|now| now.tv_sec() as u64 * 1_000_000 + now.tv_nsec() as u64 / 1_000);
-    let (unix, monotonic) = (micros(ClockId::CLOCK_REALTIME), micros(ClockId::CLOCK_MONOTONIC));
-    UnixMicros(unix.unwrap_or_default().saturating_sub(monotonic.unwrap_or_default()))
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMicros(unix.saturating_sub(since_boot()).as_micros() as u64)
 }
 
 fn open<T: TryFrom<Map, Error = MapError>>(paths: &Paths, name: &str) -> Result<T, ReadError> {

@@ -3,22 +3,15 @@
 mod table;
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
-use super::netlink::{Netlink, Raw, find};
+use super::netlink::{Netlink, find};
 use super::netns::Netns;
+use super::sock_diag::{AF_INET, AF_INET6, address, sockets};
 
-// linux/sock_diag.h, linux/inet_diag.h, net/tcp_states.h
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-const IPPROTO_TCP: u8 = 6;
+// net/tcp_states.h, linux/inet_diag.h
 const TCPF_LISTEN: u32 = 1 << 10;
 const INET_DIAG_SKV6ONLY: u16 = 11;
-
-/// `inet_diag_req_v2`, and where the source port is in it.
-const QUESTION: usize = 56;
-const QUESTION_PORT: usize = 8;
 
 /// `inet_diag_msg`, and where the bound address is in it.
 const ANSWER: usize = 72;
@@ -38,7 +31,7 @@ pub fn is_listening_in(netns: &Netns, address: IpAddr, port: u16) -> io::Result<
 fn ask_kernel(address: IpAddr, port: u16) -> io::Result<bool> {
     let mut netlink = Netlink::sockets()?;
     for family in [AF_INET, AF_INET6] {
-        let answers = netlink.dump(|| question(family, port))?;
+        let answers = sockets(&mut netlink, family, TCPF_LISTEN, port)?;
         if answers
             .iter()
             .filter_map(|answer| socket(&answer.bytes))
@@ -50,24 +43,10 @@ fn ask_kernel(address: IpAddr, port: u16) -> io::Result<bool> {
     Ok(false)
 }
 
-fn question(family: u8, port: u16) -> Raw {
-    let mut bytes = vec![family, IPPROTO_TCP, 0, 0];
-    bytes.extend(TCPF_LISTEN.to_ne_bytes());
-    bytes.resize(QUESTION_PORT, 0);
-    bytes.extend(port.to_be_bytes());
-    bytes.resize(QUESTION, 0);
-    Raw { kind: SOCK_DIAG_BY_FAMILY, bytes }
-}
-
 /// Address a socket is bound to, and whether it is bound to IPv6 only.
 fn socket(bytes: &[u8]) -> Option<(IpAddr, bool)> {
     let (body, attributes) = bytes.split_at_checked(ANSWER)?;
-    let address: [u8; 16] = *body.get(ANSWER_ADDRESS..)?.first_chunk()?;
-    let local = match *body.first()? {
-        AF_INET => IpAddr::from(*address.first_chunk::<4>()?),
-        AF_INET6 => IpAddr::V6(Ipv6Addr::from(address)),
-        _ => return None,
-    };
+    let local = address(body, ANSWER_ADDRESS)?;
     Some((local, find(attributes, INET_DIAG_SKV6ONLY).is_some_and(|only| only != [0])))
 }
 
@@ -82,6 +61,8 @@ fn accepts(local: IpAddr, v6_only: bool, address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
 
     #[test]

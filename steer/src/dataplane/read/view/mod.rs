@@ -1,6 +1,5 @@
 //! What the maps say, in words for people: pure.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use steer_common::service::{Balance, PortInfo, ServiceEntry, ServiceId, ServiceI
 use steer_common::tcp::TcpState;
 use steer_common::verdict::Counter;
 
+use crate::dataplane::count::{FlowCounts, live_count};
 use crate::model::lifecycle::signal_name;
 use crate::model::{Protocol, UnixMicros};
 
@@ -234,9 +234,6 @@ pub(super) struct BackendRow {
     pub(super) stats: BackendStats,
 }
 
-/// Flows per backend and generation.
-pub(super) type FlowCounts = HashMap<(BackendId, u32), u64>;
-
 /// Puts backends to their services. A backend whose service has no name (the agent is just removing it) stands under the
 /// service's number, so that nothing is hidden.
 pub(super) fn services(
@@ -320,11 +317,6 @@ fn backend(row: &BackendRow, ports: &[PortInfo], pending: u64, boot: UnixMicros)
         resteered_total: stats.resteered,
         drain: Duration::from_millis(info.drain_ms.into()),
     }
-}
-
-/// The kernel adds and subtracts on several CPUs: an end may be counted a moment before its beginning.
-pub(super) const fn live_count(live: u64) -> u64 {
-    if live > i64::MAX as u64 { 0 } else { live }
 }
 
 /// Text that was padded with zeros to fit a record; what is not UTF-8 is replaced.
