@@ -1,8 +1,8 @@
 //! Backends that leave, come and pause under load: nobody is refused, nobody waits, and what is open lives on with the process
 //! that holds it.
 //!
-//! Each row does one thing to one of four replicas while clients ask for 1,200 new connections per second, and others keep
-//! theirs. What it may cost is in [`Price`]; what it did cost is printed.
+//! Each row does one thing to one of four replicas while clients ask for 1,200 new connections per second, others keep theirs,
+//! and others yet are on the host itself, whose sockets are steered at `connect`. What it may cost is in [`Price`]; what it did cost is printed.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -108,7 +108,7 @@ impl Price {
     fn exceeded(self, fared: &Fared) -> Vec<String> {
         let Self { cut: new, cut_kept, stalled } = self;
         let mut wrong = Vec::new();
-        for report in [&fared.close, &fared.keepalive] {
+        for report in [&fared.close, &fared.keepalive].into_iter().chain(&fared.local) {
             let cuts = if report.mode == "close" { new } else { cut_kept };
             let checks = [
                 ("refused", report.failures.refused, 0),
@@ -188,7 +188,7 @@ fn row(host: &mut Host, ready: Ready, (what, app): (Act, App)) -> (String, Vec<S
         spec = spec.memory(24 << 20);
     }
     let (fared, victim) = if what == Act::ScaleUp {
-        let clients = Clients::start(&host.world, 9000);
+        let clients = Clients::start_with_local(&host.world, 9000);
         let victim = host.docker.run(spec.args(&["--listen-after", "2"]));
         host.agent.wait_ready(SERVICE, 4);
         clients.flow_on();
@@ -196,7 +196,7 @@ fn row(host: &mut Host, ready: Ready, (what, app): (Act, App)) -> (String, Vec<S
     } else {
         let mut victim = host.docker.run(spec);
         host.agent.wait_ready(SERVICE, 4);
-        let clients = Clients::start(&host.world, 9000);
+        let clients = Clients::start_with_local(&host.world, 9000);
         act(host, &clients, what, &mut victim);
         clients.flow_on();
         (clients.finish(), victim)

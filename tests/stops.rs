@@ -2,12 +2,13 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bollard::query_parameters::RenameContainerOptionsBuilder;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use steer_tests::agent::Attach;
+use steer_tests::agent::{Attach, Backend};
 use steer_tests::clients::{Clients, Host, cut};
 use steer_tests::docker::ContainerSpec;
 use steer_tests::http::Http;
@@ -147,6 +148,64 @@ fn a_process_that_ended_is_forgotten_by_the_kernel_itself() {
     assert_eq!(pids(&host), [replicas[2].pid as u32]);
     let states = ["one", "two", "three"].map(|name| host.agent.backend(name).state);
     assert_eq!(states, ["gone", "gone", "ready"]);
+}
+
+/// A process that is none of steer's business, with this id, which is free.
+#[track_caller]
+fn stranger(pid: i32) -> Child {
+    const TRIES: u32 = 200;
+    for _ in 0..TRIES {
+        // The kernel gives the next id to who comes next; somebody else may be quicker.
+        std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).expect("the last process id can be set");
+        // Waits for words that never come.
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().expect("cat can be started");
+        if child.id() == pid as u32 {
+            return child;
+        }
+        child.kill().and_then(|()| child.wait()).expect("it ends");
+    }
+    panic!("no process with id {pid} after {TRIES} tries");
+}
+
+#[test]
+fn whoever_gets_the_process_id_of_a_container_that_ended_is_none_of_its_business() {
+    let Some(mut host) = Host::set(Attach::Tc) else { return };
+    let mut replicas = host.docker.run_all(["one", "two"].map(replica));
+    host.agent.wait_ready(SERVICE, 2);
+    let edges = |host: &Host| {
+        let edges = host.agent.edges();
+        edges.iter().map(|edge| edge.expect("an edge is read").count).collect::<Vec<_>>()
+    };
+    let clients = Clients::start(&host.world, 9000);
+    for with_agent in [true, false] {
+        for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+            let one = &mut replicas[0];
+            let old = one.pid;
+            one.stop(None);
+            if with_agent {
+                one.start();
+                host.agent.wait_ready(SERVICE, 2);
+                assert_ne!(one.pid, old);
+            }
+            let before = (edges(&host), host.agent.backends());
+            let mut stranger = stranger(old);
+            assert!(!host.agent.inits().contains_key(&(old as u32)));
+            kill(Pid::from_raw(old), signal).expect("it is there");
+            stranger.wait().expect("it ends by that");
+            clients.flow_on();
+            let after = (edges(&host), host.agent.backends());
+            assert_eq!(after.0, before.0, "{signal} to {old}, agent {with_agent}");
+            let states = |backends: &[Backend]| backends.iter().map(|one| one.state.clone()).collect::<Vec<_>>();
+            assert_eq!(states(&after.1), states(&before.1), "{signal} to {old}, agent {with_agent}");
+            if !with_agent {
+                break;
+            }
+        }
+        host.agent.kill9();
+    }
+    let fared = clients.finish();
+    eprintln!("{fared}");
+    assert_eq!((fared.close.failures.refused, fared.close.stalled), (0, 0), "{fared:#?}");
 }
 
 #[test]

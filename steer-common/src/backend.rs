@@ -278,7 +278,7 @@ pub struct BackendStats {
 #[repr(C)]
 pub struct EndpointKey {
     pub addr: Addr,
-    /// Host end of the veth the packet came in on.
+    /// Host end of the veth the packet came in on; or [`EndpointKey::inside`] the namespace.
     pub ifindex: u32,
     pub port: Port,
     pub proto: u8,
@@ -291,7 +291,22 @@ impl EndpointKey {
     pub const fn new(addr: Addr, ifindex: u32, port: Port, proto: u8) -> Self {
         Self { addr, ifindex, port, proto, pad: 0 }
     }
+
+    /// What stands for the interface where a namespace's own sockets are asked, which see none: no interface has such an index
+    /// (the kernel's are positive), and cookies are counted from one.
+    #[inline(always)]
+    pub const fn inside(netns_cookie: u64) -> u32 {
+        INSIDE | netns_cookie as u32
+    }
+
+    /// Whether it is of a namespace's own sockets.
+    pub const fn is_inside(&self) -> bool {
+        self.ifindex & INSIDE != 0
+    }
 }
+
+/// See [`EndpointKey::inside`].
+const INSIDE: u32 = 1 << 31;
 
 /// The backend at an endpoint. Value of `ENDPOINTS`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -9,7 +9,7 @@ use std::vec::Vec;
 
 use crate::addr::{Addr, Port, TCP};
 use crate::backend::{BackendEntry, BackendId, BackendState, EndpointEntry, EndpointKey, NoticeKind};
-use crate::flow::{FlowEntry, FlowKey, ForeignKey};
+use crate::flow::{FlowEntry, FlowKey, ForeignKey, SocketEntry};
 use crate::limits::MAX_REFUSALS;
 use crate::pick::Fit;
 use crate::reverse::reverse;
@@ -44,6 +44,8 @@ pub(crate) struct World {
     /// Connections that backends have.
     pub sockets: BTreeSet<(BackendId, Addr, Port)>,
     pub foreign: BTreeSet<ForeignKey>,
+    /// What the socket that sends the next packet remembers.
+    pub remembered: RefCell<Option<SocketEntry>>,
     pub search_exhausted: bool,
     pub notices: RefCell<Vec<(NoticeKind, BackendId)>>,
     pub traced: RefCell<Vec<(BackendId, Fit)>>,
@@ -200,6 +202,9 @@ impl Tables for World {
     fn is_connected(&self, backend: &BackendEntry, _: Port, client: Addr, client_port: Port) -> bool {
         self.sockets.contains(&(self.id_of(backend), client, client_port))
     }
+    fn remembered(&self) -> Option<SocketEntry> {
+        *self.remembered.borrow()
+    }
     fn is_foreign(&self, key: &ForeignKey) -> bool {
         self.foreign.contains(key)
     }
@@ -286,6 +291,9 @@ impl Tables for World {
         }
         flows.insert(*key, *entry);
         true
+    }
+    fn add_flow(&self, key: &FlowKey, entry: &FlowEntry) -> bool {
+        !self.flows.borrow().contains_key(key) && self.put_flow(Table::Flows, key, entry)
     }
     fn mark_flow(&self, flow: &Looked<'_>, marks: u64, secs: u32, uplink: u32) -> u64 {
         let entry = FlowEntry { marks: flow.marks | marks, last_seen: secs, uplink, ..**flow };
@@ -390,7 +398,14 @@ impl World {
 
     /// A packet comes out of backend `id`, whatever becomes of it.
     pub(crate) fn returned(&self, id: u16, port: u16, flags: TcpFlags, secs: u32) -> Option<Returned> {
-        reverse(self, &from_backend(id, port, flags), 100 + u32::from(id), Nanos(u64::from(secs) * 1_000_000_000))
+        self.back(&from_backend(id, port, flags), 100 + u32::from(id), secs)
+    }
+
+    /// A packet comes in at that interface from a container.
+    pub(crate) fn back(&self, segment: &Segment, ifindex: u32, secs: u32) -> Option<Returned> {
+        let mut returned = None;
+        reverse(self, segment, ifindex, Nanos(u64::from(secs) * 1_000_000_000), &mut returned);
+        returned
     }
 
     /// A whole handshake; the backend it ends on.

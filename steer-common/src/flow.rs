@@ -132,6 +132,23 @@ pub struct ForeignKey {
     pub generation: u32,
 }
 
+/// What the backend's own socket keeps of a flow. Value of `SOCKETS`, storage inside the socket: it is there for as long as the
+/// connection is, whatever becomes of the flow tables, and no flood can push it out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct SocketEntry {
+    /// Address the client connected to: what replies must come from.
+    pub frontend: Addr,
+    pub frontend_port: Port,
+    /// Which port of the service: index into [`crate::backend::BackendEntry::targets`].
+    pub port_index: u8,
+    pub pad: u8,
+    /// Sequence number of the SYN, as on the wire.
+    pub isn: u32,
+    /// Interface the client's packets come in on.
+    pub uplink: u32,
+}
+
 /// A connection of one of this host's own sockets, steered at `connect`. Value of `LOCAL_FLOWS`, key: socket cookie.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
@@ -149,4 +166,5 @@ const _: () = assert!(size_of::<FlowEntry>() == 48);
 const _: () = assert!(size_of::<SynEntry>() == 48);
 const _: () = assert!(size_of::<PendingEntry>() == 96);
 const _: () = assert!(size_of::<ForeignKey>() == 24);
+const _: () = assert!(size_of::<SocketEntry>() == 28);
 const _: () = assert!(size_of::<LocalFlow>() == 24);

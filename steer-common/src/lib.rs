@@ -16,7 +16,7 @@
 //! | [`tables`] | the lookups and writes a decision needs |
 //! | [`pick`] | which backend takes a new flow |
 //! | [`mod@steer`] | client to backend: pass, steer or follow |
-//! | `recover` | flows that were forgotten: the sockets tell |
+//! | [`recover`] | flows that were forgotten: the sockets tell |
 //! | [`reverse`] | backend to client: the way back |
 //! | [`verdict`] | what comes out, and the counter of each reason |
 //! | [`csum`] | incremental checksums (RFC 1624) |
@@ -34,7 +34,7 @@ pub mod flow;
 pub mod hash;
 pub mod limits;
 pub mod pick;
-mod recover;
+pub mod recover;
 pub mod reverse;
 pub mod service;
 pub mod slot;
@@ -75,6 +75,7 @@ pod!(
     flow::ForeignKey,
     flow::LocalFlow,
     flow::PendingEntry,
+    flow::SocketEntry,
     service::AllowKey,
     service::FrontendEntry,
     service::FrontendKey,

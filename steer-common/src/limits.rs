@@ -123,10 +123,12 @@ pub mod names {
     pub const FOREIGN: &str = "FOREIGN";
     /// Ring of `Notice`.
     pub const NOTICES: &str = "NOTICES";
+    /// Socket → `SocketEntry`, in the socket's own storage.
+    pub const SOCKETS: &str = "SOCKETS";
     /// `Counter` → `u64` per CPU.
     pub const COUNTERS: &str = "COUNTERS";
     /// Every map that is pinned.
-    pub const ALL: [&str; 21] = [
+    pub const ALL: [&str; 22] = [
         FRONTENDS,
         ALLOW,
         SERVICES,
@@ -147,6 +149,7 @@ pub mod names {
         HELD,
         FOREIGN,
         NOTICES,
+        SOCKETS,
         COUNTERS,
     ];
 }

@@ -1,11 +1,18 @@
 //! Flows that are known again: their entry was evicted, or the table is a new one, and the sockets tell.
+//!
+//! A packet of the client's names its frontend, and the backends are asked which of them has its socket ([`recover`]). A reply
+//! names no frontend, but it is the socket itself that sends it: what that must know of its flow is put into its storage when
+//! its handshake is complete ([`remember`]), and read when a reply has no flow ([`restore`]).
 
-use crate::flow::{FlowEntry, FlowKey, ForeignKey};
+use crate::addr::{Addr, Port};
+use crate::backend::{BackendId, EndpointEntry, EndpointKey};
+use crate::flow::{FlowEntry, FlowKey, ForeignKey, SocketEntry};
 use crate::limits::{LANES, MAX_SCAN};
-use crate::steer::{NewFlow, Segment, entry_of, lookup};
-use crate::tables::{Table, Tables};
-use crate::tcp::{Direction, TcpState};
-use crate::verdict::{Counter, Forward, Verdict};
+use crate::reverse::find;
+use crate::steer::{Nanos, NewFlow, Segment, entry_of, lookup};
+use crate::tables::Tables;
+use crate::tcp::{Direction, TcpFlags, TcpState};
+use crate::verdict::{Counter, Forward, Reply, Returned, Verdict};
 
 /// A packet of a connection that is not known: its entry was evicted, or the table is a new one. The backends know: the one that
 /// has the socket gets the packet, and the flow is known again. What Docker's own port mapping brought there before steer came
@@ -33,10 +40,59 @@ pub(crate) fn recover<T: Tables>(tables: &T, segment: &Segment, key: &mut FlowKe
         let state = TcpState::Established.advance(Direction::Forward, segment.flags);
         let entry = FlowEntry { marks: state.marks(), ..entry_of(segment, frontend, id, generation, uplink, now) };
         // One that ends with this very packet need not be known again.
-        if state.is_live() && free_lane(tables, key) && tables.put_flow(Table::Flows, key, &entry) {
+        if state.is_live() && free_lane(tables, key) && tables.add_flow(key, &entry) {
             tables.count_established(id);
         }
         return;
+    }
+}
+
+/// What the socket at an endpoint must remember of its flow; `None`: it is none of steer's, or came in past it.
+#[inline(always)]
+pub fn remember<T: Tables>(tables: &T, at: &EndpointKey, client: Addr, client_port: Port) -> Option<SocketEntry> {
+    let endpoint = tables.endpoint(at)?;
+    let mut key = FlowKey { client, client_port, service: endpoint.service, proto: at.proto, lane: 0, pad: 0 };
+    let (_, flow) = find(tables, &mut key, &endpoint)?;
+    let FlowEntry { frontend, frontend_port, port_index, isn, uplink, .. } = *flow;
+    Some(SocketEntry { frontend, frontend_port, port_index, pad: 0, isn, uplink })
+}
+
+/// A reply that has no flow.
+pub(crate) struct Lost {
+    /// Where it comes from.
+    pub endpoint: EndpointEntry,
+    pub flags: TcpFlags,
+    pub now: Nanos,
+}
+
+/// A reply of a flow that is not known, by what its socket remembers. What passes steer by (a client that talks to the container
+/// itself, connections from before steer) has a socket that remembers nothing.
+#[inline(never)]
+pub(crate) fn restore<T: Tables>(tables: &T, key: &mut FlowKey, lost: &Lost, returned: &mut Option<Returned>) {
+    let Some(known) = tables.remembered() else { return };
+    let Lost { endpoint, flags, now } = *lost;
+    let SocketEntry { frontend, frontend_port, port_index, pad: _, isn, uplink } = known;
+    if !endpoint.serves(port_index) {
+        return;
+    }
+    let reason = Counter::ReplyRecovered;
+    *returned = Some(Returned::Reply(Reply { frontend, frontend_port, uplink, reason }));
+    let state = TcpState::Established.advance(Direction::Reverse, flags);
+    let entry = FlowEntry {
+        frontend,
+        frontend_port,
+        backend: endpoint.backend,
+        generation: endpoint.generation,
+        isn,
+        uplink,
+        last_seen: now.secs(),
+        port_index,
+        refusals: 0,
+        refused: BackendId(0),
+        marks: state.marks(),
+    };
+    if state.is_live() && free_lane(tables, key) && tables.add_flow(key, &entry) {
+        tables.count_established(endpoint.backend);
     }
 }
 
@@ -58,10 +114,10 @@ fn free_lane<T: Tables>(tables: &T, key: &mut FlowKey) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::Port;
-    use crate::backend::BackendId;
-    use crate::fixtures::{ACK, CLIENT, FIN, RST, World, addr, to};
-    use crate::verdict::Counter::{Follow, FollowRecovered, PassNoFlow};
+    use crate::addr::TCP;
+    use crate::backend::BackendState;
+    use crate::fixtures::{ACK, CLIENT, FIN, HOST2, RST, SYN_ACK, UPLINK, World, addr, backend_addr, from_client, to};
+    use crate::verdict::Counter::{Follow, FollowRecovered, PassNoFlow, ReplyRecovered};
 
     const PORT: u16 = 40_000;
 
@@ -115,5 +171,91 @@ mod tests {
         let mut world = forgotten();
         world.search_exhausted = true;
         assert_eq!(world.client(PORT, ACK, 1), Verdict::Pass(PassNoFlow));
+    }
+
+    /// The socket of a backend remembers what it can of its connection with the client's port.
+    fn remembers(world: &World, id: u16) -> Option<SocketEntry> {
+        let at = EndpointKey::new(backend_addr(id), 100 + u32::from(id), Port::new(5000), TCP);
+        let entry = remember(world, &at, addr(CLIENT), Port::new(PORT));
+        *world.remembered.borrow_mut() = entry;
+        entry
+    }
+
+    fn loses_all(world: &World) {
+        world.flows.borrow_mut().clear();
+        world.pending.borrow_mut().clear();
+        // As the agent's sweep finds it.
+        world.live.borrow_mut().clear();
+    }
+
+    #[test]
+    fn a_reply_of_a_forgotten_flow_comes_from_the_frontend_its_socket_remembers_and_the_flow_is_known_again() {
+        let world = World::with_backends(&[1, 2, 3]);
+        let id = world.connect(PORT, 7, 1);
+        let known = remembers(&world, id).expect("it has a flow");
+        loses_all(&world);
+        let reply = world.answer(id, PORT, ACK, 2).expect("it is a reply");
+        assert_eq!((reply.frontend, reply.uplink, reply.reason), (known.frontend, UPLINK, ReplyRecovered));
+        assert_eq!((world.sizes(), world.live_of(id)), ((0, 1), 1));
+        assert_eq!(world.client(PORT, ACK, 2), to(id, Follow));
+        assert_eq!(world.answer(id, PORT, ACK, 2).map(|reply| reply.reason), Some(Counter::Reply));
+        world.close(id, PORT, 3);
+        assert_eq!(world.live_of(id), 0);
+    }
+
+    #[test]
+    fn a_socket_remembers_the_very_address_its_client_knows() {
+        let world = World::with_backends(&[1]);
+        let second = |flags| Segment { dst: addr(HOST2), ..from_client(PORT, flags, 7) };
+        assert_eq!(world.send(second(TcpFlags::SYN), 1), to(1, Counter::SteerNew));
+        assert!(world.answer(1, PORT, SYN_ACK, 1).is_some());
+        assert_eq!(world.send(second(ACK), 1), to(1, Follow));
+        assert_eq!(remembers(&world, 1).map(|entry| entry.frontend), Some(addr(HOST2)));
+        loses_all(&world);
+        assert_eq!(world.answer(1, PORT, ACK, 2).map(|reply| reply.frontend), Some(addr(HOST2)));
+    }
+
+    #[test]
+    fn one_last_reply_need_not_be_known() {
+        let world = World::with_backends(&[1]);
+        world.connect(PORT, 7, 1);
+        remembers(&world, 1);
+        loses_all(&world);
+        assert_eq!(world.answer(1, PORT, RST, 2).map(|reply| reply.reason), Some(ReplyRecovered));
+        assert_eq!((world.sizes(), world.live_of(1)), ((0, 0), 0));
+    }
+
+    #[test]
+    fn who_talks_to_a_container_itself_is_left_alone() {
+        let world = World::with_backends(&[1]);
+        assert_eq!(remembers(&world, 1), None, "no flow, nothing to remember");
+        assert_eq!(world.returned(1, PORT, SYN_ACK, 1), None);
+        assert_eq!(world.returned(1, PORT, ACK, 1), None);
+        assert_eq!(world.sizes(), (0, 0));
+    }
+
+    #[test]
+    fn a_port_that_is_served_no_more_has_no_replies() {
+        let mut world = World::with_backends(&[1]);
+        world.connect(PORT, 7, 1);
+        let known = remembers(&world, 1).expect("it has a flow");
+        *world.remembered.borrow_mut() = Some(SocketEntry { port_index: 3, ..known });
+        loses_all(&world);
+        assert_eq!(world.returned(1, PORT, ACK, 2), None);
+        world.set(1, BackendState::Draining);
+        *world.remembered.borrow_mut() = Some(known);
+        assert!(world.answer(1, PORT, ACK, 2).is_some(), "a draining one keeps its flows");
+    }
+
+    #[test]
+    fn of_a_reply_and_a_packet_at_the_same_moment_one_counts() {
+        let world = World::with_backends(&[1]);
+        world.connect(PORT, 7, 1);
+        remembers(&world, 1);
+        let key = *world.flows.borrow().keys().next().unwrap();
+        let entry = world.flows.borrow()[&key];
+        loses_all(&world);
+        assert!(world.add_flow(&key, &entry));
+        assert!(!world.add_flow(&key, &entry));
     }
 }

@@ -1,20 +1,29 @@
 //! Backend to client: the way back of a steered flow.
 
 use crate::backend::{EndpointEntry, EndpointKey, NoticeKind};
-use crate::flow::FlowKey;
+use crate::flow::{FlowEntry, FlowKey};
 use crate::limits::{LANES, MAX_REFUSALS};
 use crate::pick::{Request, Taken, pick};
+use crate::recover::{Lost, restore};
 use crate::steer::{Nanos, Segment, lookup, may_hold, touch};
 use crate::tables::{Table, Tables};
 use crate::tcp::{Direction, TcpFlags, TcpState};
 use crate::verdict::{Counter, Forward, Reply, Returned};
 
-/// Where a packet that came out of a container goes, if it is a reply of a steered flow; `None` = leave it alone.
+/// Where a packet that came out of a container goes, if it is a reply of a steered flow; `returned` stays `None` = leave it alone.
 ///
-/// `ifindex` is the host end of the veth the packet came in on.
-#[inline(always)]
-pub fn reverse<T: Tables>(tables: &T, segment: &Segment, ifindex: u32, now: Nanos) -> Option<Returned> {
-    let endpoint = tables.endpoint(&EndpointKey::new(segment.src, ifindex, segment.src_port, segment.proto))?;
+/// `ifindex` is the host end of the veth the packet came in on. The answer is left in memory, and this is a function of its own:
+/// the verifier takes no register that only one of several paths fills, and the stack is small.
+#[inline(never)]
+pub fn reverse<T: Tables>(
+    tables: &T,
+    segment: &Segment,
+    ifindex: u32,
+    now: Nanos,
+    returned: &mut Option<Returned>,
+) {
+    let at = EndpointKey::new(segment.src, ifindex, segment.src_port, segment.proto);
+    let Some(endpoint) = tables.endpoint(&at) else { return };
     let mut key = FlowKey {
         client: segment.dst,
         client_port: segment.dst_port,
@@ -23,26 +32,40 @@ pub fn reverse<T: Tables>(tables: &T, segment: &Segment, ifindex: u32, now: Nano
         lane: 0,
         pad: 0,
     };
-    let (mut table, mut flow) = find(tables, &mut key, &endpoint)?;
+    let Some((table, flow)) = find(tables, &mut key, &endpoint) else {
+        restore(tables, &mut key, &Lost { endpoint, flags: segment.flags, now }, returned);
+        return;
+    };
     if segment.flags.has(TcpFlags::RST) && flow.tcp() == TcpState::SynSent {
-        let mut returned = None;
-        refused(tables, &key, now, &mut returned);
-        if returned.is_some() {
-            return returned;
-        }
-        // Looked up anew, so that nothing of it is alive across the call: the verifier would walk through the call once for each
-        // lane and table that the entry may have come from.
-        (table, flow) = lookup(tables, &key)?;
+        refused(tables, &key, now, returned);
+        return;
     }
-    let reply = Reply { frontend: flow.frontend, frontend_port: flow.frontend_port, uplink: flow.uplink };
-    let state = flow.tcp().advance(Direction::Reverse, segment.flags);
-    touch(tables, &key, table, &flow, state, reply.uplink, now);
-    Some(Returned::Reply(reply))
+    *returned = Some(replied(tables, segment.flags, &key, table, &flow, now));
+}
+
+/// A packet of a known flow goes to the client.
+#[inline(always)]
+fn replied<T: Tables>(
+    tables: &T,
+    flags: TcpFlags,
+    key: &FlowKey,
+    table: Table,
+    flow: &T::Flow<'_>,
+    now: Nanos,
+) -> Returned {
+    let FlowEntry { frontend, frontend_port, uplink, .. } = **flow;
+    let state = flow.tcp().advance(Direction::Reverse, flags);
+    touch(tables, key, table, flow, state, uplink, now);
+    Returned::Reply(Reply { frontend, frontend_port, uplink, reason: Counter::Reply })
 }
 
 /// The flow that a packet of an endpoint is part of; `key` is left at its lane.
 #[inline(always)]
-fn find<'t, T: Tables>(tables: &'t T, key: &mut FlowKey, endpoint: &EndpointEntry) -> Option<(Table, T::Flow<'t>)> {
+pub(crate) fn find<'t, T: Tables>(
+    tables: &'t T,
+    key: &mut FlowKey,
+    endpoint: &EndpointEntry,
+) -> Option<(Table, T::Flow<'t>)> {
     let extra_lanes = tables.extra_lanes(endpoint.service);
     for lane in 0..LANES {
         if u32::from(lane) > extra_lanes {
@@ -61,10 +84,21 @@ fn find<'t, T: Tables>(tables: &'t T, key: &mut FlowKey, endpoint: &EndpointEntr
 }
 
 /// A backend answered a SYN with RST: its listener closed after it was asked, or something inside the container rejects. Another
-/// one gets the SYN, at most [`MAX_REFUSALS`] times; with no other the client waits, as it does when nobody is ready. `None`:
-/// the client hears the truth. A function of its own, as [`crate::steer`]'s are.
+/// one gets the SYN, or the client hears the truth. A function of its own, as [`crate::steer`]'s are.
 #[inline(never)]
 fn refused<T: Tables>(tables: &T, key: &FlowKey, now: Nanos, returned: &mut Option<Returned>) {
+    try_again(tables, key, now, returned);
+    if returned.is_none()
+        && let Some(flow) = tables.flow(Table::Pending, key)
+    {
+        *returned = Some(replied(tables, TcpFlags::RST, key, Table::Pending, &flow, now));
+    }
+}
+
+/// Gives a refused SYN to another backend, at most [`MAX_REFUSALS`] times; with no other the client waits, as it does when nobody
+/// is ready.
+#[inline(always)]
+fn try_again<T: Tables>(tables: &T, key: &FlowKey, now: Nanos, returned: &mut Option<Returned>) {
     let Some(flow) = tables.flow(Table::Pending, key) else { return };
     let (by, refused, port_index) = (flow.backend, flow.refused, flow.port_index);
     if let Some(backend) = tables.backend(by) {
@@ -99,7 +133,7 @@ fn refused<T: Tables>(tables: &T, key: &FlowKey, now: Nanos, returned: &mut Opti
     if tables.give_again(key, id, backend.generation, now.secs()) {
         tables.count_steered(id);
         let forward = Forward { backend: id, target, reason: Counter::SteerRefused };
-        *returned = Some(Returned::Resteer { service: key.service, lane: key.lane, forward });
+        *returned = Some(Returned::Resteer { key: *key, forward });
     }
 }
 

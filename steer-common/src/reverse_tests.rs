@@ -47,7 +47,8 @@ fn with_hosts(hosts: &[&str], backends: &[u16]) -> World {
 fn a_reply_comes_from_the_frontend_the_client_called_and_goes_out_where_the_client_came_in() {
     let world = World::with_backends(&[1, 2]);
     let id = world.connect(PORT, 1, 0);
-    let expected = Reply { frontend: addr(HOST), frontend_port: Port::new(9000), uplink: UPLINK };
+    let reason = Counter::Reply;
+    let expected = Reply { frontend: addr(HOST), frontend_port: Port::new(9000), uplink: UPLINK, reason };
     assert_eq!(world.answer(id, PORT, ACK, 1), Some(expected));
 }
 
@@ -61,7 +62,7 @@ fn a_reply_comes_from_the_frontend_the_client_called_and_goes_out_where_the_clie
 fn a_packet_that_is_no_reply_is_left_alone(#[case] segment: Segment, #[case] ifindex: u32) {
     let world = World::with_backends(&[1, 2]);
     assert_eq!(world.connect(PORT, 1, 0), 1);
-    assert_eq!(reverse(&world, &segment, ifindex, Nanos(0)), None);
+    assert_eq!(world.back(&segment, ifindex, 0), None);
     assert_eq!(world.live_of(1), 1);
 }
 
@@ -133,7 +134,7 @@ fn two_ports_of_a_service_may_share_a_backend_since_its_ports_tell_them_apart() 
     assert_eq!(backend_of(second(SYN)), 1);
     for (source, expected) in [(5000, 9000), (5001, 9001)] {
         let reply = Segment { src_port: Port::new(source), ..from_backend(1, PORT, ACK) };
-        let Some(Returned::Reply(reply)) = reverse(&world, &reply, 101, Nanos(0)) else { panic!("no reply") };
+        let Some(Returned::Reply(reply)) = world.back(&reply, 101, 0) else { panic!("no reply") };
         assert_eq!(reply.frontend_port, Port::new(expected));
     }
 }
@@ -223,7 +224,7 @@ fn sent(backends: &[u16], hold_secs: u64) -> World {
 
 fn resteered(world: &World, by: u16) -> Option<u16> {
     match world.returned(by, PORT, RST, 0) {
-        Some(Returned::Resteer { service: WEB, lane: 0, forward }) => Some(forward.backend.0),
+        Some(Returned::Resteer { key: FlowKey { service: WEB, lane: 0, .. }, forward }) => Some(forward.backend.0),
         Some(Returned::Reply(_)) => None,
         other => panic!("{other:?}"),
     }

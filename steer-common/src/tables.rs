@@ -7,7 +7,7 @@ use core::ops::Deref;
 
 use crate::addr::{Addr, Port};
 use crate::backend::{BackendEntry, BackendId, BackendState, EndpointEntry, EndpointKey, NoticeKind};
-use crate::flow::{FlowEntry, FlowKey, ForeignKey};
+use crate::flow::{FlowEntry, FlowKey, ForeignKey, SocketEntry};
 use crate::pick::Fit;
 use crate::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceId};
 use crate::slot::SlotTable;
@@ -64,6 +64,8 @@ pub trait Tables {
     fn listens(&self, backend: &BackendEntry, target: Port) -> Listening;
     /// Whether a backend has a connection with that client at that port (the handshake may still be under way).
     fn is_connected(&self, backend: &BackendEntry, target: Port, client: Addr, client_port: Port) -> bool;
+    /// What the socket that sent the packet at hand remembers of its flow, if it does.
+    fn remembered(&self) -> Option<SocketEntry>;
     /// Whether that connection was there before steer came.
     fn is_foreign(&self, key: &ForeignKey) -> bool;
     /// Whether backends may be asked whose a connection is, once more: bounded per second.
@@ -99,6 +101,8 @@ pub trait Tables {
     fn give_again(&self, key: &FlowKey, backend: BackendId, generation: u32, secs: u32) -> bool;
     /// Inserts or replaces; `false` when the table took nothing.
     fn put_flow(&self, table: Table, key: &FlowKey, entry: &FlowEntry) -> bool;
+    /// Inserts an established flow where there is none; `false` where there is one, or the table took nothing.
+    fn add_flow(&self, key: &FlowKey, entry: &FlowEntry) -> bool;
     /// Adds marks to an entry, in one atomic step, and notes the time and interface of the packet. Returns the marks after.
     fn mark_flow(&self, flow: &Self::Flow<'_>, marks: u64, secs: u32, uplink: u32) -> u64;
     /// `true` for exactly one caller per entry, however many try at once.

@@ -2,7 +2,7 @@
 
 use crate::addr::{Addr, Port};
 use crate::backend::BackendId;
-use crate::service::ServiceId;
+use crate::flow::FlowKey;
 
 /// What to do with a packet from a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,9 +26,8 @@ pub enum Returned {
     Reply(Reply),
     /// It is a refusal that the client need not see: drop it, and send the client's SYN to another backend.
     Resteer {
-        /// Of the flow, with its lane: where its SYN is kept.
-        service: ServiceId,
-        lane: u8,
+        /// Of the flow: where its SYN is kept.
+        key: FlowKey,
         forward: Forward,
     },
     /// It is a refusal that the client need not see: drop it; its SYN waits.
@@ -53,6 +52,8 @@ pub struct Reply {
     pub frontend_port: Port,
     /// Interface the client's packets come in on.
     pub uplink: u32,
+    /// Why: [`Counter::Reply`] or [`Counter::ReplyRecovered`].
+    pub reason: Counter,
 }
 
 macro_rules! counters {
@@ -116,6 +117,8 @@ counters! {
     Follow = "follow",
     /// Sent back: a reply of a backend.
     Reply = "reply",
+    /// Sent back: a reply of a flow that was not known, whose socket remembers it; the flow is known again.
+    ReplyRecovered = "reply_recovered",
     /// Delivered: an ICMP error about a flow.
     FollowIcmp = "follow_icmp",
     /// Held: a new flow, and no backend is ready. Its SYN is sent again as soon as one is.

@@ -12,14 +12,15 @@ use aya_ebpf::helpers::{
 };
 use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_log_ebpf::warn;
-use steer_common::addr::{Addr, Port, TCP};
-use steer_common::backend::{BackendEntry, BackendId};
+use steer_common::addr::{Addr, TCP};
+use steer_common::backend::BackendEntry;
 use steer_common::flow::FlowKey;
 use steer_common::reverse::reverse;
 use steer_common::steer::{Nanos, Segment, flow_about, steer};
 use steer_common::tables::Tables as _;
-use steer_common::verdict::{Counter, Reply, Returned, Verdict};
+use steer_common::verdict::{Counter, Forward, Reply, Returned, Verdict};
 
+use crate::PASS_TC;
 use crate::maps::{Maps, count, pending};
 use crate::packet::{
     BARE_LEN, FULL_LEN, Frame, FullFrame, IcmpError, Parsed, ResetFrame, TcPacket, XdpPacket, tc_frame,
@@ -137,28 +138,36 @@ pub(crate) fn backend_tc(ctx: &TcContext) -> Option<i32> {
     let frame = Frame::of_tc(ctx)?;
     let Parsed::Tcp(segment) = frame.parse() else { return None };
     let maps = Maps(TcPacket(ctx.as_ptr()));
-    let reply = match reverse(&maps, &segment, ingress(ctx), now())? {
-        Returned::Reply(reply) => reply,
-        Returned::Resteer { service, lane, forward } => {
+    let mut returned = None;
+    reverse(&maps, &segment, ingress(ctx), now(), &mut returned);
+    match &returned {
+        None => None,
+        Some(Returned::Reply(reply)) => Some(reply_to_client(ctx.skb.skb, reply)),
+        Some(Returned::Resteer { key, forward }) => {
             count(forward.reason);
-            let (client, client_port) = (segment.dst, segment.dst_port);
-            let key = FlowKey { client, client_port, service, proto: TCP, lane, pad: 0 };
-            return Some(resteer(ctx, &key, forward.backend, forward.target));
+            Some(resteer(ctx.skb.skb, key, forward))
         }
-        Returned::Drop(reason) => {
-            count(reason);
-            return Some(TC_ACT_SHOT);
+        Some(Returned::Drop(reason)) => {
+            count(*reason);
+            Some(TC_ACT_SHOT)
         }
-    };
+    }
+}
+
+/// Sends a reply on its way. A function of its own: what it has on the stack would stand there beside what the decision has.
+#[inline(never)]
+fn reply_to_client(skb: *mut __sk_buff, reply: &Reply) -> i32 {
+    let ctx = &TcContext::new(skb);
+    let Some(frame) = Frame::of_tc(ctx) else { return PASS_TC };
     // The route first: where the reply does not fit, it is passed on as it is, and the host's stack tells the container.
-    let route = route(ctx, frame, &segment, &reply)?;
+    let Some(route) = route(ctx, frame, reply) else { return PASS_TC };
     if rewrite::reverse_tc(ctx, frame, reply.frontend, reply.frontend_port).is_none() {
         count(Counter::DropRewrite);
         warn!(ctx, "a reply on interface {} could not be rewritten and was dropped", ingress(ctx));
-        return Some(TC_ACT_SHOT);
+        return TC_ACT_SHOT;
     }
-    count(Counter::Reply);
-    Some(send(&route))
+    count(reply.reason);
+    send(&route)
 }
 
 /// Answers a packet with a reset, out where it came in. What a container sent by way of its bridge goes back the same way.
@@ -174,12 +183,14 @@ fn reset(ctx: &TcContext, frame: Frame, segment: &Segment) -> i32 {
     unsafe { bpf_redirect(ingress(ctx), 0) as i32 }
 }
 
-/// Makes the refusal at hand into the SYN that was refused, and sends that to another backend.
-#[inline(always)]
-fn resteer(ctx: &TcContext, key: &FlowKey, id: BackendId, target: Port) -> i32 {
+/// Makes the refusal at hand into the SYN that was refused, and sends that to another backend. A function of its own, likewise.
+#[inline(never)]
+fn resteer(skb: *mut __sk_buff, key: &FlowKey, to: &Forward) -> i32 {
+    let ctx = &TcContext::new(skb);
+    let target = to.target;
     let sent = resize(ctx, FULL_LEN).and_then(|()| {
         let maps = Maps(TcPacket(ctx.as_ptr()));
-        let backend = maps.backend(id)?;
+        let backend = maps.backend(to.backend)?;
         let syn = pending(key)?;
         let frame = FullFrame::of_tc(ctx)?;
         // SAFETY: a map value.
@@ -236,17 +247,17 @@ const _: () = assert!(size_of::<FibLookup>() == size_of::<aya_ebpf::bindings::bp
 
 /// The host's own route to the client, as its policy rules and metrics have it. `None`: too large for it.
 #[inline(always)]
-fn route(ctx: &TcContext, frame: Frame, segment: &Segment, reply: &Reply) -> Option<Route> {
+fn route(ctx: &TcContext, frame: Frame, reply: &Reply) -> Option<Route> {
     let mut params = FibLookup {
         family: AF_INET,
         l4_protocol: TCP,
         sport: reply.frontend_port.0,
-        dport: segment.dst_port.0,
+        dport: frame.dst_port().0,
         tot_len: 0,
         ifindex: reply.uplink,
         tos: frame.tos().into(),
         src: [reply.frontend.v4_be(), UNUSED, UNUSED, UNUSED],
-        dst: [segment.dst.v4_be(), UNUSED, UNUSED, UNUSED],
+        dst: [frame.dst().v4_be(), UNUSED, UNUSED, UNUSED],
         vlan: UNUSED,
         macs: [UNUSED; 3],
     };

@@ -9,6 +9,7 @@
 //! | `connect4`, `connect6` | root cgroup | sockets of this host, at `connect` |
 //! | `peername4`, `peername6` | root cgroup | the same sockets, at `getpeername` |
 //! | `release` | root cgroup | the same sockets, at `close` |
+//! | `established` | root cgroup, `sock_ops` | a container's socket that has completed its handshake remembers its flow |
 //! | `signal_generate` | raw tracepoint | a stop signal to a backend: it drains before the process can see the signal |
 //! | `process_exit` | raw tracepoint | the end of a backend's first process |
 //!
@@ -30,8 +31,10 @@ mod socket;
 mod sockets;
 
 use aya_ebpf::bindings::{TC_ACT_UNSPEC, xdp_action};
-use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, classifier, raw_tracepoint, xdp};
-use aya_ebpf::programs::{RawTracePointContext, SockAddrContext, SockContext, TcContext, XdpContext};
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, classifier, raw_tracepoint, sock_ops, xdp};
+use aya_ebpf::programs::{
+    RawTracePointContext, SockAddrContext, SockContext, SockOpsContext, TcContext, XdpContext,
+};
 
 /// Lets the packet, or the system call, go on as if steer were not there.
 const PASS_TC: i32 = TC_ACT_UNSPEC;
@@ -88,6 +91,12 @@ fn peername6(ctx: SockAddrContext) -> i32 {
 fn release(ctx: SockContext) -> i32 {
     sockets::release(&ctx);
     PROCEED
+}
+
+#[sock_ops]
+fn established(ctx: SockOpsContext) -> u32 {
+    sockets::established(&ctx);
+    PROCEED as u32
 }
 
 #[raw_tracepoint]

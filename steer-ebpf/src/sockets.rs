@@ -6,19 +6,20 @@
 
 use core::ptr::{null_mut, read_volatile, write_volatile};
 
-use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::bindings::{BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, bpf_sock_addr};
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie};
-use aya_ebpf::programs::{SockAddrContext, SockContext};
+use aya_ebpf::programs::{SockAddrContext, SockContext, SockOpsContext};
 use aya_ebpf::{EbpfContext as _, Global};
 use steer_common::addr::{Addr, Port, TCP};
-use steer_common::backend::{BackendId, BackendState};
+use steer_common::backend::{BackendId, BackendState, EndpointKey};
 use steer_common::flow::LocalFlow;
 use steer_common::pick::{Request, Taken, pick};
+use steer_common::recover::remember;
 use steer_common::service::{FrontendEntry, FrontendKey};
 use steer_common::tables::Tables as _;
 use steer_common::verdict::Counter;
 
-use crate::maps::{Maps, count, local_flow, put_local_flow, remove_local_flow};
+use crate::maps::{self, Maps, count, local_flow, put_local_flow, remove_local_flow};
 use crate::packet::NoPacket;
 
 /// Cookie of the host's network namespace, set by the agent.
@@ -65,6 +66,33 @@ pub(crate) fn peername6(ctx: &SockAddrContext) {
 pub(crate) fn release(ctx: &SockContext) {
     // SAFETY: the context pointer is valid for the life of the program.
     forget(unsafe { bpf_get_socket_cookie(ctx.as_ptr()) });
+}
+
+/// A socket of a container has completed the handshake of a connection that came to it: it remembers its flow, which stands in
+/// the tables at this moment, since the packet that completes it has just passed them.
+pub(crate) fn established(ctx: &SockOpsContext) -> Option<()> {
+    let ops = ctx.ops;
+    // SAFETY: the context pointer is valid for the life of the program; fields are read one by one and volatile, as below.
+    unsafe {
+        if read_volatile(&raw const (*ops).op) != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB {
+            return None;
+        }
+        let socket = read_volatile(&raw const (*ops).__bindgen_anon_2.sk);
+        if socket.is_null() {
+            return None;
+        }
+        // Also of an IPv6 socket with an IPv4 peer; with an IPv6 peer they are nobody's.
+        let own = Addr::from_v4_be(read_volatile(&raw const (*ops).local_ip4));
+        let client = Addr::from_v4_be(read_volatile(&raw const (*ops).remote_ip4));
+        // This host's byte order, and the upper half of a word in the network's (`sock_ops_convert_ctx_access`).
+        let port = Port::new(read_volatile(&raw const (*ops).local_port) as u16);
+        let client_port = Port((read_volatile(&raw const (*ops).remote_port) >> 16) as u16);
+        let inside = EndpointKey::inside(bpf_get_netns_cookie(ops.cast()));
+        let maps = Maps(NoPacket(ops.cast()));
+        let entry = remember(&maps, &EndpointKey::new(own, inside, port, TCP), client, client_port)?;
+        maps::remember(socket.cast(), &entry);
+    }
+    Some(())
 }
 
 /// Where a socket that asks for `dst` shall connect instead.

@@ -1,6 +1,7 @@
 //! A world with a Docker and an agent, and clients that load a service while something is done to it.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::agent::{Agent, Attach};
@@ -18,6 +19,9 @@ const RATE: u32 = 1_200;
 pub const CLIENTS: u64 = 40;
 /// Clients that keep theirs for a while.
 pub const KEEPERS: u64 = 8;
+
+/// Clients on the host itself.
+pub const LOCALS: u64 = 8;
 
 /// Fields are dropped in this order.
 pub struct Host {
@@ -46,6 +50,7 @@ impl Host {
 pub struct Clients {
     close: Load,
     keepalive: Load,
+    local: Option<Load>,
 }
 
 /// How they fared.
@@ -54,6 +59,8 @@ pub struct Fared {
     /// One connection per request.
     pub close: Report,
     pub keepalive: Report,
+    /// One connection per request, of clients on the host itself, if there were any.
+    pub local: Option<Report>,
 }
 
 impl Clients {
@@ -65,9 +72,18 @@ impl Clients {
             close: load(&format!("--connections {CLIENTS} --rate {RATE}")),
             // A new connection after 25 requests, so that these come and go too.
             keepalive: load(&format!("--mode keepalive --connections {KEEPERS} --rate 200 --per-connection 25")),
+            local: None,
         };
         clients.flow_on();
         clients
+    }
+
+    /// Likewise, and some on the host itself, whose sockets are steered at `connect`.
+    #[track_caller]
+    pub fn start_with_local(world: &World, port: u16) -> Self {
+        let words = format!("--connections {LOCALS} --rate 200 --seconds 3600");
+        let local = Some(Load::watch(&world.host, (Ipv4Addr::LOCALHOST, port), &words));
+        Self { local, ..Self::start(world, port) }
     }
 
     /// Waits until both kinds have made so many requests that each client has, on average, made a few.
@@ -84,16 +100,16 @@ impl Clients {
 
     #[track_caller]
     pub fn finish(self) -> Fared {
-        Fared { close: self.close.stop(), keepalive: self.keepalive.stop() }
+        Fared { close: self.close.stop(), keepalive: self.keepalive.stop(), local: self.local.map(Load::stop) }
     }
 }
 
 impl fmt::Display for Fared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { close, keepalive } = self;
-        for (index, report) in [close, keepalive].into_iter().enumerate() {
+        let Self { close, keepalive, local } = self;
+        let all = [("", close), ("; ", keepalive)].into_iter().chain(local.as_ref().map(|local| ("; on the host: ", local)));
+        for (separator, report) in all {
             let Report { mode, seconds, requests, connections, failures, stalled, slowest_ms, connect_ms, .. } = report;
-            let separator = if index == 0 { "" } else { "; " };
             write!(
                 f,
                 "{separator}{mode}: {requests} requests, {connections} connections ({:.0}/s), refused {}, cut {}, \

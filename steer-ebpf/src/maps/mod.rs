@@ -4,15 +4,19 @@
 
 mod tables;
 
+use core::ffi::c_void;
+use core::ptr::null_mut;
+
 use aya_ebpf::Global;
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
-use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage};
+use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_sk_storage_get};
 use aya_ebpf::macros::btf_map;
 use steer_common::backend::{
     BackendEntry, BackendInfo, BackendStats, EdgeEntry, EdgeKind, EndpointEntry, EndpointKey, InitEntry, Notice,
     StateEntry,
 };
-use steer_common::flow::{FlowEntry, FlowKey, ForeignKey, LocalFlow, PendingEntry};
+use steer_common::flow::{FlowEntry, FlowKey, ForeignKey, LocalFlow, PendingEntry, SocketEntry};
 use steer_common::limits::{
     MAX_ALLOW, MAX_BACKENDS, MAX_FLOWS, MAX_FOREIGN, MAX_FRONTENDS, MAX_HELD, MAX_LOCAL_FLOWS, MAX_PENDING, MAX_PORTS,
     MAX_SERVICES, NOTICES_BYTES,
@@ -84,9 +88,9 @@ static BACKEND_STATS: PerCpuArray<BackendStats, { MAX_BACKENDS as usize }> = Per
 #[btf_map]
 static BACKEND_INFO: Array<BackendInfo, { MAX_BACKENDS as usize }> = Array::new();
 
-/// Container port → backend.
+/// Container port, as seen from its veth and from inside → backend.
 #[btf_map]
-static ENDPOINTS: HashMap<EndpointKey, EndpointEntry, { MAX_BACKENDS as usize * MAX_PORTS }> = HashMap::new();
+static ENDPOINTS: HashMap<EndpointKey, EndpointEntry, { 2 * MAX_BACKENDS as usize * MAX_PORTS }> = HashMap::new();
 
 /// Established flows.
 #[btf_map]
@@ -103,6 +107,10 @@ static HELD: LruHashMap<FlowKey, PendingEntry, { MAX_HELD as usize }> = LruHashM
 /// Connections that were open before steer came.
 #[btf_map]
 static FOREIGN: LruHashMap<ForeignKey, u32, { MAX_FOREIGN as usize }> = LruHashMap::new();
+
+/// What sockets of backends remember of their flows.
+#[btf_map]
+static SOCKETS: SkStorage<SocketEntry> = SkStorage::new();
 
 /// Where a pending entry is put together: it would not fit on the stack. Programs at packets do not interrupt each other.
 #[btf_map]
@@ -199,6 +207,34 @@ pub(crate) fn demote(init: &InitEntry, kind: EdgeKind, signal: u32) {
 #[inline(always)]
 pub(crate) fn pending(key: &FlowKey) -> Option<*mut PendingEntry> {
     PENDING.get_ptr_mut(key)
+}
+
+/// What a socket remembers; a socket that has completed its handshake.
+///
+/// # Safety
+/// `socket` comes from the context of the program that runs.
+#[inline(always)]
+pub(crate) unsafe fn remembered(socket: *mut c_void) -> Option<SocketEntry> {
+    // SAFETY: by contract; copied out at once.
+    unsafe {
+        let entry = bpf_sk_storage_get(sockets(), socket, null_mut(), 0).cast::<SocketEntry>();
+        entry.as_ref().copied()
+    }
+}
+
+/// Lets a socket remember.
+///
+/// # Safety
+/// As for [`remembered`].
+#[inline(always)]
+pub(crate) unsafe fn remember(socket: *mut c_void, entry: &SocketEntry) {
+    let entry = core::ptr::from_ref(entry).cast_mut().cast();
+    // SAFETY: by contract; the helper copies the value.
+    unsafe { bpf_sk_storage_get(sockets(), socket, entry, BPF_SK_STORAGE_GET_F_CREATE.into()) };
+}
+
+fn sockets() -> *mut c_void {
+    (&raw const SOCKETS).cast_mut().cast()
 }
 
 /// The flow of a socket of this host.

@@ -3,13 +3,14 @@
 use core::marker::PhantomData;
 use core::ops::Deref;
 
+use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use steer_common::addr::{Addr, Port};
 use steer_common::backend::{
     BackendEntry, BackendId, BackendState, BackendStats, EndpointEntry, EndpointKey, Notice, NoticeKind,
 };
-use steer_common::flow::{FlowEntry, FlowKey, ForeignKey, PendingEntry};
+use steer_common::flow::{FlowEntry, FlowKey, ForeignKey, PendingEntry, SocketEntry};
 use steer_common::limits::{MAX_REFUSALS, MAX_SEARCHES};
 use steer_common::pick::Fit;
 use steer_common::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceState};
@@ -139,6 +140,12 @@ impl<P: Packet> Tables for Maps<P> {
     #[inline(always)]
     fn is_connected(&self, backend: &BackendEntry, target: Port, client: Addr, client_port: Port) -> bool {
         socket::is_connected(self.0.ctx(), backend, target, client, client_port)
+    }
+
+    #[inline(always)]
+    fn remembered(&self) -> Option<SocketEntry> {
+        // SAFETY: the packet's own.
+        self.0.sender().and_then(|socket| unsafe { super::remembered(socket) })
     }
 
     #[inline(always)]
@@ -308,6 +315,11 @@ impl<P: Packet> Tables for Maps<P> {
                 PENDING.insert(key, pending, 0).is_ok()
             }
         }
+    }
+
+    #[inline(always)]
+    fn add_flow(&self, key: &FlowKey, entry: &FlowEntry) -> bool {
+        FLOWS.insert(key, entry, BPF_NOEXIST.into()).is_ok()
     }
 
     #[inline(always)]

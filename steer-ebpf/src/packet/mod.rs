@@ -65,6 +65,10 @@ pub(crate) trait Packet {
     /// # Safety
     /// `to` has room for `len` bytes.
     unsafe fn load(&self, offset: usize, to: *mut u8, len: u32) -> bool;
+    /// The socket that sent the packet, where the hook knows.
+    fn sender(&self) -> Option<*mut c_void> {
+        None
+    }
 }
 
 /// A packet in XDP.
@@ -102,6 +106,15 @@ impl Packet for TcPacket {
     unsafe fn load(&self, offset: usize, to: *mut u8, len: u32) -> bool {
         // SAFETY: as above.
         unsafe { bpf_skb_load_bytes(self.0, offset as u32, to.cast(), len) == 0 }
+    }
+
+    /// A packet keeps it across a veth (kernel commit 9c4c325252c5), until the stack takes it in.
+    #[inline(always)]
+    fn sender(&self) -> Option<*mut c_void> {
+        let skb = self.0.cast::<__sk_buff>();
+        // SAFETY: the context is valid for the life of the program.
+        let socket = unsafe { (*skb).__bindgen_anon_2.sk };
+        (!socket.is_null()).then_some(socket.cast())
     }
 }
 

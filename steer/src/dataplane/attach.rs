@@ -12,7 +12,7 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::xdp::{XdpLink, XdpMode};
 use aya::programs::{
-    CgroupAttachMode, CgroupSock, CgroupSockAddr, LinkOrder, RawTracePoint, SchedClassifier, TcAttachType, Xdp,
+    CgroupAttachMode, CgroupSock, CgroupSockAddr, LinkOrder, RawTracePoint, SchedClassifier, SockOps, TcAttachType, Xdp,
 };
 
 use super::load::{program, program_mut};
@@ -90,6 +90,10 @@ pub fn sockets(bpf: &mut Ebpf, paths: &Paths, cgroup: &Path) -> Result<()> {
         let id = hook.attach(&root, CgroupAttachMode::Single).with_context(|| cgroup_refused(name, cgroup))?;
         replace_pin(FdLink::try_from(hook.take_link(id)?)?, &paths.link(&LinkName::Cgroup(name.to_owned())))?;
     }
+    let name = program::ESTABLISHED;
+    let hook: &mut SockOps = program_mut(bpf, name)?;
+    let id = hook.attach(&root, CgroupAttachMode::Single).with_context(|| cgroup_refused(name, cgroup))?;
+    replace_pin(FdLink::try_from(hook.take_link(id)?)?, &paths.link(&LinkName::Cgroup(name.to_owned())))?;
     let name = program::RELEASE;
     let hook: &mut CgroupSock = program_mut(bpf, name)?;
     let id = hook.attach(&root, CgroupAttachMode::Single).with_context(|| cgroup_refused(name, cgroup))?;

@@ -1,7 +1,7 @@
 //! Puts the programs into the kernel, with the maps that are pinned already.
 
 use anyhow::{Context as _, Result, anyhow};
-use aya::programs::{CgroupSock, CgroupSockAddr, RawTracePoint, SchedClassifier, Xdp};
+use aya::programs::{CgroupSock, CgroupSockAddr, RawTracePoint, SchedClassifier, SockOps, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use steer_common::limits::names;
 
@@ -21,6 +21,8 @@ pub mod program {
     pub const SOCKET_ADDR: [&str; 4] = ["connect4", "connect6", "peername4", "peername6"];
     /// Socket hook at `close`.
     pub const RELEASE: &str = "release";
+    /// Hook on what happens to sockets: a handshake that is complete.
+    pub const ESTABLISHED: &str = "established";
     /// Tracepoints, each with the kernel's name of it: signals, and the ends of processes.
     pub const TRACEPOINTS: [(&str, &str); 2] =
         [("signal_generate", "signal_generate"), ("process_exit", "sched_process_exit")];
@@ -71,6 +73,7 @@ fn into_kernel(bpf: &mut Ebpf) -> Result<()> {
     for (name, _) in program::TRACEPOINTS {
         program_mut::<RawTracePoint>(bpf, name)?.load().with_context(|| refused(name))?;
     }
+    program_mut::<SockOps>(bpf, program::ESTABLISHED)?.load().with_context(|| refused(program::ESTABLISHED))?;
     program_mut::<CgroupSock>(bpf, program::RELEASE)?.load().with_context(|| refused(program::RELEASE))
 }
 

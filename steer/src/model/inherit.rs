@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use steer_common::addr::Port;
-use steer_common::backend::{BackendEntry, BackendId};
+use steer_common::backend::{BackendEntry, BackendId, EndpointKey};
 use steer_common::service::Balance;
 
 use super::desired::BackendKey;
@@ -83,7 +83,8 @@ impl Applied {
 impl Applied {
     /// The interfaces, but for one, whose packets may be replies of a backend.
     fn other_ways(&self, id: BackendId, but: u32) -> Vec<u32> {
-        let own = self.endpoints.iter().filter(|(key, entry)| entry.backend == id && key.ifindex != but);
+        let is_way = |key: &EndpointKey| key.ifindex != but && !key.is_inside();
+        let own = self.endpoints.iter().filter(|(key, entry)| entry.backend == id && is_way(key));
         own.map(|(key, _)| key.ifindex).collect::<BTreeSet<_>>().into_iter().collect()
     }
 }

@@ -195,7 +195,8 @@ impl<'a> Planner<'a> {
     fn endpoints_of(&mut self, id: BackendId, entry: &BackendEntry, other_ways: &[u32]) {
         let mut own = BTreeSet::new();
         let targets = entry.targets.iter().enumerate().filter(|(_, target)| **target != Port::NONE);
-        let ways = || [entry.ifindex].into_iter().chain(other_ways.iter().copied());
+        let inside = EndpointKey::inside(entry.netns_cookie);
+        let ways = || [entry.ifindex, inside].into_iter().chain(other_ways.iter().copied());
         for (index, &target, way) in targets.flat_map(|(index, target)| ways().map(move |way| (index, target, way))) {
             let key = EndpointKey::new(entry.addr, way, target, TCP);
             let endpoint = self.endpoints.entry(key).or_insert(EndpointEntry {
