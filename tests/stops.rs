@@ -178,6 +178,9 @@ fn whoever_gets_the_process_id_of_a_container_that_ended_is_none_of_its_business
     };
     let clients = Clients::start(&host.world, 9000);
     for with_agent in [true, false] {
+        if !with_agent {
+            host.agent.kill9();
+        }
         for signal in [Signal::SIGTERM, Signal::SIGKILL] {
             let one = &mut replicas[0];
             let old = one.pid;
@@ -201,7 +204,6 @@ fn whoever_gets_the_process_id_of_a_container_that_ended_is_none_of_its_business
                 break;
             }
         }
-        host.agent.kill9();
     }
     let fared = clients.finish();
     eprintln!("{fared}");
