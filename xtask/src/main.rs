@@ -12,6 +12,7 @@ mod purity;
 mod setup;
 mod tally;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,8 @@ enum Task {
     Demo(demo::Args),
     /// Measure steer beside no balancer, Docker's published port and HAProxy
     Bench(bench::Args),
+    /// The same tests in virtual machines: Debian's kernels and Dockers
+    Vm(vm::Args),
     /// What CI runs: setup, check, test
     Ci,
 }
@@ -65,6 +68,7 @@ fn run(cli: Cli) -> Result<bool> {
         }
         Task::Demo(args) => demo::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Vm(args) => vm::run(&args),
         Task::Ci => ci::run(),
     }
 }

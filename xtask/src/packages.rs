@@ -31,7 +31,7 @@ pub(crate) const PROGRAMS: &[Program] = &[
     program("bpftool", &["bpftool", "linux-tools-common"], "looking into maps"),
 ];
 
-const fn program(name: &'static str, packages: &'static [&'static str], purpose: &'static str) -> Program {
+pub(crate) const fn program(name: &'static str, packages: &'static [&'static str], purpose: &'static str) -> Program {
     Program { name, packages, with: &[], purpose }
 }
 

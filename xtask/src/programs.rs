@@ -15,7 +15,7 @@ use crate::{
 /// The package with the harness, the tests, and the programs that they run.
 pub(crate) const PACKAGE: &str = "steer-tests";
 /// What is tested is what is shipped: the static binary.
-const TARGET: &str = "x86_64-unknown-linux-musl";
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-musl";
 
 /// The agent and every program of [`PACKAGE`], built.
 pub(crate) struct Programs {
@@ -27,6 +27,12 @@ impl Programs {
     pub(crate) fn build() -> Result<Self> {
         let cargo = cmd::cargo(["build", "--release", "--target", TARGET, "-p", "steer", "-p", PACKAGE, "--bins"]);
         Ok(Self { artifacts: build(cargo)? })
+    }
+
+    /// Every program: its name, and where it is.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&str, PathBuf)> {
+        let executable = |artifact: &Artifact| artifact.executable.clone().map(Into::into);
+        self.artifacts.iter().filter_map(move |artifact| Some((&*artifact.target.name, executable(artifact)?)))
     }
 
     pub(crate) fn path(&self, name: &str) -> Result<PathBuf> {

@@ -147,7 +147,7 @@ fn programs() -> Result<Vec<String>> {
         let packages = packages::packages_for(&before, can_install).join(" ");
         return Ok(vec![format!("as root: apt-get install --no-install-recommends {packages}")]);
     }
-    let failure = apt_install(privilege, &before).err();
+    let failure = apt_install(privilege, &before, None).err();
     // What counts is that the programs are there: a package may fail only to start its service.
     let after = missing(false);
     if let Some(error) = failure {
@@ -160,7 +160,8 @@ fn can_install(package: &str) -> bool {
     cmd::output(cmd::command("apt-cache").args(["policy", package])).is_ok_and(|text| packages::has_candidate(&text))
 }
 
-fn apt_install(privilege: Privilege, programs: &[&Program]) -> Result<()> {
+/// Installs the packages of these programs, from another release of the distribution if one is named.
+pub(crate) fn apt_install(privilege: Privilege, programs: &[&Program], release: Option<&str>) -> Result<()> {
     let apt = |args: &[&str]| {
         let mut command = privilege.command(OsStr::new("apt-get"), &[("DEBIAN_FRONTEND", "noninteractive".into())]);
         command.args(["-q", "-y", "-o", "DPkg::Lock::Timeout=300"]).args(args);
@@ -170,6 +171,7 @@ fn apt_install(privilege: Privilege, programs: &[&Program]) -> Result<()> {
     let packages = packages::packages_for(programs, can_install);
     let _no_services = NoServices::unless_init_runs(privilege)?;
     let mut install = apt(&["install", "--no-install-recommends"]);
+    install.args(release.map(|release| format!("--target-release={release}")));
     progress::run_quietly(&format!("installing {}", packages.join(" ")), install.args(&packages))
 }
 

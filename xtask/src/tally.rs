@@ -103,7 +103,7 @@ fn parse_result(line: &str) -> Option<Tally> {
 }
 
 /// `skipped: <reason>`, also behind the test's name, where libtest leaves the line open while the test runs.
-fn is_skip(line: &str) -> bool {
+pub(crate) fn is_skip(line: &str) -> bool {
     let own = match line.strip_prefix("test ") {
         Some(rest) => rest.split_once(" ... ").map_or(rest, |(_, own)| own),
         None => line,

@@ -5,12 +5,12 @@
 use std::{
     ffi::{OsStr, OsString},
     io,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result};
-use cargo_metadata::{MetadataCommand, Package, TargetKind};
+use cargo_metadata::{Artifact, MetadataCommand, Package, TargetKind};
 use clap::ValueEnum;
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-enum Tier {
+pub(crate) enum Tier {
     /// Pure code, no root
     Units,
     /// One packet through the loaded BPF programs
@@ -66,7 +66,7 @@ impl Args {
 }
 
 /// Tells the harness that a test may not be skipped (`tests/harness/skip.rs`).
-const NO_SKIP: &str = "STEER_TESTS_NO_SKIP";
+pub(crate) const NO_SKIP: &str = "STEER_TESTS_NO_SKIP";
 
 /// How all of it ended.
 #[derive(Default)]
@@ -155,6 +155,18 @@ fn run_root_tiers(args: &Args, tiers: &[Tier], privilege: Privilege, outcome: &m
 
     let package = test_package()?;
     let directory = package.manifest_path.parent().map_or_else(cmd::root, |dir| dir.as_std_path().to_path_buf());
+    let mut binaries = binaries(&tests, &package);
+    binaries.retain(|(tier, ..)| tiers.contains(tier));
+    for (tier, name, path) in binaries {
+        println!("== test: {tier:?}: {name}");
+        let mut command = test_command(args, privilege, &path, &vars);
+        outcome.add(count(&format!("{PACKAGE} {name}"), command.current_dir(&directory)));
+    }
+    Ok(())
+}
+
+/// What [`PACKAGE`]'s tests were built into, cheapest tier first: tier, name, and where it is.
+pub(crate) fn binaries(tests: &[Artifact], package: &Package) -> Vec<(Tier, String, PathBuf)> {
     let mut binaries: Vec<_> = tests
         .iter()
         .filter(|artifact| artifact.profile.test)
@@ -163,15 +175,9 @@ fn run_root_tiers(args: &Args, tiers: &[Tier], privilege: Privilege, outcome: &m
             let tier = if is_test { tier_of(&artifact.target.name, &package.metadata) } else { Tier::Packet };
             Some((tier, artifact.target.name.clone(), artifact.executable.clone()?.into_std_path_buf()))
         })
-        .filter(|(tier, ..)| tiers.contains(tier))
         .collect();
     binaries.sort();
-    for (tier, name, path) in binaries {
-        println!("== test: {tier:?}: {name}");
-        let mut command = test_command(args, privilege, &path, &vars);
-        outcome.add(count(&format!("{PACKAGE} {name}"), command.current_dir(&directory)));
-    }
-    Ok(())
+    binaries
 }
 
 fn test_command(args: &Args, privilege: Privilege, path: &Path, vars: &[(&str, OsString)]) -> Command {
@@ -193,7 +199,7 @@ fn count(what: &str, command: &mut Command) -> Result<Run> {
     Ok(Run { what: what.to_owned(), tally, passed: status.success() })
 }
 
-fn test_package() -> Result<Package> {
+pub(crate) fn test_package() -> Result<Package> {
     let metadata = MetadataCommand::new()
         .manifest_path(cmd::root().join("Cargo.toml"))
         .no_deps()

@@ -1,0 +1,230 @@
+//! `cargo xtask vm`: the tests of `cargo xtask test` that need a kernel, in machines with Debian's kernels and Dockers.
+//!
+//! Problem: a BPF program that one kernel's verifier takes, another one refuses; and each Docker has its own firewall.
+//! Approach: a root disk per suite ([`disk`]), built once; a second disk with what is tested ([`payload`]); QEMU boots both and
+//! writes to neither ([`qemu`]); the first process in the machine (`tests/src/bin/guest`) runs one test binary after the other and
+//! tells over a serial line ([`protocol`], [`session`]). At the end stands a table, tests by systems ([`matrix`]).
+
+mod disk;
+mod matrix;
+mod payload;
+mod protocol;
+mod qemu;
+mod results;
+mod session;
+mod suite;
+mod tools;
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use self::{
+    disk::Disk,
+    matrix::{Column, Exit},
+    payload::Payload,
+    qemu::{Accelerator, Machine, Spec},
+    session::Session,
+    suite::Suite,
+};
+use crate::{
+    cmd::{self, Privilege},
+    tally::Tally,
+    test,
+};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The systems; all of them if none is named
+    #[arg(value_enum)]
+    suites: Vec<Suite>,
+    /// Run only this test binary (`packet`, `drain`, …); may be given several times
+    #[arg(long = "test", value_name = "NAME")]
+    tests: Vec<String>,
+    /// A prompt in the machine of one system, instead of tests
+    #[arg(long)]
+    shell: bool,
+    /// Build the root disks anew, with the packages of today
+    #[arg(long)]
+    fresh: bool,
+    /// Debian's mirror for the root disks [default: the one that this system uses]
+    #[arg(long, value_name = "URL")]
+    mirror: Option<String>,
+    /// How long one test binary may run
+    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    limit: u64,
+    /// How long all of them together may run in one machine
+    #[arg(long, value_name = "SECONDS", default_value_t = 5400)]
+    machine_limit: u64,
+    /// Memory of a machine
+    #[arg(long, value_name = "MIB", default_value_t = 4096)]
+    memory: u32,
+    /// Show what the tests print while they run; it is always kept in `target/vm`
+    #[arg(long)]
+    nocapture: bool,
+    /// Run only tests whose name contains one of these
+    #[arg(last = true)]
+    filter: Vec<String>,
+}
+
+/// True when every test of every system is good.
+pub(crate) fn run(args: &Args) -> Result<bool> {
+    let dir = cmd::target_dir().join("vm");
+    fs::create_dir_all(&dir).with_context(|| format!("creating {}", shown(&dir)))?;
+    let privilege = Privilege::of_this_process();
+    println!("== vm: tools");
+    tools::ensure(privilege)?;
+    println!("== vm: building what is tested");
+    let payload = Payload::build(&dir, &args.tests)?;
+    let suites = suite::chosen(&args.suites);
+    let mut harness = Harness { args, payload, privilege, dir: &dir, accelerator: None };
+    if args.shell {
+        let [suite] = suites[..] else { bail!("--shell wants one system: `cargo xtask vm trixie --shell`") };
+        return harness.shell(suite);
+    }
+
+    let mut columns = Vec::new();
+    for suite in suites {
+        println!("== vm: {}", suite.name());
+        columns.push(harness.column(suite).unwrap_or_else(|error| Column {
+            name: suite.name(),
+            about: String::new(),
+            binaries: Vec::new(),
+            problems: vec![format!("{error:#}")],
+        }));
+    }
+    let table = matrix::render(&columns);
+    fs::write(dir.join("matrix.txt"), &table).context("writing the table")?;
+    println!("== vm: tests by systems\n{table}");
+    let mut sum = Tally::default();
+    for column in &columns {
+        println!("{}: {}", column.name, column.about);
+        column.problems.iter().for_each(|problem| println!("{}: {problem}", column.name));
+        sum += column.tally();
+    }
+    println!("logs are in {}", shown(&dir));
+    println!("{sum}");
+    Ok(columns.iter().all(Column::is_good) && sum.total() > 0)
+}
+
+/// What all machines have in common.
+struct Harness<'a> {
+    args: &'a Args,
+    payload: Payload,
+    privilege: Privilege,
+    dir: &'a Path,
+    /// Known once a machine was started.
+    accelerator: Option<Accelerator>,
+}
+
+impl Harness<'_> {
+    fn disk(&self, suite: Suite) -> Result<Disk> {
+        disk::of(suite, self.args.mirror.as_deref(), self.args.fresh, self.privilege)
+    }
+
+    /// An empty folder for what is known of a machine.
+    fn logs(&self, suite: Suite) -> Result<PathBuf> {
+        let logs = self.dir.join(suite.name());
+        drop(fs::remove_dir_all(&logs));
+        fs::create_dir_all(&logs).with_context(|| format!("creating {}", shown(&logs)))?;
+        Ok(logs)
+    }
+
+    /// How a machine is started.
+    fn spec<'a>(&'a mut self, disk: &'a Disk, logs: &'a Path) -> Result<Spec<'a>> {
+        let accelerator = self.accelerator;
+        let (payload, memory_mib) = (self.payload.image.as_path(), self.args.memory);
+        let mut spec = Spec { disk, payload, accelerator: Accelerator::Tcg, dir: logs, memory_mib };
+        spec.accelerator = match accelerator {
+            Some(known) => known,
+            None => *self.accelerator.insert(session::accelerator(&spec)?),
+        };
+        Ok(spec)
+    }
+
+    fn shell(&mut self, suite: Suite) -> Result<bool> {
+        let (disk, logs) = (self.disk(suite)?, self.logs(suite)?);
+        qemu::shell(&self.spec(&disk, &logs)?)
+    }
+
+    /// Everything that is to run, in one system.
+    fn column(&mut self, suite: Suite) -> Result<Column> {
+        let (disk, logs) = (self.disk(suite)?, self.logs(suite)?);
+        let spec = self.spec(&disk, &logs)?;
+        let mut machine = Machine::start(&spec)?;
+        let mut session = Session::open(&mut machine, &logs)?;
+        let about = format!("Linux {}, {}", session.ready.kernel, session.ready.packages.join(", "));
+        println!("  up after {:.1} s: {about}", session.booted_in.as_secs_f64());
+
+        let mut column = Column { name: suite.name(), about, binaries: Vec::new(), problems: Vec::new() };
+        self.run_all(&mut session, &logs, &mut column)?;
+        drop(session);
+        drop(machine);
+        let console = fs::read(logs.join(qemu::CONSOLE)).unwrap_or_default();
+        let console = String::from_utf8_lossy(&console);
+        column.problems.extend(session::complaints(&console).iter().map(|line| format!("the kernel said: {line}")));
+        Ok(column)
+    }
+
+    fn run_all(&self, session: &mut Session, logs: &Path, column: &mut Column) -> Result<()> {
+        let Self { args, payload, .. } = self;
+        let began = Instant::now();
+        let whole = Duration::from_secs(args.machine_limit);
+        for name in &payload.tests {
+            let left = whole.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                let over =
+                    format!("{name} and what follows did not run: the machine's {} s were over", whole.as_secs());
+                column.problems.push(over);
+                break;
+            }
+            let limit = left.min(Duration::from_secs(args.limit));
+            let request = session::request(name, words(args), vars(), limit);
+            let binary = session.run(name, request, logs, |piece| {
+                if args.nocapture {
+                    print!("{piece}");
+                    drop(std::io::stdout().flush());
+                }
+            })?;
+            println!("  {name}: {} ({:.0} s)", binary.tally(), binary.took.as_secs_f64());
+            let lost = binary.exit == Exit::MachineLost;
+            // A filter leaves most binaries without a test; they need no row.
+            if !(binary.tests.is_empty() && binary.exit == Exit::Code(0)) {
+                column.binaries.push(binary);
+            }
+            if lost {
+                column.problems.push(format!("the machine ended while it ran {name}"));
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a test binary is told: as by `cargo xtask test`.
+fn words(args: &Args) -> Vec<String> {
+    let mut words = vec!["--test-threads=1".to_owned()];
+    words.push(if args.nocapture { "--nocapture" } else { "--show-output" }.to_owned());
+    words.extend(args.filter.iter().cloned());
+    words
+}
+
+fn vars() -> Vec<(String, String)> {
+    let mut vars: Vec<_> = Payload::vars().map(|(name, value)| (name.to_owned(), value)).into();
+    // The disks have all that tests need.
+    vars.push((test::NO_SKIP.to_owned(), "1".to_owned()));
+    vars.push(("RUST_BACKTRACE".to_owned(), "1".to_owned()));
+    vars
+}
+
+/// A path as it is printed: from the workspace's root.
+fn shown(path: &Path) -> String {
+    let root: PathBuf = cmd::root();
+    path.strip_prefix(&root)
+        .map_or_else(|_| cmd::redact(&path.display().to_string()), |path| path.display().to_string())
+}
