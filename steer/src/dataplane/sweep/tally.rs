@@ -44,10 +44,11 @@ impl Tally {
     /// Whether nothing is left of a flow to follow: its time is over, its backend is gone, or does not serve the flow's port any
     /// more. One that has ended is kept for its time all the same: last packets may come.
     pub(super) fn is_over(&self, key: &FlowKey, flow: &FlowEntry, now_secs: u32) -> bool {
-        let is_served = self.has(flow.backend, flow.generation)
-            && self.tenants.get(&flow.backend).is_some_and(|Tenant { entry, .. }| {
-                entry.service == key.service && entry.target(flow.port_index).is_some()
-            });
+        let is_served = flow.is_of_mesh()
+            || self.has(flow.backend, flow.generation)
+                && self.tenants.get(&flow.backend).is_some_and(|Tenant { entry, .. }| {
+                    entry.service == key.service && entry.target(flow.port_index).is_some()
+                });
         !is_served || flow.is_expired(now_secs)
     }
 
