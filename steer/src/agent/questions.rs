@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use crate::docker::{Docker, Event, Listed, Told};
+use crate::docker::{Docker, Event, Listed, Role, Told};
 use crate::model::order::{Order, Turn};
 use crate::model::{Container, ContainerId};
 
@@ -82,10 +82,10 @@ impl Questions {
     }
 
     /// Asks the swarm. Not again before there is an answer.
-    pub(super) fn swarm(&mut self, docker: &Docker) {
+    pub(super) fn swarm(&mut self, docker: &Docker, role: Option<Role>) {
         let (docker, answers) = (docker.clone(), self.answers.clone());
         self.swarm = Some(tokio::spawn(async move {
-            let told = docker.swarm().await;
+            let told = docker.swarm(role).await;
             let _ = answers.send(Answer::Swarm(told)).await;
         }));
     }

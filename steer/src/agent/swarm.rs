@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{Agent, Source};
-use crate::docker::Told;
+use crate::docker::{Role, Told};
 use crate::host::clock::since_boot;
 use crate::model::labels::{spec, spec_of_task};
 use crate::model::swarm::polls::Polls;
@@ -16,6 +16,7 @@ pub(super) struct Known {
     /// `None` = it is part of none, or has not answered yet.
     swarm: Option<Swarm>,
     asked: Option<Instant>,
+    role: Option<Role>,
     polls: Polls,
 }
 
@@ -46,16 +47,19 @@ impl Agent {
             && let Some(docker) = &self.settings.docker
             && self.known.polls.take(since_boot())
         {
-            self.questions.swarm(docker);
+            // One that was outside may have joined.
+            let role = self.known.role.clone().filter(|role| *role != Role::Outside);
+            self.questions.swarm(docker, role);
         }
     }
 
     /// Takes in what the swarm says; whether its services are others than before.
     pub(super) fn take_swarm(&mut self, told: Told) -> bool {
-        let Told { asked, swarm } = told;
+        let Told { asked, role, swarm } = told;
         if self.known.asked.is_some_and(|newer| newer > asked) {
             return false;
         }
+        self.known.role = role;
         let swarm = match swarm {
             Ok(swarm) => swarm,
             Err(error) => {

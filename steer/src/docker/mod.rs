@@ -38,6 +38,7 @@ use crate::model::{Container, ContainerId};
 
 pub use self::events::{Event, EventKind};
 pub use self::feed::{Feed, Subscription};
+pub use self::swarm::Role;
 
 /// A container without one of these labels is none of steer's business.
 pub const LABELS: [&str; 2] = [crate::model::labels::PORT, TASK_LABEL];
@@ -120,7 +121,9 @@ pub struct Listed {
 pub struct Told {
     /// When it was asked.
     pub asked: Instant,
-    /// `Ok(None)` = this Docker is part of none.
+    /// What part this Docker has in it; `None` = not known.
+    pub role: Option<Role>,
+    /// `Ok(None)` = it is part of none.
     pub swarm: anyhow::Result<Option<Swarm>>,
 }
 
@@ -201,7 +204,7 @@ impl Docker {
             containers.iter_mut().for_each(|container| add_gateway(container, &gateway));
         }
         containers.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Listed { containers, unknown, swarm: self.swarm().await })
+        Ok(Listed { containers, unknown, swarm: self.swarm(None).await })
     }
 
     async fn labelled(&self, label: &str) -> anyhow::Result<Vec<ContainerId>> {

@@ -10,6 +10,7 @@ mod engine;
 mod image;
 mod proxy;
 mod spec;
+mod swarm;
 
 use std::fs::File;
 use std::ops::Deref;
@@ -24,6 +25,7 @@ pub use self::container::Container;
 pub use self::engine::Engine;
 pub use self::proxy::Proxy;
 pub use self::spec::{ContainerSpec, Health};
+pub use self::swarm::{ServiceSpec, Task};
 use crate::{World, cleanup, wait_until};
 
 const START_LIMIT: Duration = Duration::from_secs(60);
