@@ -219,6 +219,17 @@ mod tests {
     #[case::the_operator_takes_a_healthy_one_out(Ready, Facts { maintenance: true, health: Health::Healthy, ..AUTO }, Maintenance)]
     #[case::one_that_ended_is_gone(Ready, Facts { exited: true, health: Health::Healthy, ..AUTO }, Gone)]
     #[case::and_back_in(Maintenance, Facts { health: Health::Healthy, ..AUTO }, Ready)]
+    #[case::a_task_that_swarm_wants_to_end_drains_however_well_it_is(
+        Ready,
+        Facts { leaving: Some(Leaving::Shutdown), listening: Some(true), flows: 1, ..AUTO },
+        Draining
+    )]
+    #[case::whatever_the_operator_says(
+        Maintenance,
+        Facts { leaving: Some(Leaving::Shutdown), maintenance: true, ..AUTO },
+        Draining
+    )]
+    #[case::a_task_that_swarm_wants_after_all_is_back(Drained, Facts { listening: Some(true), ..AUTO }, Ready)]
     #[case::a_pause_takes_it_out(Ready, Facts { paused: true, health: Health::Healthy, ..AUTO }, Unready)]
     fn the_state_follows_from_the_facts(
         #[case] current: BackendState,
@@ -237,6 +248,13 @@ mod tests {
         Facts { stop_signal: Some(9), stop_by_event: true, ..AUTO },
         Source::Event,
         "event: kill KILL"
+    )]
+    #[case::by_swarm(Ready, Facts { leaving: Some(Leaving::Remove), ..AUTO }, Source::Swarm, "swarm: remove")]
+    #[case::by_a_signal_after_swarm_has_said_so(
+        Draining,
+        Facts { leaving: Some(Leaving::Remove), stop_signal: Some(15), flows: 1, ..AUTO },
+        Source::Signal,
+        "signal: TERM"
     )]
     #[case::by_its_end(Draining, Facts { stop_signal: Some(15), exited: true, ..AUTO }, Source::Exit, "exit")]
     #[case::by_the_operator(Ready, Facts { maintenance: true, ..AUTO }, Source::Operator, "operator: drain")]

@@ -263,7 +263,9 @@ impl Engine {
     /// `docker node update --availability drain` (or back to `active`), of this Docker's own node.
     #[track_caller]
     pub fn drain_node(&self, drain: bool) {
-        let node = self.wait("inspect node self", self.api().inspect_node("self"));
+        let info = self.wait("docker info", self.api().info());
+        let own = info.swarm.and_then(|swarm| swarm.node_id).unwrap_or_default();
+        let node = self.wait("inspect this node", self.api().inspect_node(&own));
         let version = node.version.and_then(|version| version.index).unwrap_or_default();
         let mut spec = node.spec.unwrap_or_default();
         let availability = if drain { NodeSpecAvailabilityEnum::DRAIN } else { NodeSpecAvailabilityEnum::ACTIVE };
@@ -271,6 +273,14 @@ impl Engine {
         let options = UpdateNodeOptionsBuilder::new().version(i64::try_from(version).unwrap_or_default()).build();
         let id = node.id.unwrap_or_default();
         self.wait("docker node update", self.api().update_node(&id, spec, options));
+    }
+
+    /// `docker node ls`: the states of all nodes.
+    #[track_caller]
+    pub fn nodes(&self) -> Vec<String> {
+        let nodes = self.wait("docker node ls", self.api().list_nodes(None));
+        let state = |node: bollard::models::Node| node.status?.state.map(|state| state.to_string());
+        nodes.into_iter().filter_map(state).collect()
     }
 
     /// `docker network create -d overlay`.

@@ -143,6 +143,14 @@ mod tests {
         assert!(tally.is_over(&key(), &flow(state, secs + 1), NOW));
     }
 
+    #[test]
+    fn a_flow_of_the_mesh_has_no_backend_and_its_time_all_the_same() {
+        let of_mesh = |idle| FlowEntry { backend: BackendId(0), generation: 0, ..flow(SynSent, idle) };
+        let tally = tally(Counts::default());
+        assert!(!tally.is_over(&key(), &of_mesh(PENDING_SECS), NOW));
+        assert!(tally.is_over(&key(), &of_mesh(PENDING_SECS + 1), NOW));
+    }
+
     #[rstest]
     #[case::its_own(key(), flow(Established, 0), false)]
     #[case::none(key(), FlowEntry { backend: BackendId(2), ..flow(Established, 0) }, true)]
