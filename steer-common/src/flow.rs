@@ -72,6 +72,12 @@ impl FlowEntry {
         matches!(self.tcp(), TcpState::Closed | TcpState::Reset) || self.is_expired(now_secs)
     }
 
+    /// Whether it was left to Swarm's routing mesh: no backend here has it. Such flows stay in `PENDING` however long they live.
+    #[inline(always)]
+    pub const fn is_of_mesh(&self) -> bool {
+        self.backend.0 == 0
+    }
+
     /// The backend it had has refused it: another one gets it.
     #[inline(always)]
     pub const fn again(&mut self, backend: BackendId, generation: u32, secs: u32) {

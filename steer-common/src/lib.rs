@@ -17,6 +17,7 @@
 //! | [`pick`] | which backend takes a new flow |
 //! | [`mod@steer`] | client to backend: pass, steer or follow |
 //! | [`recover`] | flows that were forgotten: the sockets tell |
+//! | `mesh` | flows that Swarm's routing mesh has |
 //! | [`reverse`] | backend to client: the way back |
 //! | [`verdict`] | what comes out, and the counter of each reason |
 //! | [`csum`] | incremental checksums (RFC 1624) |
@@ -33,6 +34,7 @@ pub mod csum;
 pub mod flow;
 pub mod hash;
 pub mod limits;
+mod mesh;
 pub mod pick;
 pub mod recover;
 pub mod reverse;

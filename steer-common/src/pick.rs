@@ -3,7 +3,7 @@
 //! The slot table proposes, the backend's state and its listening socket of this very instant dispose. The agent swaps the table
 //! soon after a state has changed, so the first candidate is nearly always right; between the two, the next candidates are
 //! tried, then all the service's members from a rotating start, every loop bounded. If nothing is ready, a draining backend is
-//! better than none (Kubernetes KEP-1669).
+//! better than none (Kubernetes KEP-1669), unless Swarm's mesh is there, which may have a ready one elsewhere.
 
 use crate::addr::{Addr, Port};
 use crate::backend::{BackendId, BackendState, NoticeKind};
@@ -67,7 +67,7 @@ impl Taken {
     }
 }
 
-/// The backend for a new flow: ready, or at worst draining; `None` when there is neither.
+/// The backend for a new flow: ready, or at worst draining where nobody else is behind the frontend; `None` when there is neither.
 #[inline(always)]
 pub fn pick<T: Tables>(tables: &T, request: &Request) -> Option<BackendId> {
     let service = tables.service(request.service)?;
@@ -88,25 +88,31 @@ pub fn pick<T: Tables>(tables: &T, request: &Request) -> Option<BackendId> {
             return Some(candidate);
         }
     }
-    scan(tables, request, slots, turn)
+    match scan(tables, request, slots, turn) {
+        (NOBODY, NOBODY) => None,
+        // The mesh may have a ready one elsewhere.
+        (NOBODY, _) if service.has_mesh() => None,
+        (NOBODY, draining) => Some(draining),
+        (ready, _) => Some(ready),
+    }
 }
 
-/// The first ready member, else the first draining one.
+/// The first ready member, and the first draining one that was met before it.
 #[inline(always)]
-fn scan<T: Tables>(tables: &T, request: &Request, slots: &SlotTable, start: u32) -> Option<BackendId> {
+fn scan<T: Tables>(tables: &T, request: &Request, slots: &SlotTable, start: u32) -> (BackendId, BackendId) {
     let mut draining = NOBODY;
     for i in 0..MAX_SCAN {
         if i >= slots.members_len {
             break;
         }
-        let member = slots.member(start.wrapping_add(i))?;
+        let Some(member) = slots.member(start.wrapping_add(i)) else { break };
         match fit(tables, request, member) {
-            Fit::Ready => return Some(member),
+            Fit::Ready => return (member, draining),
             Fit::Draining if draining == NOBODY => draining = member,
             _ => {}
         }
     }
-    (draining != NOBODY).then_some(draining)
+    (NOBODY, draining)
 }
 
 /// No backend has this id. Not an `Option`: its empty half would be an undefined register, which the verifier does not take.

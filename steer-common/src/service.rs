@@ -82,7 +82,7 @@ pub struct ServiceEntry {
     pub hold_ns: u64,
     /// A [`Balance`].
     pub balance: u8,
-    /// Bit 0: [`ServiceEntry::ALLOW_LIST`].
+    /// Bits of [`ServiceEntry::ALLOW_LIST`] and [`ServiceEntry::MESH`].
     pub flags: u8,
     pub pad: [u8; 6],
 }
@@ -90,6 +90,15 @@ pub struct ServiceEntry {
 impl ServiceEntry {
     /// Only sources in the `ALLOW` map may open flows.
     pub const ALLOW_LIST: u8 = 1;
+    /// There is somebody else behind its frontends, Swarm's routing mesh: a new flow that finds no ready backend here is not
+    /// held or reset, nor given to a draining one, but left to the kernel.
+    pub const MESH: u8 = 2;
+
+    /// Whether the mesh takes what finds no backend.
+    #[inline(always)]
+    pub const fn has_mesh(&self) -> bool {
+        self.flags & Self::MESH != 0
+    }
 }
 
 /// What the kernel keeps for a service. Value of `SERVICE_STATES`, index [`ServiceId`]; written by the kernel only.

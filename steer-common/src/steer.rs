@@ -13,11 +13,15 @@
 //! | other | none | – | pass, counted |
 //! | other | present | there, draining or not | follow |
 //! | other | present | gone | reset, counted |
+//!
+//! Where Swarm's routing mesh is behind the frontend too ([`ServiceEntry::MESH`]), nobody waits and nothing is reset for want of
+//! a backend: a SYN that finds no ready one, and a packet that no backend has a socket for, pass, and so does what follows: see `mesh`.
 
 use crate::addr::{Addr, Port};
 use crate::backend::{BackendId, BackendState};
 use crate::flow::{FlowEntry, FlowKey};
 use crate::limits::{LANES, PENDING_SECS};
+use crate::mesh::{leave, leave_open, pass_on};
 use crate::pick::{Request, Taken, pick};
 use crate::recover::recover;
 use crate::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceId};
@@ -82,6 +86,9 @@ pub fn steer<T: Tables>(tables: &T, segment: &Segment, uplink: u32, now: Nanos) 
         if !segment.flags.opens() {
             if frontend.flags & FrontendEntry::CLOSED == 0 && tables.may_search(now.secs()) {
                 recover(tables, segment, &mut key, new);
+                if !is_shared && matches!(new.verdict, Verdict::Pass(_)) {
+                    leave_open(tables, segment, &key, new);
+                }
             }
             return;
         }
@@ -154,7 +161,7 @@ pub(crate) fn lookup<'t, T: Tables>(tables: &'t T, key: &FlowKey) -> Option<(Tab
     }
 }
 
-/// A SYN of a flow that is known: the same backend, or `None` for a new one.
+/// A SYN of a flow that is known: the same backend (or the mesh), or `None` for a new one.
 #[inline(always)]
 fn again<T: Tables>(
     tables: &T,
@@ -164,9 +171,14 @@ fn again<T: Tables>(
     uplink: u32,
     now: Nanos,
 ) -> Option<Verdict> {
-    let target = live_target(tables, flow, frontend.service)?;
+    let verdict = if flow.is_of_mesh() {
+        Verdict::Pass(Counter::PassMesh)
+    } else {
+        let target = live_target(tables, flow, frontend.service)?;
+        Verdict::Forward(Forward { backend: flow.backend, target, reason: Counter::SteerRetransmit })
+    };
     let keep = match flow.tcp() {
-        TcpState::SynSent => same_syn && takes_new(tables.backend_state(flow.backend)),
+        TcpState::SynSent => same_syn && (flow.is_of_mesh() || takes_new(tables.backend_state(flow.backend))),
         // Its SYN-ACK is on the way: moving now would let the client acknowledge one backend to another.
         TcpState::SynReceived | TcpState::FinForward | TcpState::FinReverse => same_syn,
         TcpState::Established => true,
@@ -176,7 +188,7 @@ fn again<T: Tables>(
         return None;
     }
     tables.mark_flow(flow, 0, now.secs(), uplink);
-    Some(Verdict::Forward(Forward { backend: flow.backend, target, reason: Counter::SteerRetransmit }))
+    Some(verdict)
 }
 
 /// Whether a backend in this state was given the flow as one that is ready, and would be now.
@@ -310,7 +322,11 @@ fn open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, new: &mut NewFl
     };
     let picked = pick(tables, &request).and_then(|id| tables.backend(id).map(|backend| (id, backend)));
     let Some((id, backend)) = picked else {
-        *verdict = if taken.is_empty() {
+        *verdict = if service.has_mesh() {
+            let entry = entry_of(segment, frontend, BackendId(0), 0, uplink, now);
+            leave(tables, key, &entry, may_replace);
+            Verdict::Pass(Counter::PassMesh)
+        } else if taken.is_empty() {
             let entry = entry_of(segment, frontend, BackendId(0), 0, uplink, now);
             on_none(tables, key, &entry, service, now)
         } else {
@@ -328,15 +344,22 @@ fn open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, new: &mut NewFl
         *verdict = Verdict::Drop(Counter::DropTableFull);
         return;
     }
-    // What stood here before (a client port used again, or a flow that nobody ended) is over.
-    if may_replace && let Some(old) = tables.flow(Table::Flows, key) {
-        remove(tables, Table::Flows, key, old.backend, old.generation);
+    if may_replace {
+        end_old(tables, key);
     }
     if u32::from(key.lane) > tables.extra_lanes(frontend.service) {
         tables.raise_extra_lanes(frontend.service, key.lane.into());
     }
     tables.count_steered(id);
     *verdict = Verdict::Forward(Forward { backend: id, target, reason });
+}
+
+/// What stood here before (a client port used again, or a flow that nobody ended) is over.
+#[inline(always)]
+pub(crate) fn end_old<T: Tables>(tables: &T, key: &FlowKey) {
+    if let Some(old) = tables.flow(Table::Flows, key) {
+        remove(tables, Table::Flows, key, old.backend, old.generation);
+    }
 }
 
 /// The record of a flow that begins.
@@ -398,6 +421,9 @@ fn follow<T: Tables>(
     uplink: u32,
     now: Nanos,
 ) -> Verdict {
+    if flow.is_of_mesh() {
+        return pass_on(tables, segment, flow, uplink, now);
+    }
     let Some(target) = live_target(tables, flow, key.service) else {
         // The entry stays, so that the next packet is answered likewise, until the agent sweeps it away.
         // A reset is never answered with a reset (RFC 9293, 3.5.2).

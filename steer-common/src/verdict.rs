@@ -137,6 +137,10 @@ counters! {
     SteerLocal = "steer_local",
     /// Connections of this host's own sockets left alone: no backend was ready.
     PassLocalNoBackend = "pass_local_no_backend",
+    /// Passed: a new flow of a Swarm service that has no ready task on this node: the routing mesh takes it.
+    PassMesh = "pass_mesh",
+    /// Passed: a packet of a flow that the routing mesh has.
+    PassMeshFlow = "pass_mesh_flow",
 }
 
 #[cfg(test)]

@@ -67,7 +67,13 @@ impl Clients {
     /// Starts them, and waits until they are under way.
     #[track_caller]
     pub fn start(world: &World, port: u16) -> Self {
-        let load = |words: &str| Load::watch(&world.client, (HOST, port), &format!("{words} --seconds 3600"));
+        Self::start_at(world, HOST, port)
+    }
+
+    /// The same, to another address than the host's.
+    #[track_caller]
+    pub fn start_at(world: &World, address: Ipv4Addr, port: u16) -> Self {
+        let load = |words: &str| Load::watch(&world.client, (address, port), &format!("{words} --seconds 3600"));
         let clients = Self {
             close: load(&format!("--connections {CLIENTS} --rate {RATE}")),
             // A new connection after 25 requests, so that these come and go too.

@@ -185,7 +185,8 @@ impl Drop for World {
         let inodes: Vec<u64> = all.iter().map(|ns| ns.inode()).collect();
         cleanup::end_processes(&inodes, Some(tag));
         cleanup::unmount_below(dir);
-        cleanup::remove_instance(tag);
+        // The machine behind the host may have one too.
+        [tag.clone(), format!("{tag}2")].iter().for_each(|instance| cleanup::remove_instance(instance));
         cleanup::remove_cgroups(tag);
         all.iter().for_each(|ns| cleanup::remove_netns(ns.name()));
         cleanup::remove_dir(dir);

@@ -11,6 +11,7 @@ use crate::host::clock::since_boot;
 use crate::model::cause::{self, Cause};
 use crate::model::lifecycle::is_stop;
 use crate::model::order::Turn;
+use crate::model::swarm::Membership;
 use crate::model::{Container, ContainerId, Problem};
 
 impl Agent {
@@ -32,7 +33,11 @@ impl Agent {
                 let problem = Problem { container: "Docker".to_owned(), label: None, message };
                 self.problems.insert(Source::Docker, vec![problem]);
             }
+            Feed::Event(Event { kind: EventKind::Swarm, .. }) => self.swarm_happened(),
             Feed::Event(event) => {
+                if event.labels_say_steer {
+                    self.task_happened();
+                }
                 self.questions.order.event(&event.container);
                 // Who is not known yet has nothing that an event could change: it waits for the answer that makes it known.
                 let known = self.tracked.contains_key(&event.container);
@@ -84,6 +89,8 @@ impl Agent {
                 }
             }
             EventKind::Rename { .. } => self.ask(&id),
+            // Not a container's.
+            EventKind::Swarm => {}
             EventKind::NetworkConnect | EventKind::NetworkDisconnect => {
                 if let Some(tracked) = self.tracked.get_mut(&id) {
                     // The same address may be on another interface.
@@ -123,6 +130,11 @@ impl Agent {
                 }
             }
             Answer::Container(id, turn, answer) => self.on_container(&id, turn, answer),
+            Answer::Swarm(told) => {
+                if self.docker_version.is_some() && self.take_swarm(told) {
+                    self.list(false);
+                }
+            }
         }
         self.questions.rest();
     }
@@ -132,6 +144,9 @@ impl Agent {
         let Some(asked) = self.questions.answered(docker, id, turn) else { return };
         match answer {
             Ok(Some(container)) if container.running => {
+                if Membership::of(&container.labels).is_some() {
+                    self.swarm_happened();
+                }
                 self.observe(&container, Cause::new(cause::Source::Event, "start"));
             }
             Ok(_) => self.forget(id, Cause::new(cause::Source::Resync, "not running")),
@@ -150,7 +165,9 @@ impl Agent {
         if !self.questions.listed(turn) || self.docker_version.is_none() {
             return;
         }
-        let Listed { containers, unknown } = listed;
+        let Listed { containers, unknown, swarm } = listed;
+        // What the containers are read by.
+        self.take_swarm(swarm);
         for (id, error) in &unknown {
             tracing::warn!(container = %id, error = format!("{error:#}"), "a container that is listed is not described");
         }

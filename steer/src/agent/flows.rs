@@ -37,7 +37,7 @@ impl Agent {
         }
         let mut changed = self.look_at_survivors();
         let mut stopping = Vec::new();
-        for tracked in self.tracked.values().filter(|tracked| tracked.stopping.is_some()) {
+        for tracked in self.tracked.values().filter(|tracked| tracked.is_stopping()) {
             if let Some(applied) = self.applied.backends.get(&tracked.key()) {
                 stopping.push((tracked.id.clone(), applied.id, applied.entry.generation));
             }

@@ -7,6 +7,7 @@
 //! | `docker` | what an event or an answer of Docker's changes in that |
 //! | `questions` | asking Docker, beside the loop |
 //! | `observe` | taking in what Docker says of a container |
+//! | `swarm` | what the swarm says of its services and tasks |
 //! | `statics` | the same for the static services of the configuration file |
 //! | `uplinks` | where clients come in: attach, follow the host's interfaces and addresses |
 //! | `reconcile` | desired, plan, apply |
@@ -27,6 +28,7 @@ mod questions;
 mod reconcile;
 mod run;
 mod statics;
+mod swarm;
 pub mod tracked;
 mod uplinks;
 
@@ -80,6 +82,7 @@ pub struct Agent {
     docker_version: Option<String>,
     /// It has said since then which containers there are.
     is_current: bool,
+    known: swarm::Known,
     questions: questions::Questions,
     answers: mpsc::Receiver<questions::Answer>,
     seen: flows::Seen,
@@ -105,6 +108,7 @@ pub struct Agent {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Source {
     Docker,
+    Swarm,
     Container(ContainerId),
     Uplink,
     Desired,
@@ -131,6 +135,7 @@ impl Agent {
             problems: BTreeMap::new(),
             docker_version: None,
             is_current: false,
+            known: swarm::Known::default(),
             questions,
             answers,
             seen: flows::Seen::default(),

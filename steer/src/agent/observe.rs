@@ -12,9 +12,10 @@ use crate::host::clock::since_boot;
 use crate::host::netns::{Netns, enable_gro, other_ways, reach};
 use crate::model::cause::{self, Cause};
 use crate::model::desired::BackendKey;
-use crate::model::labels::{network_leg, spec};
+use crate::model::labels::network_leg;
 use crate::model::plan::Op;
 use crate::model::stops::{Seen, is_new};
+use crate::model::swarm::Membership;
 use crate::model::{Container, ContainerId, Gate, Problem, Spec};
 
 impl Agent {
@@ -23,15 +24,17 @@ impl Agent {
         let of_this_run = self.tracked.get(&container.id).filter(|tracked| tracked.run == container.started_at);
         // A service must not change while its container runs, only because that has got another name.
         let first_name = of_this_run.map_or(&container.name, |tracked| &tracked.first_name).clone();
-        let spec = match spec(&first_name, &container.labels, &self.settings.config.defaults) {
+        let spec = match self.asked_for(&first_name, container) {
             Ok(Some(spec)) => spec,
-            Ok(None) => return self.forget(&container.id, Cause::label("no label steer.port")),
+            Ok(None) => return self.forget(&container.id, Cause::label("no label steer.port, and no published port")),
             Err(problems) => return self.refuse(&container.id, problems),
         };
         let address = match network_leg(&spec, container) {
             Ok(address) => address,
             Err(problem) => return self.refuse(&container.id, vec![problem]),
         };
+        let seen = of_this_run.map_or_else(Instant::now, |tracked| tracked.seen);
+        let leaving = Membership::of(&container.labels).and_then(|of| self.leaving(&of.task, seen));
         let stays = of_this_run.is_some_and(|tracked| tracked.address == address && !tracked.has_moved());
         if stays && let Some(tracked) = self.tracked.get_mut(&container.id) {
             tracked.name.clone_from(&container.name);
@@ -40,11 +43,13 @@ impl Agent {
             tracked.paused = container.paused;
             // `starting` after `healthy` is dockerd's restart, not the container's; the lifecycle knows.
             tracked.health = container.health;
+            tracked.leaving = leaving;
             self.problems.remove(&Source::Container(container.id.clone()));
             return self.settle(&container.id);
         }
         match self.track(container, first_name, spec, address, started) {
-            Ok(tracked) => {
+            Ok(mut tracked) => {
+                tracked.leaving = leaving;
                 self.problems.remove(&Source::Container(container.id.clone()));
                 self.insert(tracked);
             }
@@ -93,6 +98,7 @@ impl Agent {
             stop_signal: container.stop_signal,
             stop_timeout: container.stop_timeout,
             pid: container.pid,
+            task: Membership::of(&container.labels).map(|of| of.task),
             other_ways,
             cause: started,
             ..Tracked::new(container.id.clone(), container.name.clone(), spec, netns, address, reach)
@@ -117,7 +123,9 @@ impl Agent {
         tracked.since = before.info.since;
         tracked.maintenance = before.info.maintenance;
         tracked.operator_weight = before.info.operator_weight;
-        if matches!(before.state, BackendState::Draining | BackendState::Drained) {
+        // A task that the swarm wants to end has been told nothing yet.
+        let is_told = tracked.cause.source != cause::Source::Swarm;
+        if is_told && matches!(before.state, BackendState::Draining | BackendState::Drained) {
             let by_event = tracked.cause.source == cause::Source::Event;
             tracked.stopping = Some(Stop { signal: tracked.stop_signal, at: since_boot(), by_event });
         }

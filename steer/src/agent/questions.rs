@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use crate::docker::{Docker, Event, Listed};
+use crate::docker::{Docker, Event, Listed, Role, Told};
 use crate::model::order::{Order, Turn};
 use crate::model::{Container, ContainerId};
 
@@ -26,6 +26,7 @@ const AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 pub(super) enum Answer {
     List(Turn, Result<Listed>),
     Container(ContainerId, Turn, Result<Option<Container>>),
+    Swarm(Told),
 }
 
 /// What is being asked.
@@ -35,6 +36,7 @@ pub(super) struct Questions {
     at_once: Arc<Semaphore>,
     list: Option<(Turn, JoinHandle<()>)>,
     containers: BTreeMap<ContainerId, Asked>,
+    swarm: Option<JoinHandle<()>>,
 }
 
 /// A question about one container.
@@ -50,7 +52,10 @@ impl Questions {
     pub(super) fn new() -> (Self, mpsc::Receiver<Answer>) {
         let (answers, receiver) = mpsc::channel(ANSWERS);
         let at_once = Arc::new(Semaphore::new(AT_ONCE));
-        (Self { order: Order::default(), answers, at_once, list: None, containers: BTreeMap::new() }, receiver)
+        (
+            Self { order: Order::default(), answers, at_once, list: None, containers: BTreeMap::new(), swarm: None },
+            receiver,
+        )
     }
 
     /// Asks for all containers, unless that is being done. `anew`: what was asked so far is not to be trusted.
@@ -74,6 +79,20 @@ impl Questions {
             let _ = answers.send(Answer::List(turn, answer)).await;
         });
         self.list = Some((turn, task));
+    }
+
+    /// Asks the swarm. Not again before there is an answer.
+    pub(super) fn swarm(&mut self, docker: &Docker, role: Option<Role>) {
+        let (docker, answers) = (docker.clone(), self.answers.clone());
+        self.swarm = Some(tokio::spawn(async move {
+            let told = docker.swarm(role).await;
+            let _ = answers.send(Answer::Swarm(told)).await;
+        }));
+    }
+
+    /// Whether the swarm is being asked.
+    pub(super) fn is_asking_swarm(&self) -> bool {
+        self.swarm.as_ref().is_some_and(|task| !task.is_finished())
     }
 
     /// Asks about one container. If that is being done, it is done again when the answer comes: see [`Order::is_stale`].

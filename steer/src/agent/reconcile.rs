@@ -137,7 +137,7 @@ impl Agent {
     pub(super) fn has_to_look(&self) -> bool {
         self.closing
             || self.is_replaying()
-            || self.tracked.values().any(|tracked| waits_for_listener(tracked) || tracked.stopping.is_some())
+            || self.tracked.values().any(|tracked| waits_for_listener(tracked) || tracked.is_stopping())
     }
 
     /// Looks; whether anything changed.

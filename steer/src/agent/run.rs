@@ -70,6 +70,7 @@ impl Agent {
         tracing::info!(instance = self.settings.paths.instance, "steering");
         while !self.done {
             self.tell_systemd();
+            self.ask_swarm();
             tokio::select! {
                 next = self.next(&mut sources) => {
                     // Whatever it is that woke the agent: the kernel's word first, every time, and never only that.
@@ -112,7 +113,7 @@ impl Agent {
 
     /// Waits for whatever happens first. Events before answers: an answer may be older.
     async fn next(&mut self, sources: &mut Sources) -> Next {
-        let wake = self.wake.into_iter().chain(self.notify.deadline()).min();
+        let wake = self.wake.into_iter().chain(self.notify.deadline()).chain(self.swarm_due()).min();
         let Sources { feed, host, requests, terminate, interrupt } = sources;
         let docker = async {
             match feed {

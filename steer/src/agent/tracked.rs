@@ -10,6 +10,7 @@ use crate::model::cause::{Cause, Source};
 use crate::model::desired::BackendKey;
 use crate::model::history::Transition;
 use crate::model::lifecycle::{Facts, is_gated_by_listening, next};
+use crate::model::swarm::Leaving;
 use crate::model::{Candidate, ContainerId, Gate, Health, Reach, Spec, UnixMicros};
 
 /// One run of a container (or one static backend) that is steered to.
@@ -39,6 +40,10 @@ pub struct Tracked {
     pub stopping: Option<Stop>,
     /// When its first process ended, since boot.
     pub exited: Option<Duration>,
+    /// Which task of the swarm it is; `None` = none.
+    pub task: Option<String>,
+    /// The swarm wants it to end.
+    pub leaving: Option<Leaving>,
     /// Its first process as the host sees it; 0 = none that is known.
     pub pid: i32,
     /// How many of the kernel's edges are taken into account.
@@ -87,6 +92,8 @@ impl Tracked {
             stop_timeout: None,
             stopping: None,
             exited: None,
+            task: None,
+            leaving: None,
             pid: 0,
             edges: 0,
             survived: None,
@@ -122,6 +129,7 @@ impl Tracked {
             stop_by_event: self.stopping.is_some_and(|stop| stop.by_event),
             exited: self.exited.is_some(),
             survived: self.survived,
+            leaving: self.leaving,
             maintenance: self.maintenance,
             put_in: self.put_in,
             flows: self.flows,
@@ -176,6 +184,11 @@ impl Tracked {
             cause,
             count: 1,
         }
+    }
+
+    /// Whether it is to end, so that its flows are counted down.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.is_some() || self.leaving.is_some()
     }
 
     /// Whether listening decides about it.

@@ -55,7 +55,7 @@ impl Filter {
 
     fn takes(&self, flow: &FlowView) -> bool {
         let wanted = self.backends.as_ref().is_none_or(|ids| ids.contains(&(flow.backend.0, flow.generation)));
-        wanted && (self.ended || flow.is_current())
+        wanted && (self.ended || flow.is_current() && !flow.is_of_mesh())
     }
 }
 
@@ -64,9 +64,11 @@ struct Row {
     /// `null` = one of this host's own sockets.
     client: Option<String>,
     frontend: String,
-    /// `null` = its backend is gone.
+    /// `null` = its backend is gone, or it never had one.
     service: Option<String>,
     backend: Option<String>,
+    /// Swarm's routing mesh has it.
+    mesh: bool,
     container: Option<String>,
     state: &'static str,
     idle_seconds: Option<u64>,
@@ -81,6 +83,7 @@ fn row(flow: &FlowView, snapshot: &Snapshot) -> Row {
         frontend: flow.frontend.to_string(),
         service: backend.map(|(service, _)| service.name.clone()),
         backend: backend.map(|(_, backend)| backend.name.clone()),
+        mesh: flow.is_of_mesh(),
         container: backend.map(|(_, backend)| backend.container.clone()),
         state: flow.state.name(),
         idle_seconds: flow.idle.map(|idle| idle.as_secs()),
@@ -99,7 +102,7 @@ fn text(rows: &[Row], found: usize) -> String {
             row.client.as_deref().unwrap_or("this host"),
             &row.frontend,
             row.service.as_deref().unwrap_or("-"),
-            row.backend.as_deref().unwrap_or("gone"),
+            row.backend.as_deref().unwrap_or(if row.mesh { "mesh" } else { "gone" }),
             row.state,
             &row.idle_seconds.map_or("-".into(), report::span),
         ]);
@@ -149,6 +152,10 @@ mod tests {
         }
     }
 
+    fn of_mesh() -> FlowView {
+        FlowView { table: FlowTable::Pending, ..flow(0, 0, TcpState::Established) }
+    }
+
     fn args(service: Option<&str>, backend: Option<&str>, all: bool) -> FlowsArgs {
         FlowsArgs { service: service.map(Into::into), backend: backend.map(Into::into), limit: None, all, json: false }
     }
@@ -171,6 +178,14 @@ mod tests {
     }
 
     #[rstest]
+    #[case::not_unless_asked_for(args(None, None, false), false)]
+    #[case::with_all_others(args(None, None, true), true)]
+    #[case::of_no_backend(args(Some("web"), None, true), false)]
+    fn flows_of_the_mesh_are_none_of_steers(#[case] args: FlowsArgs, #[case] expected: bool) {
+        assert_eq!(Filter::new(&args, &snapshot()).unwrap().takes(&of_mesh()), expected);
+    }
+
+    #[rstest]
     #[case(args(Some("wbe"), None, false))]
     #[case(args(None, Some("abc"), false))]
     fn a_filter_that_names_nothing_is_an_error(#[case] args: FlowsArgs) {
@@ -180,20 +195,24 @@ mod tests {
     #[test]
     fn the_shape_of_the_json_is_a_promise() {
         let snapshot = snapshot();
-        let rows = [flow(1, 1, TcpState::Established), local(), flow(1, 2, TcpState::SynSent)];
+        let rows = [flow(1, 1, TcpState::Established), local(), flow(1, 2, TcpState::SynSent), of_mesh()];
         let container = "abc1000000000000000000000000000000000000000000000000000000000000";
         let expected = json!([
             {
                 "client": "10.9.0.1:40000", "frontend": "10.0.0.1:9000", "service": "web", "backend": "web-1",
-                "container": container, "state": "established", "idle_seconds": 4, "table": "flows", "lane": 0
+                "mesh": false, "container": container, "state": "established", "idle_seconds": 4, "table": "flows", "lane": 0
             },
             {
                 "client": null, "frontend": "10.0.0.1:9000", "service": "web", "backend": "web-1",
-                "container": container, "state": "established", "idle_seconds": null, "table": "local", "lane": 0
+                "mesh": false, "container": container, "state": "established", "idle_seconds": null, "table": "local", "lane": 0
             },
             {
                 "client": "10.9.0.1:40000", "frontend": "10.0.0.1:9000", "service": null, "backend": null,
-                "container": null, "state": "syn-sent", "idle_seconds": 4, "table": "flows", "lane": 0
+                "mesh": false, "container": null, "state": "syn-sent", "idle_seconds": 4, "table": "flows", "lane": 0
+            },
+            {
+                "client": "10.9.0.1:40000", "frontend": "10.0.0.1:9000", "service": null, "backend": null,
+                "mesh": true, "container": null, "state": "established", "idle_seconds": 4, "table": "pending", "lane": 0
             }
         ]);
         let rows: Vec<_> = rows.iter().map(|flow| row(flow, &snapshot)).collect();
@@ -204,7 +223,8 @@ CLIENT          FRONTEND       SERVICE  BACKEND  STATE        IDLE
 10.9.0.1:40000  10.0.0.1:9000  web      web-1    established    4s
 this host       10.0.0.1:9000  web      web-1    established     -
 10.9.0.1:40000  10.0.0.1:9000  -        gone     syn-sent       4s
-and 2 more
+10.9.0.1:40000  10.0.0.1:9000  -        mesh     established    4s
+and 1 more
 ";
         assert_eq!(text(&rows, 5), expected);
     }

@@ -128,7 +128,18 @@ impl StaticService {
     /// The service as labels would ask for it, for one of its backends.
     pub fn spec(&self, backend: &StaticBackend) -> Spec {
         let Self { name, ports, balance, ready, drain, hold, allow, backends: _ } = self.clone();
-        Spec { service: name, ports, network: None, weight: backend.weight, balance, ready, drain, hold, allow }
+        Spec {
+            service: name,
+            ports,
+            network: None,
+            weight: backend.weight,
+            balance,
+            ready,
+            drain,
+            hold,
+            allow,
+            mesh: false,
+        }
     }
 }
 

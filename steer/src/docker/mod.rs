@@ -11,17 +11,19 @@
 //! | [`events`] | events, and how Docker writes them |
 //! | [`feed`] | the stream of events, and reconnecting |
 //! | `inspect` | from Docker's description of a container to the model's |
+//! | `swarm` | services and tasks of the swarm that it is part of |
 //! | `http` | requests over Docker's socket |
 
 pub mod events;
 pub mod feed;
 mod http;
 mod inspect;
+mod swarm;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use bollard::errors::Error;
@@ -31,13 +33,15 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use self::http::Host;
+use crate::model::swarm::{LABEL as TASK_LABEL, Swarm, add_gateway};
 use crate::model::{Container, ContainerId};
 
 pub use self::events::{Event, EventKind};
 pub use self::feed::{Feed, Subscription};
+pub use self::swarm::Role;
 
-/// The label without which a container is none of steer's business.
-pub const PORT_LABEL: &str = "steer.port";
+/// A container without one of these labels is none of steer's business.
+pub const LABELS: [&str; 2] = [crate::model::labels::PORT, TASK_LABEL];
 
 /// Newest version of Docker's API that is spoken here.
 const NEWEST_API: ApiVersion = ApiVersion(1, 53);
@@ -102,12 +106,25 @@ struct VersionAnswer {
 }
 
 /// What [`Docker::containers`] finds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Listed {
     /// Those that run, by name.
     pub containers: Vec<Container>,
     /// Those that are there, but that Docker did not describe, and why: a part taken for the whole would make them look gone.
     pub unknown: Vec<(ContainerId, anyhow::Error)>,
+    /// Asked after the containers: each of them has its task there.
+    pub swarm: Told,
+}
+
+/// What the swarm says.
+#[derive(Debug)]
+pub struct Told {
+    /// When it was asked.
+    pub asked: Instant,
+    /// What part this Docker has in it; `None` = not known.
+    pub role: Option<Role>,
+    /// `Ok(None)` = it is part of none.
+    pub swarm: anyhow::Result<Option<Swarm>>,
 }
 
 impl Docker {
@@ -163,34 +180,54 @@ impl Docker {
         self.session.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// All running containers that carry [`PORT_LABEL`].
+    /// All running containers that carry one of [`LABELS`].
     pub async fn containers(&self) -> anyhow::Result<Listed> {
-        let filters = HashMap::from([("label", vec![PORT_LABEL])]);
+        let mut ids = BTreeSet::new();
+        for label in LABELS {
+            ids.extend(self.labelled(label).await?);
+        }
+        let inspect = |id: ContainerId| async move {
+            let found = self.inspect_alone(&id).await;
+            (id, found)
+        };
+        let found: Vec<_> = stream::iter(ids).map(inspect).buffer_unordered(INSPECT_AT_ONCE).collect().await;
+        let (mut containers, mut unknown) = (Vec::new(), Vec::new());
+        for (id, found) in found {
+            match found {
+                Ok(Some(container)) if container.running => containers.push(container),
+                Ok(_) => {}
+                Err(error) => unknown.push((id, error)),
+            }
+        }
+        if containers.iter().any(is_task) {
+            let gateway = self.gateway().await?;
+            containers.iter_mut().for_each(|container| add_gateway(container, &gateway));
+        }
+        containers.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Listed { containers, unknown, swarm: self.swarm(None).await })
+    }
+
+    async fn labelled(&self, label: &str) -> anyhow::Result<Vec<ContainerId>> {
+        let filters = HashMap::from([("label", vec![label])]);
         let options = ListContainersOptionsBuilder::default().filters(&filters).build();
         let client = self.session().await?.client;
         let listed =
             timeout(TIMEOUT, client.list_containers(Some(options))).await.unwrap_or(Err(Error::RequestTimeoutError));
         let listed = listed.with_context(|| format!("cannot list the containers of Docker at {}", self.host))?;
-        let ids = listed.into_iter().filter_map(|summary| summary.id).map(ContainerId);
-        let inspect = |id: ContainerId| async move {
-            let found = self.inspect(&id).await;
-            (id, found)
-        };
-        let found: Vec<_> = stream::iter(ids).map(inspect).buffer_unordered(INSPECT_AT_ONCE).collect().await;
-        let mut listed = Listed::default();
-        for (id, found) in found {
-            match found {
-                Ok(Some(container)) if container.running => listed.containers.push(container),
-                Ok(_) => {}
-                Err(error) => listed.unknown.push((id, error)),
-            }
-        }
-        listed.containers.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(listed)
+        Ok(listed.into_iter().filter_map(|summary| summary.id).map(ContainerId).collect())
     }
 
     /// One container, running or not, with or without label; `None` = there is none of that id (or name).
     pub async fn inspect(&self, id: &ContainerId) -> anyhow::Result<Option<Container>> {
+        let mut found = self.inspect_alone(id).await?;
+        if let Some(container) = found.as_mut().filter(|container| is_task(container)) {
+            add_gateway(container, &self.gateway().await?);
+        }
+        Ok(found)
+    }
+
+    /// As Docker describes it, which for a task leaves out the leg to this host.
+    async fn inspect_alone(&self, id: &ContainerId) -> anyhow::Result<Option<Container>> {
         let client = self.session().await?.client;
         let answer = timeout(TIMEOUT, client.inspect_container(&id.0, None::<InspectContainerOptions>)).await;
         match answer.unwrap_or(Err(Error::RequestTimeoutError)) {
@@ -212,6 +249,10 @@ impl Docker {
     pub fn subscribe(&self) -> Subscription {
         Subscription::start(self.clone())
     }
+}
+
+fn is_task(container: &Container) -> bool {
+    container.labels.contains_key(TASK_LABEL)
 }
 
 #[cfg(test)]

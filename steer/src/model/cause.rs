@@ -24,12 +24,14 @@ pub enum Source {
     Operator,
     /// What Docker says when it is asked what runs.
     Resync,
+    /// What Swarm wants of a task.
+    Swarm,
     /// A label, or the configuration file.
     Config,
 }
 
 impl Source {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Signal,
         Self::Listen,
         Self::Refused,
@@ -38,6 +40,7 @@ impl Source {
         Self::Event,
         Self::Operator,
         Self::Resync,
+        Self::Swarm,
         Self::Config,
     ];
 
@@ -51,6 +54,7 @@ impl Source {
             Self::Event => "event",
             Self::Operator => "operator",
             Self::Resync => "resync",
+            Self::Swarm => "swarm",
             Self::Config => "config",
         }
     }

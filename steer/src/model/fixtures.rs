@@ -29,6 +29,7 @@ pub(crate) fn candidate(service: &str, number: u8, ports: &str) -> Candidate {
             drain: Duration::from_secs(30),
             hold: Duration::from_secs(10),
             allow: Vec::new(),
+            mesh: false,
         },
         address: [172, 17, 0, number].into(),
         reach: Reach {
@@ -72,8 +73,8 @@ pub(crate) fn observed(candidates: impl IntoIterator<Item = Candidate>) -> Obser
 
 /// That service without backends, with the settings of [`candidate`].
 pub(crate) fn remembered_service(name: &str) -> Remembered {
-    let Spec { balance, hold, allow, .. } = candidate(name, 1, "80:1").spec;
-    Remembered { name: name.to_owned(), balance, hold, allow }
+    let Spec { balance, hold, allow, mesh, .. } = candidate(name, 1, "80:1").spec;
+    Remembered { name: name.to_owned(), balance, hold, allow, mesh }
 }
 
 pub(crate) fn ip(text: &str) -> IpAddr {

@@ -54,6 +54,7 @@ impl Applied {
             drain: info.drain,
             hold: Duration::from_nanos(service.entry.hold_ns),
             allow: allow.collect(),
+            mesh: service.entry.has_mesh(),
         };
         Candidate {
             id: key.container.clone(),
@@ -119,6 +120,7 @@ mod tests {
                 drain: Duration::from_secs(7),
                 hold: Duration::from_millis(1500),
                 allow: vec!["10.0.0.0/8".parse().unwrap(), "192.0.2.7/32".parse().unwrap()],
+                mesh: true,
             },
             address: [172, 17, 0, number].into(),
             reach: Reach {

@@ -1,14 +1,15 @@
 //! When a backend is ready, draining or gone.
 //!
 //! `starting → ready ⇄ unready → draining → drained → gone`, and `maintenance`, an operator's. A healthcheck decides readiness
-//! where there is one, listening where there is none; unready is not dead. Strongest first: the operator, a stop signal, a
-//! pause, then health or listening.
+//! where there is one, listening where there is none; unready is not dead. Strongest first: a stop signal, a task that Swarm
+//! wants to end, the operator, a pause, then health or listening.
 
 use std::time::Duration;
 
 use steer_common::backend::BackendState;
 
 use super::cause::{Cause, Source};
+use super::swarm::Leaving;
 use super::{Health, ReadyPolicy};
 
 /// All that is known about one run of a container.
@@ -27,6 +28,8 @@ pub struct Facts {
     pub exited: bool,
     /// The signal that it outlived, since when it has been ready.
     pub survived: Option<i32>,
+    /// It is a task that Swarm wants to end, and its container still runs.
+    pub leaving: Option<Leaving>,
     /// The operator took it out (`steer drain`).
     pub maintenance: bool,
     /// The operator put it in (`steer undrain`); only asked for by [`ReadyPolicy::Manual`].
@@ -54,9 +57,12 @@ pub fn next(current: BackendState, facts: &Facts) -> (BackendState, Cause) {
     if facts.exited {
         return (Gone, Cause::exit());
     }
+    let draining = if flows == 0 && matches!(current, Draining | Drained) { Drained } else { Draining };
     if let Some(signal) = stop_signal {
-        let state = if flows == 0 && matches!(current, Draining | Drained) { Drained } else { Draining };
-        return (state, stop_cause(signal, facts.stop_by_event));
+        return (draining, stop_cause(signal, facts.stop_by_event));
+    }
+    if let Some(leaving) = facts.leaving {
+        return (draining, Cause::new(Source::Swarm, leaving.name()));
     }
     if maintenance {
         return (Maintenance, Cause::new(Source::Operator, "drain"));
@@ -106,7 +112,13 @@ pub fn stop_cause(signal: i32, by_event: bool) -> Cause {
 /// Whether the kernel may give new flows to a backend in this state from the moment it listens: nothing but that is missing.
 pub fn is_gated_by_listening(state: BackendState, facts: &Facts) -> bool {
     let waits = matches!(state, BackendState::Starting | BackendState::Unready);
-    facts.by_listening() && waits && !facts.paused && !facts.maintenance && !facts.exited && facts.stop_signal.is_none()
+    facts.by_listening()
+        && waits
+        && !facts.paused
+        && !facts.maintenance
+        && !facts.exited
+        && facts.stop_signal.is_none()
+        && facts.leaving.is_none()
 }
 
 /// The least that a container is given to end after its stop signal.
@@ -166,6 +178,7 @@ mod tests {
         stop_by_event: false,
         exited: false,
         survived: None,
+        leaving: None,
         maintenance: false,
         put_in: false,
         flows: 0,
@@ -206,6 +219,17 @@ mod tests {
     #[case::the_operator_takes_a_healthy_one_out(Ready, Facts { maintenance: true, health: Health::Healthy, ..AUTO }, Maintenance)]
     #[case::one_that_ended_is_gone(Ready, Facts { exited: true, health: Health::Healthy, ..AUTO }, Gone)]
     #[case::and_back_in(Maintenance, Facts { health: Health::Healthy, ..AUTO }, Ready)]
+    #[case::a_task_that_swarm_wants_to_end_drains_however_well_it_is(
+        Ready,
+        Facts { leaving: Some(Leaving::Shutdown), listening: Some(true), flows: 1, ..AUTO },
+        Draining
+    )]
+    #[case::whatever_the_operator_says(
+        Maintenance,
+        Facts { leaving: Some(Leaving::Shutdown), maintenance: true, ..AUTO },
+        Draining
+    )]
+    #[case::a_task_that_swarm_wants_after_all_is_back(Drained, Facts { listening: Some(true), ..AUTO }, Ready)]
     #[case::a_pause_takes_it_out(Ready, Facts { paused: true, health: Health::Healthy, ..AUTO }, Unready)]
     fn the_state_follows_from_the_facts(
         #[case] current: BackendState,
@@ -224,6 +248,13 @@ mod tests {
         Facts { stop_signal: Some(9), stop_by_event: true, ..AUTO },
         Source::Event,
         "event: kill KILL"
+    )]
+    #[case::by_swarm(Ready, Facts { leaving: Some(Leaving::Remove), ..AUTO }, Source::Swarm, "swarm: remove")]
+    #[case::by_a_signal_after_swarm_has_said_so(
+        Draining,
+        Facts { leaving: Some(Leaving::Remove), stop_signal: Some(15), flows: 1, ..AUTO },
+        Source::Signal,
+        "signal: TERM"
     )]
     #[case::by_its_end(Draining, Facts { stop_signal: Some(15), exited: true, ..AUTO }, Source::Exit, "exit")]
     #[case::by_the_operator(Ready, Facts { maintenance: true, ..AUTO }, Source::Operator, "operator: drain")]

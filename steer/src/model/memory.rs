@@ -22,6 +22,7 @@ pub struct Remembered {
     pub balance: Balance,
     pub hold: Duration,
     pub allow: Vec<IpNet>,
+    pub mesh: bool,
 }
 
 /// When services lost their last backend.
@@ -66,6 +67,7 @@ fn told(applied: &Applied, name: &ServiceName, service: &AppliedService) -> Reme
         balance: Balance::from_u8(entry.balance),
         hold: Duration::from_nanos(entry.hold_ns),
         allow: applied.allow.iter().filter(|(of, _)| of == id).map(|(_, net)| *net).collect(),
+        mesh: entry.has_mesh(),
     }
 }
 

@@ -9,6 +9,7 @@
 //! | [`cause`] | who says why a backend is in its state |
 //! | [`history`] | what has happened, and what of it is not told yet |
 //! | [`stops`] | who told first of a stop signal |
+//! | [`swarm`] | which ports Swarm publishes, and which of its tasks leave |
 //! | [`lifecycle`] | when a backend is ready, draining or gone |
 //! | [`desired`] | which services and backends there should be |
 //! | [`slots`] | which backend stands in which slot |
@@ -30,6 +31,7 @@ pub mod order;
 pub mod plan;
 pub mod slots;
 pub mod stops;
+pub mod swarm;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -127,6 +129,8 @@ pub struct Spec {
     pub hold: Duration,
     /// Empty = everyone.
     pub allow: Vec<IpNet>,
+    /// Swarm publishes the ports too: what finds no ready backend here is its routing mesh's, and nobody waits.
+    pub mesh: bool,
 }
 
 /// Health as Docker reports it.

@@ -78,15 +78,25 @@ impl Agent {
         Self::start_raw(world, &arguments)
     }
 
+    /// On the machine behind the host, against its own Docker.
+    pub fn start_on_other(world: &World, docker: &Docker) -> Self {
+        let arguments = ["--interface", "o0", "--attach", "tc", "--docker-host", &docker.host_url()];
+        Self::start_in(world, world.other(), &format!("{}2", world.tag()), &arguments)
+    }
+
     /// `steer run` with exactly these arguments.
     pub fn start_raw(world: &World, arguments: &[&str]) -> Self {
+        Self::start_in(world, &world.host, world.tag(), arguments)
+    }
+
+    fn start_in(world: &World, ns: &Ns, instance: &str, arguments: &[&str]) -> Self {
         let program = programs::steer().unwrap_or_else(|err| panic!("{err}"));
         let mut agent = Self {
-            host: world.host.clone(),
+            host: ns.clone(),
             program,
-            instance: world.tag().to_owned(),
+            instance: instance.to_owned(),
             arguments: arguments.iter().map(|word| (*word).to_owned()).collect(),
-            log: world.dir().join("agent.log"),
+            log: world.dir().join(format!("{instance}.log")),
             child: None,
         };
         agent.launch();

@@ -10,6 +10,7 @@ mod engine;
 mod image;
 mod proxy;
 mod spec;
+mod swarm;
 
 use std::fs::File;
 use std::ops::Deref;
@@ -24,6 +25,8 @@ pub use self::container::Container;
 pub use self::engine::Engine;
 pub use self::proxy::Proxy;
 pub use self::spec::{ContainerSpec, Health};
+pub use self::swarm::{ServiceSpec, Task};
+use crate::netns::Ns;
 use crate::{World, cleanup, wait_until};
 
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -43,7 +46,7 @@ pub struct Docker {
 /// What it takes to start dockerd once more.
 #[derive(Debug)]
 struct Start {
-    host: crate::netns::Ns,
+    host: Ns,
     dir: PathBuf,
     arguments: Vec<String>,
 }
@@ -56,11 +59,21 @@ impl Docker {
 
     /// Like [`Docker::start`] with more arguments for dockerd, such as `--live-restore`.
     pub fn start_with(world: &World, more: &[&str]) -> Self {
+        Self::start_in(world, &world.host, "docker", more)
+    }
+
+    /// A second one on the machine behind the host. It goes before the first one does.
+    pub fn start_on_other(world: &World) -> Self {
+        Self::start_in(world, world.other(), "docker2", &[])
+    }
+
+    fn start_in(world: &World, ns: &Ns, name: &str, more: &[&str]) -> Self {
         let begin = Instant::now();
-        let dir = world.dir().join("docker");
+        let dir = world.dir().join(name);
         std::fs::create_dir_all(&dir).unwrap_or_else(|err| panic!("create {}: {err}", dir.display()));
         let at = |name: &str| dir.join(name).display().to_string();
-        let containerd = spawn_containerd(world, &dir);
+        let tag = format!("{}-{name}", world.tag());
+        let containerd = spawn_containerd(ns, &dir);
         let mut arguments: Vec<String> = [
             "--host",
             &format!("unix://{}", at("docker.sock")),
@@ -79,22 +92,16 @@ impl Docker {
             "--storage-driver=overlay2",
             // The cgroup parent is a path, and what is left below it can be found and removed.
             "--exec-opt=native.cgroupdriver=cgroupfs",
-            &format!("--cgroup-parent=/{}", world.tag()),
+            // Each world's below its own, and each Docker's below that.
+            &format!("--cgroup-parent=/{}/{tag}", world.tag()),
         ]
         .map(str::to_owned)
         .to_vec();
         arguments.extend(more.iter().map(|word| (*word).to_owned()));
-        let start = Start { host: world.host.clone(), dir, arguments };
+        let start = Start { host: ns.clone(), dir, arguments };
         let mut daemon = start.dockerd();
         let engine = start.wait_ready(&mut daemon);
-        Self {
-            engine,
-            daemon: Some(daemon),
-            containerd,
-            start,
-            tag: world.tag().to_owned(),
-            started_in: begin.elapsed(),
-        }
+        Self { engine, daemon: Some(daemon), containerd, start, tag, started_in: begin.elapsed() }
     }
 
     /// What `--docker-host` takes.
@@ -171,7 +178,7 @@ impl Start {
     }
 }
 
-fn spawn_containerd(world: &World, dir: &Path) -> Child {
+fn spawn_containerd(ns: &Ns, dir: &Path) -> Child {
     let dir_name = dir.display();
     // No CRI and no snapshotter but the plain ones: it starts in 50 ms, and touches nothing outside its directories.
     let config = format!(
@@ -184,9 +191,10 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
   address = "{dir_name}/containerd.sock"
 "#
     );
-    let config = world.file("docker/containerd.toml", &config);
-    let mut command = world.host.command_dying_by("containerd", Signal::SIGTERM);
-    command.arg("--config").arg(config);
+    let file = dir.join("containerd.toml");
+    std::fs::write(&file, &config).unwrap_or_else(|err| panic!("write {}: {err}", file.display()));
+    let mut command = ns.command_dying_by("containerd", Signal::SIGTERM);
+    command.arg("--config").arg(file);
     let mut child = spawn_logged(&mut command, &dir.join("containerd.log"));
     // dockerd waits for the socket's service, but not for the socket.
     wait_until("containerd's socket", START_LIMIT, || match child.try_wait() {

@@ -161,7 +161,7 @@ impl ContainerSpec {
 }
 
 impl Health {
-    fn config(self) -> HealthConfig {
+    pub(crate) fn config(self) -> HealthConfig {
         let nanos = |time: Duration| i64::try_from(time.as_nanos()).ok();
         HealthConfig {
             // CMD, not CMD-SHELL: there is no shell in the image.

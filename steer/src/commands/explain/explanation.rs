@@ -63,8 +63,9 @@ struct Other {
 #[derive(Serialize, Clone, PartialEq, Eq, Debug)]
 struct Flow {
     frontend: String,
-    /// `null`: it is gone.
+    /// `null`: it is gone, or the routing mesh has the flow.
     backend: Option<String>,
+    mesh: bool,
     /// State of that backend.
     backend_state: Option<&'static str>,
     state: &'static str,
@@ -225,10 +226,11 @@ impl Explanation {
 
 impl Flow {
     fn words(&self) -> String {
-        let Self { backend, backend_state, state, idle_seconds, .. } = self;
+        let Self { backend, mesh, backend_state, state, idle_seconds, .. } = self;
         let idle = report::span(*idle_seconds);
         match (backend, backend_state) {
             (Some(backend), Some(backend_state)) => format!("on {backend} ({backend_state}), {state}, idle {idle}"),
+            _ if *mesh => format!("the routing mesh has it, {state}, idle {idle}"),
             _ => format!("its backend is gone, {state}, idle {idle}"),
         }
     }
@@ -277,6 +279,7 @@ fn flow(view: &FlowView, snapshot: &Snapshot) -> Flow {
     Flow {
         frontend: view.frontend.to_string(),
         backend: backend.map(|backend| backend.name.clone()),
+        mesh: view.is_of_mesh(),
         backend_state: backend.map(|backend| backend.state.name()),
         state: view.state.name(),
         idle_seconds: view.idle.unwrap_or_default().as_secs(),

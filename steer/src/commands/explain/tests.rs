@@ -140,7 +140,7 @@ fn the_shape_of_the_json_is_a_promise() {
         "service": "web", "balance": "round-robin", "backends": 2, "loopback": false, "other_frontends": [],
         "flow": null,
         "other_flows": [{
-            "frontend": "10.0.0.9:9000", "backend": "web-2", "backend_state": "maintenance", "state": "established",
+            "frontend": "10.0.0.9:9000", "backend": "web-2", "mesh": false, "backend_state": "maintenance", "state": "established",
             "idle_seconds": 4, "table": "flows", "lane": 0
         }],
         "candidates": [

@@ -44,10 +44,11 @@ impl Tally {
     /// Whether nothing is left of a flow to follow: its time is over, its backend is gone, or does not serve the flow's port any
     /// more. One that has ended is kept for its time all the same: last packets may come.
     pub(super) fn is_over(&self, key: &FlowKey, flow: &FlowEntry, now_secs: u32) -> bool {
-        let is_served = self.has(flow.backend, flow.generation)
-            && self.tenants.get(&flow.backend).is_some_and(|Tenant { entry, .. }| {
-                entry.service == key.service && entry.target(flow.port_index).is_some()
-            });
+        let is_served = flow.is_of_mesh()
+            || self.has(flow.backend, flow.generation)
+                && self.tenants.get(&flow.backend).is_some_and(|Tenant { entry, .. }| {
+                    entry.service == key.service && entry.target(flow.port_index).is_some()
+                });
         !is_served || flow.is_expired(now_secs)
     }
 
@@ -140,6 +141,14 @@ mod tests {
         let tally = tally(Counts::default());
         assert!(!tally.is_over(&key(), &flow(state, secs), NOW));
         assert!(tally.is_over(&key(), &flow(state, secs + 1), NOW));
+    }
+
+    #[test]
+    fn a_flow_of_the_mesh_has_no_backend_and_its_time_all_the_same() {
+        let of_mesh = |idle| FlowEntry { backend: BackendId(0), generation: 0, ..flow(SynSent, idle) };
+        let tally = tally(Counts::default());
+        assert!(!tally.is_over(&key(), &of_mesh(PENDING_SECS), NOW));
+        assert!(tally.is_over(&key(), &of_mesh(PENDING_SECS + 1), NOW));
     }
 
     #[rstest]

@@ -5,20 +5,20 @@ use std::time::Instant;
 
 use serde::Deserialize;
 
-use super::PORT_LABEL;
+use super::LABELS;
 use super::inspect::signal_number;
 use crate::model::{ContainerId, Health};
 
 /// Which events the server sends at all: without this, every health probe makes three more.
 pub(super) const FILTERS: &str = concat!(
-    r#"{"type":["container","network"],"event":["start","kill","die","pause","unpause","health_status","rename","#,
-    r#""destroy","connect","disconnect"]}"#
+    r#"{"type":["container","network","service","node"],"event":["start","kill","die","pause","unpause","#,
+    r#""health_status","rename","destroy","connect","disconnect","create","update","remove"]}"#
 );
 
-/// Something that happened to a container.
+/// Something that happened to a container, or to the swarm.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Event {
-    /// Whose.
+    /// Whose; of [`EventKind::Swarm`], the service or node.
     pub container: ContainerId,
     /// What.
     pub kind: EventKind,
@@ -71,6 +71,8 @@ pub enum EventKind {
     NetworkConnect,
     /// It was taken out of a network.
     NetworkDisconnect,
+    /// A service or a node of the swarm was made, changed or removed: its tasks, which have no events, will follow.
+    Swarm,
 }
 
 #[derive(Deserialize)]
@@ -99,7 +101,10 @@ pub fn parse(line: &[u8], received: Instant) -> Result<Option<Event>, serde_json
     let Some(Actor { id, attributes }) = actor else { return Ok(None) };
     let mut attributes = attributes.unwrap_or_default();
     let (container, labels_say_steer, kind) = match of.as_str() {
-        "container" if attributes.contains_key(PORT_LABEL) => (id, true, container_event(&action, &mut attributes)),
+        "service" | "node" => (id, false, Some(EventKind::Swarm)),
+        "container" if LABELS.iter().any(|label| attributes.contains_key(*label)) => {
+            (id, true, container_event(&action, &mut attributes))
+        }
         "network" => match attributes.remove("container") {
             Some(container) => (container, false, network_event(&action)),
             None => return Ok(None),

@@ -56,6 +56,7 @@ pub struct DesiredService {
     pub balance: Balance,
     pub hold: Duration,
     pub allow: Vec<IpNet>,
+    pub mesh: bool,
     pub backends: BTreeMap<BackendKey, DesiredBackend>,
 }
 
@@ -117,11 +118,11 @@ pub fn desired(observed: &Observed, current: &PortIndex) -> (Desired, Vec<Proble
         }
     }
     for empty in observed.remembered.iter().filter(|empty| !groups.contains_key(empty.name.as_str())) {
-        let Remembered { name, balance, hold, allow } = empty;
+        let Remembered { name, balance, hold, allow, mesh } = empty;
         let ports = still_held(name, current.get(name), &claimed);
         if ports.iter().any(Option::is_some) {
-            let (balance, hold, allow) = (*balance, *hold, allow.clone());
-            services.insert(name.clone(), DesiredService { ports, balance, hold, allow, backends: BTreeMap::new() });
+            let (balance, hold, allow, mesh, backends) = (*balance, *hold, allow.clone(), *mesh, BTreeMap::new());
+            services.insert(name.clone(), DesiredService { ports, balance, hold, allow, mesh, backends });
         }
     }
     // In an order that does not hang on who came first.
@@ -247,8 +248,8 @@ fn service<'a>(
             *port = None;
         }
     }
-    let Spec { balance, hold, allow, .. } = newest?;
-    Some(DesiredService { ports, balance: *balance, hold: *hold, allow: allow.clone(), backends })
+    let Spec { balance, hold, allow, mesh, .. } = newest?;
+    Some(DesiredService { ports, balance: *balance, hold: *hold, allow: allow.clone(), mesh: *mesh, backends })
 }
 
 /// The index of a port, a new one if need be; `None` when all are taken.

@@ -18,7 +18,8 @@ use steer_common::service::Balance;
 
 pub use network::network_leg;
 
-use super::{Problem, ReadyPolicy, Spec};
+use super::swarm::GATEWAY;
+use super::{PortSpec, Problem, ReadyPolicy, Spec};
 
 /// Ports, `[address:]port:target`, comma separated. What makes a container one of ours; without it, it is none of our business.
 pub const PORT: &str = "steer.port";
@@ -88,16 +89,34 @@ impl Default for Defaults {
 /// What the container `name` with these labels asks for. `Ok(None)`: nothing, it is not to be steered. Of bad labels, each
 /// gives one problem.
 pub fn spec(name: &str, labels: &BTreeMap<String, String>, defaults: &Defaults) -> Result<Option<Spec>, Vec<Problem>> {
+    spec_of_task(name, labels, &[], defaults)
+}
+
+/// The same for a task of a swarm, whose service publishes these ports: what it serves unless a label says otherwise.
+pub fn spec_of_task(
+    name: &str,
+    labels: &BTreeMap<String, String>,
+    published: &[PortSpec],
+    defaults: &Defaults,
+) -> Result<Option<Spec>, Vec<Problem>> {
     if is_left_out(labels) {
         return Ok(None);
     }
     let mut read = Reader { name, labels, problems: Vec::new() };
     read.unknown_labels();
     read.optional(IGNORE, value::switch);
-    let Some(ports) = labels.get(PORT) else {
-        return if read.problems.is_empty() { Ok(None) } else { Err(read.problems) };
+    let ports = match labels.get(PORT) {
+        Some(ports) => read.checked(PORT, value::ports(ports)),
+        None if published.is_empty() => return if read.problems.is_empty() { Ok(None) } else { Err(read.problems) },
+        None => Some(published.to_vec()),
     };
-    let ports = read.checked(PORT, value::ports(ports));
+    let mesh = !labels.contains_key(PORT);
+    if mesh && labels.contains_key(HOLD) {
+        let message = "says nothing about ports that Swarm publishes: while no task of this node is ready their connections are \
+                       the routing mesh's; take the label away";
+        read.problem(HOLD, message.to_owned());
+    }
+    let is_task = labels.contains_key(SWARM_SERVICE);
     let service = read.service();
     let network = read.optional(NETWORK, value::network);
     let weight = read.optional(WEIGHT, value::weight);
@@ -113,13 +132,15 @@ pub fn spec(name: &str, labels: &BTreeMap<String, String>, defaults: &Defaults) 
     Ok(Some(Spec {
         service,
         ports,
-        network: network.or_else(|| defaults.network.clone()),
+        // Of a task's networks, only that one ends on this host.
+        network: network.or_else(|| if is_task { Some(GATEWAY.to_owned()) } else { defaults.network.clone() }),
         weight: weight.unwrap_or(defaults.weight),
         balance: balance.unwrap_or(defaults.balance),
         ready: ready.unwrap_or(defaults.ready),
         drain: drain.unwrap_or(defaults.drain),
-        hold: hold.unwrap_or(defaults.hold),
+        hold: if mesh { Duration::ZERO } else { hold.unwrap_or(defaults.hold) },
         allow: allow.unwrap_or_else(|| defaults.allow.clone()),
+        mesh,
     }))
 }
 

@@ -84,7 +84,7 @@ fn defaults_hold_where_no_label_says_otherwise() {
         allow: vec!["10.0.0.0/8".parse().unwrap()],
     };
     let plain = spec("a", &labels(&[(PORT, "1:2")]), &defaults).unwrap().unwrap();
-    let Spec { service: _, ports: _, network, weight, balance, ready, drain, hold, allow } = plain;
+    let Spec { service: _, ports: _, network, weight, balance, ready, drain, hold, allow, mesh } = plain;
     assert_eq!(Defaults { network, weight, balance, ready, drain, hold, allow }, defaults);
     let own = spec("a", &labels(&[(PORT, "1:2"), (WEIGHT, "0"), (HOLD, "5s")]), &defaults).unwrap().unwrap();
     assert_eq!((own.weight, own.hold), (0, Duration::from_secs(5)));

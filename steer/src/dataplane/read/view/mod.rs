@@ -154,6 +154,11 @@ impl FlowView {
         in_time && (self.state.is_live() || self.state.is_opening())
     }
 
+    /// Whether Swarm's routing mesh has it.
+    pub fn is_of_mesh(&self) -> bool {
+        self.table == FlowTable::Pending && self.backend == BackendId(0)
+    }
+
     pub(in crate::dataplane) fn of_packets(key: &FlowKey, entry: &FlowEntry, table: FlowTable, now_secs: u32) -> Self {
         Self {
             client: Some(SocketAddr::new(key.client.to_ip(), key.client_port.get())),

@@ -1,0 +1,183 @@
+//! From Docker's answers about a swarm to the model's. Pure: unknown fields are ignored, missing ones get their default.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Deserializer};
+
+use super::Role;
+use crate::model::Protocol;
+use crate::model::swarm::{DesiredState, Gateway, Service, Swarm, Task, published};
+
+/// `GET /info`.
+#[derive(Deserialize)]
+pub(super) struct Info {
+    #[serde(rename = "Swarm", default)]
+    swarm: InfoSwarm,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct InfoSwarm {
+    #[serde(rename = "NodeID")]
+    node: String,
+    local_node_state: String,
+    control_available: bool,
+}
+
+/// One of `GET /services`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct ServiceAnswer {
+    #[serde(rename = "ID")]
+    id: String,
+    spec: ServiceSpec,
+    #[serde(default)]
+    endpoint: Endpoint,
+    update_status: Option<UpdateStatus>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ServiceSpec {
+    name: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct Endpoint {
+    #[serde(deserialize_with = "null_is_empty")]
+    ports: Vec<PortAnswer>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct PortAnswer {
+    protocol: String,
+    target_port: u16,
+    published_port: u16,
+    publish_mode: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct UpdateStatus {
+    state: String,
+}
+
+/// One of `GET /tasks`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct TaskAnswer {
+    #[serde(rename = "ID")]
+    id: String,
+    #[serde(default)]
+    desired_state: String,
+}
+
+/// One of `GET /networks`, or `GET /networks/ID`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Network {
+    #[serde(default)]
+    pub(super) name: String,
+    pub(super) id: String,
+    #[serde(rename = "Ingress", default)]
+    pub(super) is_ingress: bool,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    containers: HashMap<String, Plugged>,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    services: HashMap<String, NetworkService>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Plugged {
+    #[serde(rename = "IPv4Address")]
+    address: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct NetworkService {
+    #[serde(deserialize_with = "null_is_empty")]
+    ports: Vec<String>,
+}
+
+/// Go writes an empty list as null.
+fn null_is_empty<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(json: D) -> Result<T, D::Error> {
+    Option::deserialize(json).map(Option::unwrap_or_default)
+}
+
+pub(super) fn role(Info { swarm }: Info) -> Role {
+    let InfoSwarm { node, local_node_state, control_available } = swarm;
+    match (local_node_state.as_str(), control_available) {
+        ("active", true) => Role::Manager(node),
+        ("active", false) => Role::Worker,
+        // `inactive`, `pending`, `error`, `locked`: nothing runs here that the swarm could tell of.
+        _ => Role::Outside,
+    }
+}
+
+pub(super) fn manager(services: Vec<ServiceAnswer>, tasks: Vec<TaskAnswer>) -> Swarm {
+    let is_updating = |service: &ServiceAnswer| {
+        let state = service.update_status.as_ref().map(|status| status.state.as_str());
+        matches!(state, Some("updating" | "rollback_started"))
+    };
+    Swarm {
+        is_updating: services.iter().any(is_updating),
+        services: services.into_iter().map(service).collect(),
+        tasks: Some(tasks.into_iter().map(|task| (task.id, Task { desired: desired(&task.desired_state) })).collect()),
+    }
+}
+
+fn service(answer: ServiceAnswer) -> Service {
+    let ServiceAnswer { id, spec, endpoint, .. } = answer;
+    // One in host mode is published by the container's own port mapping, and is none of the mesh's.
+    let by_mesh = endpoint.ports.into_iter().filter(|port| port.publish_mode != "host");
+    let ports = by_mesh.map(|port| (port.published_port, port.target_port, protocol(&port.protocol)));
+    Service { id: Some(id), name: spec.name, ports: published(ports) }
+}
+
+/// SCTP is as far from TCP as UDP is.
+fn protocol(name: &str) -> Protocol {
+    match name {
+        "" | "tcp" => Protocol::Tcp,
+        _ => Protocol::Udp,
+    }
+}
+
+/// Of the states of a task (`new` … `running`, `complete`, `shutdown`, `failed`, `rejected`, `remove`, `orphaned`) what Swarm may
+/// want is in the end one of these.
+fn desired(state: &str) -> DesiredState {
+    match state {
+        "shutdown" | "failed" | "rejected" | "orphaned" => DesiredState::Shutdown,
+        "remove" => DesiredState::Remove,
+        _ => DesiredState::Serve,
+    }
+}
+
+pub(super) fn worker(ingress: Network) -> Swarm {
+    let service = |(name, service): (String, NetworkService)| {
+        let ports = service.ports.iter().filter_map(|text| port(text));
+        Service { id: None, name, ports: published(ports.map(|(port, target)| (port, target, Protocol::Tcp))) }
+    };
+    // The mesh's own end has no name.
+    let services = ingress.services.into_iter().filter(|(name, _)| !name.is_empty()).map(service).collect();
+    Swarm { services, tasks: None, is_updating: false }
+}
+
+/// `Target: 5000, Publish: 9000`; the protocol is not told.
+fn port(text: &str) -> Option<(u16, u16)> {
+    let (target, publish) = text.split_once(',')?;
+    let number = |part: &str, name: &str| part.trim().strip_prefix(name)?.trim().parse().ok();
+    Some((number(publish, "Publish:")?, number(target, "Target:")?))
+}
+
+pub(super) fn gateway(network: Network) -> Gateway {
+    let address = |plugged: &Plugged| plugged.address.split('/').next()?.parse().ok();
+    network.containers.iter().filter_map(|(id, plugged)| Some((id.clone(), address(plugged)?))).collect()
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

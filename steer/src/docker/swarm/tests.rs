@@ -1,0 +1,98 @@
+use rstest::rstest;
+
+use super::*;
+
+fn read<T: serde::de::DeserializeOwned>(json: &str) -> T {
+    serde_json::from_str(json).unwrap()
+}
+
+fn ports(service: &Service) -> Vec<(u16, u16)> {
+    service.ports.iter().map(|port| (port.port, port.target)).collect()
+}
+
+#[rstest]
+#[case::manager(r#"{"NodeID":"n1","LocalNodeState":"active","ControlAvailable":true}"#, Role::Manager("n1".to_owned()))]
+#[case::worker(r#"{"NodeID":"n2","LocalNodeState":"active","ControlAvailable":false}"#, Role::Worker)]
+#[case::in_none(r#"{"NodeID":"","LocalNodeState":"inactive","ControlAvailable":false}"#, Role::Outside)]
+#[case::locked(r#"{"NodeID":"n1","LocalNodeState":"locked","ControlAvailable":false}"#, Role::Outside)]
+#[case::a_docker_that_says_nothing_of_it("{}", Role::Outside)]
+fn the_part_in_a_swarm_is_read(#[case] swarm: &str, #[case] expected: Role) {
+    assert_eq!(role(read(&format!(r#"{{"ID":"x","Swarm":{swarm}}}"#))), expected);
+    assert_eq!(role(read("{}")), Role::Outside);
+}
+
+/// Docker 20.10, shortened.
+const SERVICES: &str = r#"[
+    {"ID":"05w7","Version":{"Index":12},"Spec":{"Name":"web","Mode":{"Replicated":{"Replicas":2}}},
+     "Endpoint":{"Spec":{"Mode":"vip"},"Ports":[
+        {"Protocol":"tcp","TargetPort":5000,"PublishedPort":9000,"PublishMode":"ingress"},
+        {"Protocol":"udp","TargetPort":53,"PublishedPort":53,"PublishMode":"ingress"},
+        {"Protocol":"tcp","TargetPort":5001,"PublishedPort":9001,"PublishMode":"host"},
+        {"Protocol":"tcp","TargetPort":5002}],
+     "VirtualIPs":[{"NetworkID":"w4ua","Addr":"10.0.0.3/24"}]},
+     "UpdateStatus":{"State":"updating","StartedAt":"2026-11-26T11:06:26Z","Message":"update in progress"}},
+    {"ID":"7abc","Spec":{"Name":"inner"},"Endpoint":{"Spec":{},"Ports":null}},
+    {"ID":"8abc","Spec":{"Name":"new"}}]"#;
+
+#[test]
+fn a_manager_tells_what_is_published_by_the_mesh_and_what_becomes_of_tasks() {
+    let tasks = r#"[{"ID":"t1","DesiredState":"running","Status":{"State":"running"}},
+        {"ID":"t2","DesiredState":"shutdown","Status":{"State":"running"}},{"ID":"t3","DesiredState":"remove"},
+        {"ID":"t4","DesiredState":"ready"},{"ID":"t5","DesiredState":"complete"},{"ID":"t6"}]"#;
+    let swarm = manager(read(SERVICES), read(tasks));
+    assert!(swarm.is_updating);
+    let names: Vec<_> = swarm.services.iter().map(|service| (service.name.as_str(), ports(service))).collect();
+    assert_eq!(names, [("web", vec![(9000, 5000)]), ("inner", Vec::new()), ("new", Vec::new())]);
+    let desired: Vec<_> = swarm.tasks.unwrap().into_values().map(|task| task.desired).collect();
+    assert_eq!(
+        desired,
+        [
+            DesiredState::Serve,
+            DesiredState::Shutdown,
+            DesiredState::Remove,
+            DesiredState::Serve,
+            DesiredState::Serve,
+            DesiredState::Serve
+        ]
+    );
+}
+
+#[rstest]
+#[case("updating", true)]
+#[case("rollback_started", true)]
+#[case("completed", false)]
+#[case("paused", false)]
+#[case("rollback_completed", false)]
+fn an_update_under_way_is_seen(#[case] state: &str, #[case] expected: bool) {
+    let services = format!(r#"[{{"ID":"a","Spec":{{"Name":"a"}},"UpdateStatus":{{"State":"{state}"}}}}]"#);
+    assert_eq!(manager(read(&services), Vec::new()).is_updating, expected);
+}
+
+/// Docker 20.10, shortened.
+const INGRESS: &str = r#"{"Name":"ingress","Id":"w4ua","Scope":"swarm","Driver":"overlay","Ingress":true,
+    "Containers":{"6184":{"Name":"web.1.4p16","EndpointID":"f1bf","IPv4Address":"10.0.0.4/24"}},
+    "Services":{
+        "":{"VIP":"<nil>","Ports":[],"LocalLBIndex":0,"Tasks":[{"Name":"ingress-endpoint","EndpointIP":"10.0.0.2"}]},
+        "web":{"VIP":"10.0.0.3","Ports":["Target: 5000, Publish: 9000","Target: 5001, Publish: 9001","else"],
+            "LocalLBIndex":256,"Tasks":[{"Name":"web.2.7eni","EndpointIP":"10.0.0.5","Info":{"Host IP":"10.203.0.1"}}]}}}"#;
+
+#[test]
+fn a_worker_tells_what_is_published_and_nothing_of_tasks() {
+    let swarm = worker(read(INGRESS));
+    assert_eq!((swarm.services.len(), &swarm.tasks), (1, &None));
+    assert_eq!((swarm.services[0].name.as_str(), ports(&swarm.services[0])), ("web", vec![(9000, 5000), (9001, 5001)]));
+    let empty = r#"{"Name":"ingress","Id":"w4ua","Ingress":true,"Containers":null,"Services":null}"#;
+    assert_eq!(worker(read(empty)), Swarm::default());
+}
+
+#[test]
+fn the_legs_to_the_host_are_found_by_container() {
+    let network = r#"{"Name":"docker_gwbridge","Id":"a764","Containers":{
+        "6184":{"Name":"gateway_f89956de68af","IPv4Address":"172.18.0.3/16","IPv6Address":""},
+        "6e96":{"Name":"gateway_0c65b8857d0b","IPv4Address":""},
+        "ingress-sbox":{"Name":"gateway_ingress-sbox","IPv4Address":"172.18.0.2/16"}}}"#;
+    let expected: Gateway = [("6184", "172.18.0.3"), ("ingress-sbox", "172.18.0.2")]
+        .map(|(id, address)| (id.to_owned(), address.parse().unwrap()))
+        .into();
+    assert_eq!(gateway(read(network)), expected);
+}

@@ -1,0 +1,141 @@
+//! What Swarm says, and what follows for the containers of this node that are its tasks.
+//!
+//! A service that publishes ports (in ingress mode) asks for no label: its tasks here serve those ports, on every address of the
+//! node, in front of the routing mesh. A task whose desired state is `shutdown` takes nothing new, however its container runs on.
+//! On a worker nobody tells desired states, nor which protocol a port is for.
+
+pub mod polls;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::{Container, NetworkLeg, PortSpec, Protocol};
+
+/// The network over which this host reaches its tasks: overlay networks end in a namespace of Docker's own.
+pub const GATEWAY: &str = "docker_gwbridge";
+
+const SERVICE_ID: &str = "com.docker.swarm.service.id";
+const SERVICE_NAME: &str = "com.docker.swarm.service.name";
+const TASK_ID: &str = "com.docker.swarm.task.id";
+
+/// Addresses in [`GATEWAY`], by container id.
+pub type Gateway = BTreeMap<String, IpAddr>;
+
+/// What makes a container a task.
+pub const LABEL: &str = SERVICE_ID;
+
+/// What a swarm says of itself, at one moment.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Swarm {
+    pub services: Vec<Service>,
+    /// Of this node; `None` = nobody tells (a worker).
+    pub tasks: Option<BTreeMap<String, Task>>,
+    /// A rolling update or rollback is under way somewhere: more changes without an event.
+    pub is_updating: bool,
+}
+
+/// A service of a swarm.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Service {
+    /// `None` = only its name is known (a worker).
+    pub id: Option<String>,
+    pub name: String,
+    /// Those that it publishes by the mesh.
+    pub ports: Vec<PortSpec>,
+}
+
+/// A task of a swarm: one container to be, that is or that was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Task {
+    /// What becomes of it.
+    pub desired: DesiredState,
+}
+
+/// What Swarm wants of a task.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DesiredState {
+    /// To serve, sooner or later: `running`, and whatever comes before it.
+    Serve,
+    /// To end: `shutdown`.
+    Shutdown,
+    /// To be forgotten: `remove`.
+    Remove,
+}
+
+/// Why a task takes nothing new, however its container runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Leaving {
+    Shutdown,
+    Remove,
+    /// The swarm knows no such task.
+    Unknown,
+}
+
+impl Leaving {
+    /// The word behind `swarm:`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Shutdown => "shutdown",
+            Self::Remove => "remove",
+            Self::Unknown => "no such task",
+        }
+    }
+}
+
+/// A container's place in its swarm, by its labels.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Membership {
+    pub service_id: String,
+    pub service: String,
+    pub task: String,
+}
+
+impl Membership {
+    /// `None` = no task.
+    pub fn of(labels: &BTreeMap<String, String>) -> Option<Self> {
+        let label = |name| labels.get(name).cloned();
+        Some(Self { service_id: label(SERVICE_ID)?, service: label(SERVICE_NAME)?, task: label(TASK_ID)? })
+    }
+}
+
+impl Swarm {
+    /// The ports that a task's service publishes; `None` = there is no such service.
+    pub fn ports(&self, of: &Membership) -> Option<&[PortSpec]> {
+        let is_it = |service: &&Service| match &service.id {
+            Some(id) => *id == of.service_id,
+            None => service.name == of.service,
+        };
+        self.services.iter().find(is_it).map(|service| service.ports.as_slice())
+    }
+
+    /// Whether a task must take nothing new, and why.
+    pub fn leaving(&self, task: &str) -> Option<Leaving> {
+        match self.tasks.as_ref()?.get(task).map(|task| task.desired) {
+            Some(DesiredState::Serve) => None,
+            Some(DesiredState::Shutdown) => Some(Leaving::Shutdown),
+            Some(DesiredState::Remove) => Some(Leaving::Remove),
+            None => Some(Leaving::Unknown),
+        }
+    }
+}
+
+/// What a service publishes, as its tasks ask for it: TCP alone, the rest stays with the mesh.
+pub fn published(ports: impl IntoIterator<Item = (u16, u16, Protocol)>) -> Vec<PortSpec> {
+    let tcp = ports.into_iter().filter(|(.., protocol)| *protocol == Protocol::Tcp);
+    // Each once, and in an order that does not hang on Docker's.
+    let pairs: BTreeSet<_> = tcp.map(|(port, target, _)| (port, target)).filter(|(port, _)| *port != 0).collect();
+    let spec = |(port, target)| PortSpec { address: None, port, target, protocol: Protocol::Tcp };
+    pairs.into_iter().map(spec).collect()
+}
+
+/// Puts the leg to the host into a task's description, which names its overlay networks only.
+pub fn add_gateway(container: &mut Container, gateway: &Gateway) {
+    if let Some(address) = gateway.get(&container.id.0) {
+        container.legs.retain(|leg| leg.network != GATEWAY);
+        container.legs.push(NetworkLeg { network: GATEWAY.to_owned(), address: *address });
+        container.legs.sort_by(|a, b| a.network.cmp(&b.network));
+    }
+}
+
+#[cfg(test)]
+mod tests;

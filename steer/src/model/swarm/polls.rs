@@ -1,0 +1,128 @@
+//! When to ask Swarm again.
+//!
+//! Problem: tasks have no events. What happens to them follows from something that has one (a service or a node was changed, a
+//! container of this node started or ended) within moments, or within the pace of a rolling update.
+//! Approach: after each such event a few questions, ever further apart; while an update is under way, at a steady pace. Otherwise
+//! none: the resync asks along.
+
+use std::time::Duration;
+
+/// After an event. Docker stops a task two seconds after it has decided to, so that even the later ones are in time.
+const AFTER: [Duration; 6] = [
+    Duration::ZERO,
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::from_millis(700),
+    Duration::from_millis(1_500),
+    Duration::from_millis(3_000),
+];
+
+/// While an update is under way. One question is two requests, a few milliseconds of dockerd's time.
+const PACE: Duration = Duration::from_millis(500);
+
+/// The least time between two questions.
+const APART: Duration = Duration::from_millis(100);
+
+/// The questions to come.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Polls {
+    /// When they are due after what has happened, in order.
+    due: Vec<Duration>,
+    /// When the next one of an update is.
+    pace: Option<Duration>,
+    asked: Option<Duration>,
+}
+
+impl Polls {
+    /// Something happened. `now`: by a clock that only goes forward.
+    pub fn happened(&mut self, now: Duration) {
+        // Nothing that happens puts off a question that is due already.
+        let first = self.due.first().copied();
+        let earliest = self.asked.map_or(now, |asked| now.max(asked + APART));
+        self.due = AFTER.iter().map(|after| (now + *after).max(earliest)).chain(first).collect();
+        self.due.sort_unstable();
+        self.due.dedup();
+    }
+
+    /// When the next question is due.
+    pub fn due(&self) -> Option<Duration> {
+        self.due.first().copied().into_iter().chain(self.pace).min()
+    }
+
+    /// Whether to ask now; if so, it counts as asked.
+    pub fn take(&mut self, now: Duration) -> bool {
+        if self.due().is_none_or(|due| due > now) {
+            return false;
+        }
+        // One answer tells as much as all that are overdue.
+        self.due.retain(|due| *due > now);
+        self.pace = self.pace.map(|_| now + PACE);
+        self.asked = Some(now);
+        true
+    }
+
+    /// What an answer said.
+    pub fn answered(&mut self, is_updating: bool, now: Duration) {
+        self.pace = is_updating.then(|| self.pace.unwrap_or(now + PACE));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// Goes from question to question, each answered at once.
+    fn asked(polls: &mut Polls, is_updating: bool, until: u64) -> Vec<u64> {
+        let mut asked = Vec::new();
+        while let Some(due) = polls.due().filter(|due| *due < ms(until)) {
+            assert!(polls.take(due));
+            assert!(!polls.take(due), "once");
+            polls.answered(is_updating, due);
+            asked.push(due.as_millis() as u64);
+        }
+        asked
+    }
+
+    #[test]
+    fn an_event_is_followed_by_a_few_questions_and_then_there_is_silence() {
+        let mut polls = Polls::default();
+        assert_eq!(polls.due(), None);
+        polls.happened(ms(10_000));
+        assert_eq!(asked(&mut polls, false, 60_000), [10_000, 10_100, 10_300, 10_700, 11_500, 13_000]);
+    }
+
+    #[test]
+    fn an_update_is_followed_at_a_steady_pace_until_it_is_over() {
+        let mut polls = Polls::default();
+        polls.happened(ms(0));
+        let during = asked(&mut polls, true, 10_000);
+        assert!(during.windows(2).all(|pair| pair[1] - pair[0] <= 500), "{during:?}");
+        assert!(during.len() <= 6 + 20, "{during:?}");
+        polls.answered(false, ms(10_000));
+        assert_eq!(polls.due(), None);
+    }
+
+    #[test]
+    fn a_burst_of_events_is_not_a_burst_of_questions() {
+        let mut polls = Polls::default();
+        let mut questions = 0;
+        for at in 0..1_000 {
+            polls.happened(ms(at));
+            questions += u32::from(polls.take(ms(at)));
+        }
+        assert!(questions <= 11, "{questions} in a second");
+        assert!(polls.due().is_some(), "and the last event has its answer");
+    }
+
+    #[test]
+    fn who_was_late_asks_once() {
+        let mut polls = Polls::default();
+        polls.happened(ms(0));
+        assert!(polls.take(ms(2_000)));
+        assert_eq!(polls.due(), Some(ms(3_000)));
+    }
+}

@@ -1,0 +1,121 @@
+use rstest::rstest;
+
+use super::*;
+use crate::model::labels::{Defaults, spec_of_task};
+use crate::model::{ContainerId, Health, Problem, Spec};
+
+fn labels(more: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let swarm = [(SERVICE_ID, "s1"), (SERVICE_NAME, "web"), (TASK_ID, "t1"), ("com.docker.swarm.task", "")];
+    swarm.iter().chain(more).map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+fn membership() -> Membership {
+    Membership::of(&labels(&[])).unwrap()
+}
+
+fn service(id: Option<&str>, name: &str, port: u16) -> Service {
+    Service { id: id.map(str::to_owned), name: name.to_owned(), ports: published([(port, 5000, Protocol::Tcp)]) }
+}
+
+fn task(desired: DesiredState) -> Option<BTreeMap<String, Task>> {
+    Some([("t1".to_owned(), Task { desired })].into())
+}
+
+#[test]
+fn a_container_is_a_task_by_its_labels() {
+    let expected = Membership { service_id: "s1".to_owned(), service: "web".to_owned(), task: "t1".to_owned() };
+    assert_eq!(membership(), expected);
+    let mut some = labels(&[]);
+    some.remove(TASK_ID);
+    assert_eq!(Membership::of(&some), None);
+}
+
+#[test]
+fn a_service_is_known_by_its_id_and_where_there_is_none_by_its_name() {
+    let known = |services| Swarm { services, ..Swarm::default() }.ports(&membership()).map(|ports| ports[0].port);
+    assert_eq!(
+        known(vec![service(Some("s2"), "web", 1), service(Some("s1"), "web", 2)]),
+        Some(2),
+        "one of old, one of now"
+    );
+    assert_eq!(known(vec![service(Some("s2"), "web", 1)]), None);
+    assert_eq!(known(vec![service(None, "api", 1), service(None, "web", 2)]), Some(2));
+}
+
+#[rstest]
+#[case::it_is_to_run(task(DesiredState::Serve), None)]
+#[case::it_is_to_end(task(DesiredState::Shutdown), Some(Leaving::Shutdown))]
+#[case::its_service_is_gone(task(DesiredState::Remove), Some(Leaving::Remove))]
+#[case::it_is_forgotten(Some(BTreeMap::new()), Some(Leaving::Unknown))]
+#[case::nobody_tells(None, None)]
+fn a_task_leaves_when_swarm_says_so(#[case] tasks: Option<BTreeMap<String, Task>>, #[case] expected: Option<Leaving>) {
+    assert_eq!(Swarm { tasks, ..Swarm::default() }.leaving("t1"), expected);
+}
+
+#[test]
+fn published_are_tcp_ports_each_once() {
+    use Protocol::{Tcp, Udp};
+    let ports = published([(9001, 5001, Tcp), (9000, 5000, Tcp), (53, 53, Udp), (9000, 5000, Tcp), (0, 80, Tcp)]);
+    let pairs: Vec<_> = ports.iter().map(|port| (port.address, port.port, port.target)).collect();
+    assert_eq!(pairs, [(None, 9000, 5000), (None, 9001, 5001)]);
+}
+
+fn asked(more: &[(&str, &str)], port: Option<u16>) -> Result<Option<Spec>, Vec<Problem>> {
+    let defaults = Defaults { network: Some("front".to_owned()), ..Defaults::default() };
+    let ports = published(port.map(|port| (port, 5000, Protocol::Tcp)));
+    spec_of_task("web.1.t1", &labels(more), &ports, &defaults)
+}
+
+#[test]
+fn a_published_port_asks_for_no_label() {
+    let spec = asked(&[], Some(9000)).unwrap().unwrap();
+    assert_eq!((spec.service.as_str(), spec.ports.len(), spec.mesh), ("web", 1, true));
+    assert_eq!(spec.network.as_deref(), Some(GATEWAY), "whatever is the default of other containers");
+    assert!(spec.hold.is_zero(), "there is the mesh");
+    assert_eq!(asked(&[], None), Ok(None));
+}
+
+#[test]
+fn labels_refine() {
+    let spec = asked(&[("steer.weight", "3"), ("steer.service", "shop"), ("steer.network", "bridge")], Some(9000));
+    let spec = spec.unwrap().unwrap();
+    assert_eq!((spec.weight, spec.service.as_str(), spec.network.as_deref()), (3, "shop", Some("bridge")));
+    assert_eq!(asked(&[("steer.ignore", "true")], Some(9000)), Ok(None));
+    let own = asked(&[("steer.port", "80:8080"), ("steer.hold", "3s")], Some(9000)).unwrap().unwrap();
+    assert_eq!((own.ports[0].port, own.mesh, own.hold.as_secs()), (80, false, 3), "no mesh has that port");
+}
+
+#[test]
+fn nobody_waits_where_there_is_a_mesh() {
+    let problems = asked(&[("steer.hold", "3s")], Some(9000)).unwrap_err();
+    assert_eq!(problems.len(), 1);
+    assert_eq!(problems[0].label.as_deref(), Some("steer.hold"));
+}
+
+#[test]
+fn a_task_gets_its_leg_to_the_host() {
+    let leg =
+        |network: &str, address: &str| NetworkLeg { network: network.to_owned(), address: address.parse().unwrap() };
+    let mut container = Container {
+        id: ContainerId("6184".to_owned()),
+        name: "web.1.t1".to_owned(),
+        labels: labels(&[]),
+        running: true,
+        paused: false,
+        health: Health::None,
+        pid: 1,
+        stop_signal: 15,
+        stop_timeout: None,
+        legs: vec![leg("ingress", "10.0.0.4")],
+        network_mode: "default".to_owned(),
+        started_at: String::new(),
+    };
+    add_gateway(&mut container, &Gateway::new());
+    assert_eq!(container.legs.len(), 1);
+    for address in ["172.18.0.3", "172.18.0.4"] {
+        let gateway =
+            [("6184".to_owned(), address.parse().unwrap()), ("ingress-sbox".to_owned(), "172.18.0.2".parse().unwrap())];
+        add_gateway(&mut container, &gateway.into());
+        assert_eq!(container.legs, [leg(GATEWAY, address), leg("ingress", "10.0.0.4")]);
+    }
+}

@@ -1,0 +1,360 @@
+//! Swarm mode: joining two Dockers, services, and what an operator does to them.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use bollard::models::{
+    EndpointPortConfig, EndpointSpec, NetworkAttachmentConfig, NodeSpecAvailabilityEnum, ServiceSpec as Body,
+    ServiceSpecMode, ServiceSpecModeReplicated, ServiceSpecUpdateConfig, ServiceSpecUpdateConfigOrderEnum,
+    SwarmInitRequest, SwarmJoinRequest, TaskSpec, TaskSpecContainerSpec, TaskSpecRestartPolicy,
+};
+use bollard::query_parameters::{
+    ListContainersOptionsBuilder, ListTasksOptionsBuilder, UpdateNodeOptionsBuilder, UpdateServiceOptionsBuilder,
+};
+
+use super::engine::Engine;
+use super::spec::Health;
+use crate::docker::Container;
+use crate::wait_until;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A service to be, as a builder that reads like `docker service create`; start from [`ServiceSpec::greeter`].
+#[derive(Clone, Debug)]
+pub struct ServiceSpec {
+    pub name: String,
+    pub image: String,
+    /// `None` = one on each node.
+    pub replicas: Option<i64>,
+    /// Published port and container's port.
+    pub publish: Vec<(u16, u16)>,
+    /// Of the containers, not of the service.
+    pub labels: Vec<(String, String)>,
+    pub args: Vec<String>,
+    pub health: Option<Health>,
+    pub start_first: bool,
+    pub networks: Vec<String>,
+}
+
+impl ServiceSpec {
+    /// One greeter, which answers with the name of its container.
+    pub fn greeter(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            image: "greeter:v1".to_owned(),
+            replicas: Some(1),
+            publish: Vec::new(),
+            labels: Vec::new(),
+            args: Vec::new(),
+            health: None,
+            start_first: false,
+            networks: Vec::new(),
+        }
+    }
+
+    #[must_use]
+    pub fn replicas(mut self, replicas: i64) -> Self {
+        self.replicas = Some(replicas);
+        self
+    }
+
+    #[must_use]
+    pub fn global(mut self) -> Self {
+        self.replicas = None;
+        self
+    }
+
+    #[must_use]
+    pub fn publish(mut self, port: u16, target: u16) -> Self {
+        self.publish.push((port, target));
+        self
+    }
+
+    /// `--container-label`.
+    #[must_use]
+    pub fn label(mut self, key: &str, value: &str) -> Self {
+        self.labels.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    #[must_use]
+    pub fn args(mut self, args: &[&str]) -> Self {
+        self.args.extend(args.iter().map(|word| (*word).to_owned()));
+        self
+    }
+
+    #[must_use]
+    pub fn healthcheck(mut self) -> Self {
+        self.health = Some(Health::default());
+        self
+    }
+
+    /// `--update-order start-first`; Docker's default is `stop-first`.
+    #[must_use]
+    pub fn start_first(mut self) -> Self {
+        self.start_first = true;
+        self
+    }
+
+    #[must_use]
+    pub fn network(mut self, name: &str) -> Self {
+        self.networks.push(name.to_owned());
+        self
+    }
+
+    fn body(self) -> Body {
+        let Self { name, image, replicas, publish, labels, args, health, start_first, networks } = self;
+        let order = if start_first {
+            ServiceSpecUpdateConfigOrderEnum::START_FIRST
+        } else {
+            ServiceSpecUpdateConfigOrderEnum::STOP_FIRST
+        };
+        let mode = match replicas {
+            Some(replicas) => ServiceSpecMode {
+                replicated: Some(ServiceSpecModeReplicated { replicas: Some(replicas) }),
+                ..Default::default()
+            },
+            None => ServiceSpecMode { global: Some(HashMap::new()), ..Default::default() },
+        };
+        let container = TaskSpecContainerSpec {
+            image: Some(image),
+            labels: Some(labels.into_iter().collect()),
+            // As Docker names the container, and so steer the backend.
+            env: Some(vec!["GREETER_NAME={{.Task.Name}}".to_owned()]),
+            args: Some(args),
+            health_check: health.map(Health::config),
+            ..Default::default()
+        };
+        let attach = |target: String| NetworkAttachmentConfig { target: Some(target), ..Default::default() };
+        Body {
+            name: Some(name),
+            task_template: Some(TaskSpec {
+                container_spec: Some(container),
+                networks: Some(networks.into_iter().map(attach).collect()),
+                // At once: five seconds otherwise.
+                restart_policy: Some(TaskSpecRestartPolicy { delay: Some(100_000_000), ..Default::default() }),
+                ..Default::default()
+            }),
+            mode: Some(mode),
+            update_config: Some(ServiceSpecUpdateConfig {
+                parallelism: Some(1),
+                order: Some(order),
+                ..Default::default()
+            }),
+            endpoint_spec: Some(EndpointSpec { ports: Some(ports(&publish)), ..Default::default() }),
+            ..Default::default()
+        }
+    }
+}
+
+/// Published ports as a service's endpoint has them.
+fn ports(publish: &[(u16, u16)]) -> Vec<EndpointPortConfig> {
+    let port = |&(published, target): &(u16, u16)| EndpointPortConfig {
+        published_port: Some(published.into()),
+        target_port: Some(target.into()),
+        ..Default::default()
+    };
+    publish.iter().map(port).collect()
+}
+
+/// One task of a service on this Docker's node, or on any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    pub id: String,
+    pub state: String,
+    pub desired: String,
+    pub image: String,
+    pub container: Option<String>,
+}
+
+/// What an operator does on a manager.
+impl Engine {
+    /// `docker swarm init`.
+    #[track_caller]
+    pub fn swarm_init(&self, address: Ipv4Addr) {
+        let address = Some(address.to_string());
+        let request = SwarmInitRequest {
+            listen_addr: Some("0.0.0.0:2377".to_owned()),
+            advertise_addr: address,
+            ..Default::default()
+        };
+        self.wait("docker swarm init", self.api().init_swarm(request));
+    }
+
+    /// `docker swarm join`, of `manager`, as a worker.
+    #[track_caller]
+    pub fn swarm_join(&self, own: Ipv4Addr, manager: &Self, at: Ipv4Addr) {
+        let swarm = manager.wait("docker swarm join-token worker", manager.api().inspect_swarm());
+        let token = swarm.join_tokens.and_then(|tokens| tokens.worker);
+        let request = SwarmJoinRequest {
+            listen_addr: Some("0.0.0.0:2377".to_owned()),
+            advertise_addr: Some(own.to_string()),
+            remote_addrs: Some(vec![format!("{at}:2377")]),
+            join_token: token,
+            ..Default::default()
+        };
+        self.wait("docker swarm join", self.api().join_swarm(request));
+    }
+
+    #[track_caller]
+    pub fn create_service(&self, spec: ServiceSpec) {
+        let what = format!("docker service create {}", spec.name);
+        self.wait(&what, self.api().create_service(spec.body(), None));
+    }
+
+    /// `docker service update`: `change` is given the service as it is.
+    #[track_caller]
+    pub fn update_service(&self, name: &str, change: impl FnOnce(&mut Body)) {
+        self.send_update(name, change, None);
+    }
+
+    /// With another image.
+    #[track_caller]
+    pub fn update_image(&self, name: &str, image: &str) {
+        self.update_service(name, |body| {
+            let container = body.task_template.as_mut().and_then(|task| task.container_spec.as_mut());
+            container.expect("a service has containers").image = Some(image.to_owned());
+        });
+    }
+
+    #[track_caller]
+    pub fn scale(&self, name: &str, replicas: i64) {
+        self.update_service(name, |body| {
+            let replicated = ServiceSpecModeReplicated { replicas: Some(replicas) };
+            body.mode = Some(ServiceSpecMode { replicated: Some(replicated), ..Default::default() });
+        });
+    }
+
+    /// `docker service update --publish-rm … --publish-add …`.
+    #[track_caller]
+    pub fn publish(&self, name: &str, publish: &[(u16, u16)]) {
+        self.update_service(name, |body| {
+            body.endpoint_spec = Some(EndpointSpec { ports: Some(ports(publish)), ..Default::default() });
+        });
+    }
+
+    /// `docker service rollback`.
+    #[track_caller]
+    pub fn rollback(&self, name: &str) {
+        self.send_update(name, |_| {}, Some("previous"));
+    }
+
+    #[track_caller]
+    fn send_update(&self, name: &str, change: impl FnOnce(&mut Body), rollback: Option<&str>) {
+        let service = self.wait(&format!("inspect service {name}"), self.api().inspect_service(name, None));
+        let version = service.version.and_then(|version| version.index).unwrap_or_default();
+        let mut body = service.spec.unwrap_or_default();
+        change(&mut body);
+        let mut options = UpdateServiceOptionsBuilder::new().version(i32::try_from(version).unwrap_or_default());
+        if let Some(rollback) = rollback {
+            options = options.rollback(rollback);
+        }
+        let update = self.api().update_service(name, body, options.build(), None);
+        self.wait(&format!("docker service update {name}"), update);
+    }
+
+    /// `docker service rm`.
+    #[track_caller]
+    pub fn remove_service(&self, name: &str) {
+        self.wait(&format!("docker service rm {name}"), self.api().delete_service(name));
+    }
+
+    /// `docker node update --availability drain` (or back to `active`), of this Docker's own node.
+    #[track_caller]
+    pub fn drain_node(&self, drain: bool) {
+        let info = self.wait("docker info", self.api().info());
+        let own = info.swarm.and_then(|swarm| swarm.node_id).unwrap_or_default();
+        let node = self.wait("inspect this node", self.api().inspect_node(&own));
+        let version = node.version.and_then(|version| version.index).unwrap_or_default();
+        let mut spec = node.spec.unwrap_or_default();
+        let availability = if drain { NodeSpecAvailabilityEnum::DRAIN } else { NodeSpecAvailabilityEnum::ACTIVE };
+        spec.availability = Some(availability);
+        let options = UpdateNodeOptionsBuilder::new().version(i64::try_from(version).unwrap_or_default()).build();
+        let id = node.id.unwrap_or_default();
+        self.wait("docker node update", self.api().update_node(&id, spec, options));
+    }
+
+    /// `docker node ls`: the states of all nodes.
+    #[track_caller]
+    pub fn nodes(&self) -> Vec<String> {
+        let nodes = self.wait("docker node ls", self.api().list_nodes(None));
+        let state = |node: bollard::models::Node| node.status?.state.map(|state| state.to_string());
+        nodes.into_iter().filter_map(state).collect()
+    }
+
+    /// `docker network create -d overlay`.
+    #[track_caller]
+    pub fn create_overlay(&self, name: &str) {
+        let request = bollard::models::NetworkCreateRequest {
+            name: name.to_owned(),
+            driver: Some("overlay".to_owned()),
+            ..Default::default()
+        };
+        self.wait(&format!("create overlay network {name}"), self.api().create_network(request));
+    }
+
+    /// The tasks of a service, on whatever node, those of the past too.
+    #[track_caller]
+    pub fn tasks(&self, service: &str) -> Vec<Task> {
+        let filters = HashMap::from([("service", vec![service])]);
+        let options = ListTasksOptionsBuilder::new().filters(&filters).build();
+        let tasks = self.wait("list tasks", self.api().list_tasks(Some(options)));
+        let word = |state: Option<String>| state.unwrap_or_default();
+        let task = |task: bollard::models::Task| {
+            let status = task.status.unwrap_or_default();
+            Task {
+                id: task.id.unwrap_or_default(),
+                state: word(status.state.map(|state| state.to_string())),
+                desired: word(task.desired_state.map(|state| state.to_string())),
+                image: word(task.spec.and_then(|spec| spec.container_spec).and_then(|spec| spec.image)),
+                container: status.container_status.and_then(|container| container.container_id),
+            }
+        };
+        tasks.into_iter().map(task).collect()
+    }
+
+    /// Waits until exactly `n` tasks of a service run as they should, of this image, and no other is left running.
+    #[track_caller]
+    pub fn wait_tasks(&self, service: &str, n: usize, image: &str) -> Vec<Task> {
+        wait_until(&format!("{n} tasks of {service} run {image}"), LIMIT, || {
+            let tasks = self.tasks(service);
+            let running = |task: &&Task| task.state == "running";
+            let good = tasks.iter().filter(running).filter(|task| task.desired == "running" && task.image == image);
+            let good: Vec<Task> = good.cloned().collect();
+            if good.len() == n && tasks.iter().filter(running).count() == n {
+                Ok(good)
+            } else {
+                Err(format!("{tasks:#?}"))
+            }
+        })
+    }
+
+    /// The running containers of a service on this Docker's own node.
+    #[track_caller]
+    pub fn task_containers(&self, service: &str) -> Vec<Container> {
+        let label = format!("com.docker.swarm.service.name={service}");
+        let filters = HashMap::from([("label", vec![label])]);
+        let options = ListContainersOptionsBuilder::new().filters(&filters).build();
+        let listed = self.wait("list containers", self.api().list_containers(Some(options)));
+        let ids = listed.into_iter().filter_map(|container| container.id);
+        let container = |id: String| {
+            let facts = self.inspect(&id);
+            let name = facts.name.clone().unwrap_or_default().trim_start_matches('/').to_owned();
+            Container::new(self.clone(), id, name, &facts)
+        };
+        ids.map(container).collect()
+    }
+
+    /// Addresses of a service's VIPs, by network id.
+    #[track_caller]
+    pub fn vips(&self, service: &str) -> HashMap<String, IpAddr> {
+        let found = self.wait("inspect a service", self.api().inspect_service(service, None));
+        let vips = found.endpoint.and_then(|endpoint| endpoint.virtual_ips).unwrap_or_default();
+        let vip = |vip: bollard::models::ServiceEndpointVirtualIps| {
+            let address = vip.addr?.split('/').next()?.parse().ok()?;
+            Some((vip.network_id?, address))
+        };
+        vips.into_iter().filter_map(vip).collect()
+    }
+}

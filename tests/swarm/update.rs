@@ -1,0 +1,145 @@
+//! What operators do to a service, under load: nobody may notice.
+
+use std::time::Duration;
+
+use steer_tests::agent::Attach;
+use steer_tests::clients::{Clients, Host, cut};
+use steer_tests::docker::ServiceSpec;
+use steer_tests::long_lived::LongLived;
+use steer_tests::world::HOST;
+
+use super::{PORT, client, manager, split, web};
+
+/// Does it under load, and panics unless every request was answered, on the connection that it was sent on.
+#[track_caller]
+fn unharmed(host: &mut Host, what: &str, work: impl FnOnce(&mut Host)) {
+    let clients = Clients::start(&host.world, PORT);
+    work(host);
+    clients.flow_on();
+    let fared = clients.finish();
+    eprintln!("{what}: {fared}");
+    for report in [&fared.close, &fared.keepalive] {
+        assert_eq!((report.failed, report.stalled), (0, 0), "{what}: {report:#?}");
+    }
+}
+
+/// Waits until the service consists of `n` ready tasks of an image, and of nothing else.
+#[track_caller]
+fn settled(host: &mut Host, n: usize, image: &str) {
+    host.docker.wait_tasks("web", n, image);
+    host.agent.wait_for(&format!("{n} tasks of {image}, all ready"), |status| {
+        status.service("web").is_some_and(|web| web.backends.len() == n && web.count("ready") == n)
+    });
+}
+
+fn updates(spec: ServiceSpec, what: &str) {
+    let Some(mut host) = manager(Attach::Tc) else { return };
+    host.docker.create_service(spec.replicas(2));
+    settled(&mut host, 2, "greeter:v1");
+    unharmed(&mut host, &format!("update, {what}"), |host| {
+        host.docker.update_image("web", "greeter:v2");
+        settled(host, 2, "greeter:v2");
+    });
+    let reply = client(&host, PORT).get("/").expect("it serves");
+    assert_eq!(reply.version, "v2");
+    unharmed(&mut host, &format!("rollback, {what}"), |host| {
+        host.docker.rollback("web");
+        settled(host, 2, "greeter:v1");
+    });
+    assert_eq!(split(&client(&host, PORT), 10).len(), 2);
+}
+
+#[test]
+fn an_update_that_starts_first_loses_nothing() {
+    updates(web().start_first(), "start-first, listening");
+}
+
+/// Swarm takes a task without a healthcheck for one that serves as soon as it was started, and ends the old one. Until the new one
+/// listens there is nobody on this node, and what the mesh makes of that is the mesh's.
+#[test]
+fn an_update_of_slow_starters_without_a_healthcheck_loses_what_the_mesh_loses() {
+    let Some(mut host) = manager(Attach::Tc) else { return };
+    host.docker.create_service(web().start_first().args(&["--listen-after", "1"]));
+    settled(&mut host, 1, "greeter:v1");
+    let clients = Clients::start(&host.world, PORT);
+    host.docker.update_image("web", "greeter:v2");
+    settled(&mut host, 1, "greeter:v2");
+    clients.flow_on();
+    let fared = clients.finish();
+    let left = host.agent.counter("pass_mesh");
+    eprintln!("slow starters: {fared}; {left} new flows left to the mesh");
+    for report in [&fared.close, &fared.keepalive] {
+        assert_eq!(cut(report), 0, "{report:#?}");
+    }
+    assert!(fared.close.failed + fared.keepalive.failed <= left, "{left}: {fared}");
+}
+
+#[test]
+fn an_update_that_starts_first_loses_nothing_with_a_healthcheck() {
+    updates(web().start_first().healthcheck(), "start-first, healthcheck");
+}
+
+#[test]
+fn an_update_that_stops_first_loses_nothing_while_another_task_is_ready() {
+    updates(web(), "stop-first, listening");
+}
+
+#[test]
+fn an_update_that_stops_first_loses_nothing_with_a_healthcheck() {
+    updates(web().healthcheck(), "stop-first, healthcheck");
+}
+
+#[test]
+fn scaling_loses_nothing() {
+    let Some(mut host) = manager(Attach::Tc) else { return };
+    host.docker.create_service(web());
+    settled(&mut host, 1, "greeter:v1");
+    unharmed(&mut host, "scale to 4 and back to 1", |host| {
+        for replicas in [4, 1] {
+            host.docker.scale("web", replicas);
+            settled(host, replicas as usize, "greeter:v1");
+        }
+    });
+}
+
+#[test]
+fn a_changed_port_is_followed_and_what_is_open_on_the_old_one_stays_as_long_as_its_task() {
+    let Some(mut host) = manager(Attach::Tc) else { return };
+    host.docker.create_service(web().publish(9001, 5001).args(&["--on-term", "serve", "--grace", "3"]).start_first());
+    settled(&mut host, 1, "greeter:v1");
+    let open = LongLived::start(&host.world.client, (HOST, 9001));
+    host.docker.publish("web", &[(9100, 5000), (9001, 5001)]);
+    host.agent.wait_for("the new port is a frontend", |status| {
+        status.service("web").is_some_and(|web| web.frontends.iter().any(|frontend| frontend.contains(":9100")))
+    });
+    host.agent.wait_for("the new task is ready, the old one leaves", |status| {
+        status.service("web").is_some_and(|web| web.count("ready") == 1 && web.count("draining") == 1)
+    });
+    assert_eq!(split(&client(&host, 9100), 5).len(), 1);
+    assert!(!open.is_over(), "the old task runs still");
+    settled(&mut host, 1, "greeter:v1");
+    let frontends = host.agent.status().service("web").map(|web| web.frontends.clone());
+    assert_eq!(frontends, Some(vec!["0.0.0.0:9001/tcp".to_owned(), "0.0.0.0:9100/tcp".to_owned()]));
+}
+
+#[test]
+fn a_removed_service_and_a_drained_node_leave_nothing_steered() {
+    let Some(mut host) = manager(Attach::Tc) else { return };
+    host.docker.create_service(web().replicas(2));
+    host.docker.create_service(ServiceSpec::greeter("other").publish(9001, 5000));
+    settled(&mut host, 2, "greeter:v1");
+    host.agent.wait_ready("other", 1);
+    host.docker.remove_service("other");
+    host.agent.wait_for("it is gone", |status| status.service("other").is_none());
+
+    host.docker.drain_node(true);
+    host.agent.wait_for("nothing new for a drained node", |status| {
+        status.service("web").is_none_or(|web| web.count("ready") == 0)
+    });
+    host.agent.wait_for("and then nothing at all", |status| status.services.is_empty());
+    host.docker.drain_node(false);
+    settled(&mut host, 2, "greeter:v1");
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(split(&client(&host, PORT), 10).len(), 2);
+    assert_eq!(host.agent.status().problems, []);
+}

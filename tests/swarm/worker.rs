@@ -1,0 +1,107 @@
+//! A manager and a worker, each with an agent of its own: each steers to its own tasks.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use steer_tests::agent::{Agent, Attach};
+use steer_tests::clients::{Clients, cut};
+use steer_tests::docker::Docker;
+use steer_tests::http::Http;
+use steer_tests::skip::{self, Need};
+use steer_tests::world::{HOST, HOST_FAR, OTHER};
+use steer_tests::{World, wait_until};
+
+use super::{PORT, split, web};
+
+/// Fields are dropped in this order.
+pub(super) struct Cluster {
+    /// The worker's agent.
+    pub(super) there: Agent,
+    pub(super) agent: Agent,
+    pub(super) worker: Docker,
+    pub(super) manager: Docker,
+    pub(super) world: World,
+}
+
+impl Cluster {
+    pub(super) fn set() -> Option<Self> {
+        if skip::without(&[Need::Root, Need::Docker, Need::Steer]) {
+            return None;
+        }
+        let world = World::with_other();
+        world.other().sysctl("net/ipv4/ip_forward", "1");
+        let manager = Docker::start(&world);
+        let worker = Docker::start_on_other(&world);
+        manager.import_greeter();
+        worker.import_greeter();
+        manager.swarm_init(HOST_FAR);
+        worker.swarm_join(OTHER, &manager, HOST_FAR);
+        wait_until("the worker is ready", std::time::Duration::from_secs(30), || {
+            let nodes = manager.nodes();
+            if nodes.iter().filter(|state| *state == "ready").count() == 2 { Ok(()) } else { Err(format!("{nodes:?}")) }
+        });
+        let agent = Agent::start(&world, &manager, Attach::Tc);
+        let there = Agent::start_on_other(&world, &worker);
+        Some(Self { there, agent, worker, manager, world })
+    }
+
+    fn http(&self, address: Ipv4Addr) -> Http {
+        Http::new(&self.world.client, SocketAddr::from((address, PORT)))
+    }
+}
+
+#[test]
+fn each_node_steers_to_its_own_tasks() {
+    let Some(mut cluster) = Cluster::set() else { return };
+    cluster.manager.create_service(web().replicas(4));
+    cluster.agent.wait_ready("web", 2);
+    cluster.there.wait_ready("web", 2);
+    let names = |docker: &Docker| -> Vec<String> {
+        let mut names: Vec<_> = docker.task_containers("web").into_iter().map(|container| container.name).collect();
+        names.sort();
+        names
+    };
+    for (docker, address) in [(&cluster.manager, HOST), (&cluster.worker, OTHER)] {
+        let even = split(&cluster.http(address), 20);
+        assert_eq!(even.keys().cloned().collect::<Vec<_>>(), names(docker), "{address}");
+        assert_eq!(even.values().copied().collect::<Vec<_>>(), [10, 10], "{even:?}");
+    }
+    let problems = [cluster.agent.status().problems, cluster.there.status().problems];
+    assert_eq!(problems, [vec![], vec![]]);
+
+    cluster.manager.publish("web", &[(9100, 5000)]);
+    cluster.manager.wait_tasks("web", 4, "greeter:v1");
+    cluster.there.wait_for("a worker follows a changed port", |status| {
+        let web = status.service("web");
+        web.is_some_and(|web| {
+            web.frontends == ["0.0.0.0:9100/tcp"] && web.backends.len() == 2 && web.count("ready") == 2
+        })
+    });
+    let moved = Http::new(&cluster.world.client, SocketAddr::from((OTHER, 9100)));
+    assert_eq!(split(&moved, 10).len(), 2);
+
+    cluster.manager.remove_service("web");
+    cluster.there.wait_for("and its end", |status| status.services.is_empty());
+}
+
+#[test]
+fn a_worker_follows_an_update_under_load() {
+    let Some(mut cluster) = Cluster::set() else { return };
+    // Nobody tells a worker that a task is to shut down: its stop signal does, and connections that come in that very moment are
+    // still answered by who listens on.
+    cluster.manager.create_service(web().global().start_first().args(&["--close-after", "0.5"]).healthcheck());
+    cluster.there.wait_ready("web", 1);
+    let clients = Clients::start_at(&cluster.world, OTHER, PORT);
+    cluster.manager.update_image("web", "greeter:v2");
+    cluster.manager.wait_tasks("web", 2, "greeter:v2");
+    cluster.there.wait_for("the new task alone", |status| {
+        status.service("web").is_some_and(|web| web.backends.len() == 1 && web.count("ready") == 1)
+    });
+    clients.flow_on();
+    let fared = clients.finish();
+    let left = cluster.there.counter("pass_mesh");
+    eprintln!("update on a worker: {fared}; {left} new flows left to the mesh");
+    for report in [&fared.close, &fared.keepalive] {
+        assert_eq!(cut(report), 0, "{report:#?}");
+    }
+    assert!(fared.close.failed + fared.keepalive.failed <= left, "{left}: {fared}");
+}
