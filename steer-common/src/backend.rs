@@ -159,14 +159,19 @@ pub struct EdgeEntry {
     pub kind: u32,
     /// The last one's signal; 0 for an exit.
     pub signal: u32,
+    /// Since when its cgroup is frozen, in nanoseconds since boot; 0 = it is not. No edge: the kernel takes it back by itself.
+    pub frozen_ns: u64,
 }
 
 impl StateEntry {
     /// What a new flow may take the backend for, now that the kernel has seen this. A stop signal makes it drain; one that is
-    /// killed or has ended takes nothing.
+    /// killed, has ended, or is frozen takes nothing.
     #[inline(always)]
     pub const fn for_new(self, edge: &EdgeEntry) -> BackendState {
         let state = BackendState::from_u32(self.state as u32);
+        if edge.frozen_ns != 0 {
+            return BackendState::Gone;
+        }
         if edge.count as u32 == self.edges {
             return state;
         }
@@ -178,7 +183,8 @@ impl StateEntry {
 }
 
 /// Which backend a process is the first one of. Value of `INITS`, key: its id in the host's pid namespace, as `u32`.
-/// Written by the agent; the kernel removes it when the process ends, so a reused pid never stands for an old backend.
+/// Written by the agent; the kernel removes it when the process ends, so a reused pid never stands for an old backend. Also value
+/// of `CGROUPS`, likewise; key: the id of the cgroup (version 2) it is in, as `u64`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct InitEntry {
@@ -243,7 +249,13 @@ impl Notice {
     /// The edge that it tells of, if it is of one: [`NoticeKind`] begins with the numbers of [`EdgeKind`].
     pub fn edge(&self) -> Option<EdgeEntry> {
         let Self { at_ns, kind, signal, edges, .. } = *self;
-        EdgeKind::from_u32(kind).map(|_| EdgeEntry { count: edges.into(), at_ns, kind, signal: signal.into() })
+        EdgeKind::from_u32(kind).map(|_| EdgeEntry {
+            count: edges.into(),
+            at_ns,
+            kind,
+            signal: signal.into(),
+            ..EdgeEntry::default()
+        })
     }
 
     /// From the bytes of a record, in this machine's byte order; `None` where they are too few.
@@ -355,7 +367,7 @@ pub struct BackendInfo {
 const _: () = assert!(size_of::<BackendEntry>() == 64);
 const _: () = assert!(size_of::<BackendStats>() == 24);
 const _: () = assert!(size_of::<StateEntry>() == 8);
-const _: () = assert!(size_of::<EdgeEntry>() == 24);
+const _: () = assert!(size_of::<EdgeEntry>() == 32);
 const _: () = assert!(size_of::<InitEntry>() == 8);
 const _: () = assert!(size_of::<Notice>() == 24);
 const _: () = assert!(size_of::<EndpointKey>() == 24);
@@ -391,8 +403,17 @@ mod tests {
         #[case] expected: BackendState,
     ) {
         let entry = StateEntry { state: state as u16, if_listening: 0, edges: 3 };
-        let edge = EdgeEntry { count, at_ns: 1, kind: kind as u32, signal: 15 };
+        let edge = EdgeEntry { count, at_ns: 1, kind: kind as u32, signal: 15, ..EdgeEntry::default() };
         assert_eq!(entry.for_new(&edge), expected);
+    }
+
+    #[test]
+    fn a_frozen_one_takes_nothing_for_as_long_as_it_is() {
+        for state in BackendState::ALL {
+            let entry = StateEntry { state: state as u16, if_listening: 1, edges: 0 };
+            assert_eq!(entry.for_new(&EdgeEntry { frozen_ns: 1, ..EdgeEntry::default() }), BackendState::Gone);
+            assert_eq!(entry.for_new(&EdgeEntry::default()), state);
+        }
     }
 
     #[test]

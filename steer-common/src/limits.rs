@@ -1,7 +1,7 @@
 //! Every bound of the data plane in one place. At each limit the behaviour is defined: see the item.
 
 /// Version of the map layout. Part of the pin path, so an agent never adopts maps it would misread.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// Services, counted by name. One more is an error that names the service; the others go on. Id 0 is never valid.
 pub const MAX_SERVICES: u32 = 256;
@@ -117,6 +117,8 @@ pub mod names {
     pub const BACKEND_EDGES: &str = "BACKEND_EDGES";
     /// Process id, `u32` → `InitEntry`.
     pub const INITS: &str = "INITS";
+    /// Id of a cgroup, `u64` → `InitEntry`.
+    pub const CGROUPS: &str = "CGROUPS";
     /// `FlowKey` → `PendingEntry`, waiting.
     pub const HELD: &str = "HELD";
     /// `ForeignKey` → `u32`.
@@ -128,7 +130,7 @@ pub mod names {
     /// `Counter` → `u64` per CPU.
     pub const COUNTERS: &str = "COUNTERS";
     /// Every map that is pinned.
-    pub const ALL: [&str; 22] = [
+    pub const ALL: [&str; 23] = [
         FRONTENDS,
         ALLOW,
         SERVICES,
@@ -146,6 +148,7 @@ pub mod names {
         LOCAL_FLOWS,
         BACKEND_EDGES,
         INITS,
+        CGROUPS,
         HELD,
         FOREIGN,
         NOTICES,

@@ -12,6 +12,7 @@
 //! | `established` | root cgroup, `sock_ops` | a container's socket that has completed its handshake remembers its flow |
 //! | `signal_generate` | raw tracepoint | a stop signal to a backend: it drains before the process can see the signal |
 //! | `process_exit` | raw tracepoint | the end of a backend's first process |
+//! | `cgroup_freeze`, `cgroup_unfreeze` | raw tracepoints | a container is paused: it takes nothing until it goes on |
 //!
 //! No program ever passes on a packet it has rewritten: rewritten packets are redirected past the host's stack, in both
 //! directions, since Docker 28 and later drop what arrives at a container from anywhere but its bridge.
@@ -108,6 +109,18 @@ fn signal_generate(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint]
 fn process_exit(_: RawTracePointContext) -> i32 {
     signals::exited();
+    0
+}
+
+#[raw_tracepoint]
+fn cgroup_freeze(ctx: RawTracePointContext) -> i32 {
+    signals::frozen(&ctx, true);
+    0
+}
+
+#[raw_tracepoint]
+fn cgroup_unfreeze(ctx: RawTracePointContext) -> i32 {
+    signals::frozen(&ctx, false);
     0
 }
 

@@ -1,4 +1,4 @@
-//! What happens to the first process of a backend, seen where the kernel does it.
+//! What happens to a backend's first process and to its cgroup, seen where the kernel does it.
 //!
 //! `signal_generate` runs under the lock that the target must take to see its signal (`kernel/signal.c`,
 //! `__send_signal_locked`): what is written here is written before the process can act on it. Raw tracepoints, since the others
@@ -9,11 +9,17 @@ use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel};
 use aya_ebpf::programs::RawTracePointContext;
 use steer_common::backend::EdgeKind;
 
-use crate::maps::{demote, forget_init, init};
+use crate::maps::{demote, forget_init, freeze, in_cgroup, init};
 
 /// Offset of `pid` in the kernel's `struct task_struct`, from its BTF; set by the agent.
 #[unsafe(no_mangle)]
 static TASK_PID: Global<u64> = Global::new(0x7461_736b_5f70_6964);
+
+/// Offsets of `kn` in `struct cgroup` and of `id` in `struct kernfs_node`, likewise.
+#[unsafe(no_mangle)]
+static CGROUP_NODE: Global<u64> = Global::new(0x6367_7270_5f6b_6e00);
+#[unsafe(no_mangle)]
+static NODE_ID: Global<u64> = Global::new(0x6b6e_5f69_645f_6664);
 
 const SIGKILL: u32 = 9;
 
@@ -46,5 +52,20 @@ pub(crate) fn exited() -> Option<()> {
     let init = init(process)?;
     demote(&init, EdgeKind::Exit, 0);
     forget_init(process);
+    Some(())
+}
+
+/// `cgroup_freeze(struct cgroup *cgrp, const char *path)` and `cgroup_unfreeze`: for the one that is frozen and each below it, before
+/// any of its processes stands still (`kernel/cgroup/freezer.c`, `cgroup_do_freeze`). Version 2 alone: the freezer of version 1
+/// has no tracepoint.
+#[inline(always)]
+pub(crate) fn frozen(ctx: &RawTracePointContext, is_frozen: bool) -> Option<()> {
+    let cgroup: *const u8 = ctx.arg(0);
+    // SAFETY: the helper checks the addresses.
+    let id: u64 = unsafe {
+        let node: *const u8 = bpf_probe_read_kernel(cgroup.wrapping_add(CGROUP_NODE.load() as usize).cast()).ok()?;
+        bpf_probe_read_kernel(node.wrapping_add(NODE_ID.load() as usize).cast()).ok()?
+    };
+    freeze(&in_cgroup(id)?, is_frozen);
     Some(())
 }

@@ -10,7 +10,7 @@ use core::ptr::null_mut;
 use aya_ebpf::Global;
 use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage};
-use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_sk_storage_get};
+use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_ktime_get_ns, bpf_sk_storage_get};
 use aya_ebpf::macros::btf_map;
 use steer_common::backend::{
     BackendEntry, BackendInfo, BackendStats, EdgeEntry, EdgeKind, EndpointEntry, EndpointKey, InitEntry, Notice,
@@ -67,6 +67,10 @@ static BACKEND_EDGES: Array<EdgeEntry, { MAX_BACKENDS as usize }> = Array::new()
 /// First process of a container → backend.
 #[btf_map]
 static INITS: HashMap<u32, InitEntry, { MAX_BACKENDS as usize }> = HashMap::new();
+
+/// Cgroup of a container → backend.
+#[btf_map]
+static CGROUPS: HashMap<u64, InitEntry, { MAX_BACKENDS as usize }> = HashMap::new();
 
 /// What the agent is told.
 #[btf_map]
@@ -167,20 +171,42 @@ pub(crate) fn init(pid: u32) -> Option<InitEntry> {
     unsafe { INITS.get(pid) }.copied()
 }
 
-/// A process has ended: its id may be used again.
+/// The backend that a cgroup is that of, if it is one's.
+#[inline(always)]
+pub(crate) fn in_cgroup(id: u64) -> Option<InitEntry> {
+    // SAFETY: copied out at once.
+    unsafe { CGROUPS.get(&id) }.copied()
+}
+
+/// A process has ended, the one at work: its id may be used again. Its cgroup's never is, but ends too.
 #[inline(always)]
 pub(crate) fn forget_init(pid: u32) {
     let _ = INITS.remove(pid);
+    // SAFETY: a helper without arguments.
+    let _ = CGROUPS.remove(unsafe { bpf_get_current_cgroup_id() });
+}
+
+/// Where the kernel writes down what it sees of a backend, if that is still the one that is meant.
+#[inline(always)]
+fn edge_of(init: &InitEntry) -> Option<*mut EdgeEntry> {
+    let is_current = BACKENDS.get(init.backend.0.into()).is_some_and(|backend| backend.generation == init.generation);
+    BACKEND_EDGES.get_ptr_mut(init.backend.0.into()).filter(|_| is_current)
+}
+
+/// Takes a backend out for as long as it is frozen. The agent is told by Docker, as long as it was Docker.
+#[inline(always)]
+pub(crate) fn freeze(init: &InitEntry, is_frozen: bool) {
+    let Some(edge) = edge_of(init) else { return };
+    // SAFETY: a helper without arguments.
+    let since = if is_frozen { unsafe { bpf_ktime_get_ns() } } else { 0 };
+    // SAFETY: an aligned word of a map value, which only these two tracepoints write, one at a time (`cgroup_mutex`).
+    unsafe { (*edge).frozen_ns = since };
 }
 
 /// Takes a backend out, and tells the agent.
 #[inline(always)]
 pub(crate) fn demote(init: &InitEntry, kind: EdgeKind, signal: u32) {
-    let is_current = BACKENDS.get(init.backend.0.into()).is_some_and(|backend| backend.generation == init.generation);
-    let Some(edge) = BACKEND_EDGES.get_ptr_mut(init.backend.0.into()) else { return };
-    if !is_current {
-        return;
-    }
+    let Some(edge) = edge_of(init) else { return };
     // SAFETY: a helper without arguments.
     let at_ns = unsafe { bpf_ktime_get_ns() };
     // SAFETY: aligned words of a map value. Two edges at once (a signal from each of two CPUs) may mix their words: both take the

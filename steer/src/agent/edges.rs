@@ -25,10 +25,18 @@ const REPLAY_FOR: Duration = Duration::from_millis(100);
 /// What is known of the kernel's edges.
 pub(super) struct Edges {
     notices: Notices,
-    /// The first process of each backend, as the kernel was told.
-    inits: BTreeMap<BackendKey, (u32, InitEntry)>,
+    /// The first process and the cgroup of each backend, as the kernel was told.
+    inits: BTreeMap<BackendKey, Init>,
     /// Clients that wait are looked for until then.
     replay_until: Option<Instant>,
+}
+
+/// What the kernel is told of a backend, to know what happens to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Init {
+    pid: u32,
+    cgroup: Option<u64>,
+    entry: InitEntry,
 }
 
 impl Edges {
@@ -100,7 +108,7 @@ impl Agent {
         }
     }
 
-    /// Tells the kernel which processes are the first ones of backends.
+    /// Tells the kernel which processes are the first ones of backends, and which cgroups are theirs.
     pub(super) fn tell_inits(&mut self) {
         let mut wanted = BTreeMap::new();
         for tracked in self.tracked.values() {
@@ -108,31 +116,33 @@ impl Agent {
             if let (Ok(pid @ 1..), Some(applied), false) =
                 (u32::try_from(tracked.pid), self.applied.backends.get(&key), tracked.exited.is_some())
             {
-                let init = InitEntry {
+                let entry = InitEntry {
                     generation: applied.entry.generation,
                     backend: applied.id,
                     stop_signal: tracked.stop_signal as u16,
                 };
-                wanted.insert(key, (pid, init));
+                wanted.insert(key, Init { pid, cgroup: tracked.cgroup, entry });
             }
         }
-        let stale: Vec<_> = self
-            .edges
-            .inits
-            .iter()
-            .filter(|(key, told)| wanted.get(*key) != Some(told))
-            .map(|(_, (pid, _))| *pid)
-            .collect();
-        for pid in stale {
-            // It may have ended, and the kernel has taken it out by itself.
-            let _ = self.maps.inits.remove(&pid);
+        for (key, Init { pid, cgroup, .. }) in &self.edges.inits {
+            if wanted.get(key) != self.edges.inits.get(key) {
+                // It may have ended, and the kernel has taken it out by itself.
+                let _ = self.maps.inits.remove(pid);
+                if let Some(cgroup) = cgroup {
+                    let _ = self.maps.cgroups.remove(cgroup);
+                }
+            }
         }
-        for (key, (pid, init)) in &wanted {
-            if self.edges.inits.get(key) == Some(&(*pid, *init)) {
+        for (key, init) in &wanted {
+            if self.edges.inits.get(key) == Some(init) {
                 continue;
             }
-            if let Err(error) = self.maps.inits.insert(*pid, *init, 0) {
+            let Init { pid, cgroup, entry } = init;
+            if let Err(error) = self.maps.inits.insert(*pid, *entry, 0) {
                 tracing::error!(%error, pid, "writing INITS failed: its stop will be seen by Docker's event only");
+            }
+            if let Some(Err(error)) = cgroup.map(|cgroup| self.maps.cgroups.insert(cgroup, *entry, 0)) {
+                tracing::error!(%error, pid, "writing CGROUPS failed: its pause will be seen by Docker's event only");
             }
             // Between Docker's answer and now it may have ended, and its id may be another's.
             let is_still = self.tracked.values().any(|tracked| tracked.key() == *key && tracked.is_process(*pid));

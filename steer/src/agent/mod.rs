@@ -34,6 +34,7 @@ mod uplinks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
@@ -59,6 +60,8 @@ pub use uplinks::check as check_interfaces;
 #[derive(Debug)]
 pub struct Settings {
     pub paths: Paths,
+    /// Where the hierarchy of cgroups (version 2) is mounted.
+    pub cgroup: PathBuf,
     pub config: Config,
     /// Interfaces by name; empty = those with a default route.
     pub interfaces: Vec<String>,

@@ -8,6 +8,7 @@ use steer_common::backend::BackendState;
 
 use super::tracked::{Stop, Tracked};
 use super::{Agent, Source};
+use crate::host::cgroup;
 use crate::host::clock::since_boot;
 use crate::host::netns::{Netns, enable_gro, other_ways, reach};
 use crate::model::cause::{self, Cause};
@@ -90,6 +91,10 @@ impl Agent {
             spec.service.clone_from(service);
             first_name.clone_from(service);
         }
+        let cgroup = cgroup::id(&self.settings.cgroup, container.pid).unwrap_or_else(|error| {
+            tracing::warn!(container = container.name, %error, "its cgroup is not found: a pause is told by Docker alone");
+            None
+        });
         let mut tracked = Tracked {
             first_name,
             run: container.started_at.clone(),
@@ -98,6 +103,7 @@ impl Agent {
             stop_signal: container.stop_signal,
             stop_timeout: container.stop_timeout,
             pid: container.pid,
+            cgroup,
             task: Membership::of(&container.labels).map(|of| of.task),
             other_ways,
             cause: started,

@@ -46,6 +46,8 @@ pub struct Tracked {
     pub leaving: Option<Leaving>,
     /// Its first process as the host sees it; 0 = none that is known.
     pub pid: i32,
+    /// The cgroup that it is in (version 2), if it is in one of its own.
+    pub cgroup: Option<u64>,
     /// How many of the kernel's edges are taken into account.
     pub edges: u32,
     /// The signal that it was put back after.
@@ -95,6 +97,7 @@ impl Tracked {
             task: None,
             leaving: None,
             pid: 0,
+            cgroup: None,
             edges: 0,
             survived: None,
             maintenance: false,

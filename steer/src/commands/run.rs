@@ -17,7 +17,7 @@ use crate::dataplane::maps::Maps;
 use crate::dataplane::paths::Paths;
 use crate::dataplane::{attach, detach, kernel_log, prepare};
 use crate::docker::Docker;
-use crate::host::btf::task_pid_offset;
+use crate::host::btf::Offsets;
 use crate::host::netns::own_cookie;
 use crate::host::privileges;
 
@@ -52,7 +52,7 @@ pub async fn run(args: RunArgs, instance: &str) -> Result<()> {
     let options = Options {
         host_netns: own_cookie()?,
         max_flows: config.agent.max_flows.unwrap_or(MAX_FLOWS),
-        task_pid: task_pid_offset()?,
+        offsets: Offsets::read()?,
     };
     let mut bpf = load::load(&paths, options)?;
     if detach::others(&paths)? {
@@ -64,7 +64,7 @@ pub async fn run(args: RunArgs, instance: &str) -> Result<()> {
     let maps = Maps::open(&paths)?;
 
     let (sender, requests) = mpsc::channel(16);
-    let settings = Settings { paths: paths.clone(), config, interfaces, attach: attach_mode, docker };
+    let settings = Settings { paths: paths.clone(), cgroup, config, interfaces, attach: attach_mode, docker };
     let agent = Agent::adopt(settings, bpf, maps)?;
     let history = agent.history();
     let ended = tokio::select! {

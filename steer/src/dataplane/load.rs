@@ -6,6 +6,7 @@ use aya::{Ebpf, EbpfLoader};
 use steer_common::limits::names;
 
 use super::paths::Paths;
+use crate::host::btf::Offsets;
 
 /// The compiled programs.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
@@ -23,9 +24,13 @@ pub mod program {
     pub const RELEASE: &str = "release";
     /// Hook on what happens to sockets: a handshake that is complete.
     pub const ESTABLISHED: &str = "established";
-    /// Tracepoints, each with the kernel's name of it: signals, and the ends of processes.
-    pub const TRACEPOINTS: [(&str, &str); 2] =
-        [("signal_generate", "signal_generate"), ("process_exit", "sched_process_exit")];
+    /// Tracepoints, each with the kernel's name of it: signals, the ends of processes, and cgroups that are frozen.
+    pub const TRACEPOINTS: [(&str, &str); 4] = [
+        ("signal_generate", "signal_generate"),
+        ("process_exit", "sched_process_exit"),
+        ("cgroup_freeze", "cgroup_freeze"),
+        ("cgroup_unfreeze", "cgroup_unfreeze"),
+    ];
 }
 
 /// What may differ from host to host.
@@ -35,8 +40,8 @@ pub struct Options {
     pub host_netns: u64,
     /// Size of the table of established flows.
     pub max_flows: u32,
-    /// Where the kernel's `task_struct` has its pid, in bytes from its start.
-    pub task_pid: u32,
+    /// Where the kernel has what is read of its structures.
+    pub offsets: Offsets,
 }
 
 /// Loads the programs; maps that are pinned are taken over with all they hold, the others are created and pinned.
@@ -46,8 +51,12 @@ pub fn load(paths: &Paths, options: Options) -> Result<Ebpf> {
     // Nothing is relocated against the kernel's own types, and reading them takes a good part of a second.
     loader.btf(None);
     loader.override_global("HOST_NETNS", &options.host_netns, true);
-    let task_pid = u64::from(options.task_pid);
-    loader.override_global("TASK_PID", &task_pid, true);
+    let Offsets { task_pid, cgroup_node, node_id } = options.offsets;
+    let offsets = [("TASK_PID", task_pid), ("CGROUP_NODE", cgroup_node), ("NODE_ID", node_id)];
+    let offsets = offsets.map(|(name, offset)| (name, u64::from(offset)));
+    for (name, offset) in &offsets {
+        loader.override_global(name, offset, true);
+    }
     loader.map_max_entries(names::FLOWS, options.max_flows);
     for (name, pin) in &pins {
         loader.map_pin_path(name, pin.as_path());

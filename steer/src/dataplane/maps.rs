@@ -30,6 +30,7 @@ pub struct Maps {
     pub backend_states: Array<MapData, StateEntry>,
     pub backend_edges: Array<MapData, EdgeEntry>,
     pub inits: HashMap<MapData, u32, InitEntry>,
+    pub cgroups: HashMap<MapData, u64, InitEntry>,
     pub backend_live: Array<MapData, u64>,
     pub backend_stats: PerCpuArray<MapData, BackendStats>,
     pub backend_info: Array<MapData, BackendInfo>,
@@ -57,6 +58,7 @@ impl Maps {
             backend_states: array(paths, names::BACKEND_STATES)?,
             backend_edges: array(paths, names::BACKEND_EDGES)?,
             inits: hash(paths, names::INITS)?,
+            cgroups: hash(paths, names::CGROUPS)?,
             backend_live: array(paths, names::BACKEND_LIVE)?,
             backend_stats: PerCpuArray::try_from(Map::PerCpuArray(data(paths, names::BACKEND_STATS)?))
                 .with_context(|| mismatch(names::BACKEND_STATS))?,

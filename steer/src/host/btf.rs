@@ -1,6 +1,6 @@
-//! Where a field lies in one of the kernel's structures, from the kernel's own type information (BTF).
+//! Where fields lie in the kernel's structures, from the kernel's own type information (BTF).
 //!
-//! Only that one question, so a walk over the type section answers it (`Documentation/bpf/btf.rst`, section 2). The library for
+//! Only that question, so a walk over the type section answers it (`Documentation/bpf/btf.rst`, section 2). The library for
 //! BTF is under the LGPL, which a static binary under MIT cannot link; aya's keeps its types to itself.
 
 use std::path::Path;
@@ -13,11 +13,32 @@ const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 const MAGIC: u16 = 0xeb9f;
 const KIND_STRUCT: u32 = 4;
 
-/// Offset of `pid` in `struct task_struct` of the running kernel, in bytes.
-pub fn task_pid_offset() -> Result<u32> {
-    let bytes = std::fs::read(Path::new(VMLINUX)).with_context(|| format!("reading the kernel's types, {VMLINUX}"))?;
-    member_offset(&bytes, "task_struct", "pid")
-        .with_context(|| format!("{VMLINUX} does not say where task_struct has its pid"))
+/// Where the fields that steer reads lie, in bytes from the start of their structures.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Offsets {
+    /// `pid` in `struct task_struct`.
+    pub task_pid: u32,
+    /// `kn` in `struct cgroup`.
+    pub cgroup_node: u32,
+    /// `id` in `struct kernfs_node`.
+    pub node_id: u32,
+}
+
+impl Offsets {
+    /// Of the running kernel.
+    pub fn read() -> Result<Self> {
+        let bytes =
+            std::fs::read(Path::new(VMLINUX)).with_context(|| format!("reading the kernel's types, {VMLINUX}"))?;
+        let offset = |structure, member| {
+            member_offset(&bytes, structure, member)
+                .with_context(|| format!("{VMLINUX} does not say where struct {structure} has its {member}"))
+        };
+        Ok(Self {
+            task_pid: offset("task_struct", "pid")?,
+            cgroup_node: offset("cgroup", "kn")?,
+            node_id: offset("kernfs_node", "id")?,
+        })
+    }
 }
 
 /// Offset of a member of a structure, in bytes; `None`: no such structure, or member, or no BTF in this machine's byte order.

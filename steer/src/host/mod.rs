@@ -11,6 +11,7 @@
 //! | [`netns`] | how a container's address is reached from the host |
 //! | [`listen`] | whether a port is being listened on |
 //! | [`connections`] | who is connected to a port |
+//! | [`cgroup`] | which cgroup a process is in |
 //! | [`clock`] | how long it has been up, by the kernel's clock |
 //! | [`btf`] | where the kernel's structures have their fields |
 //! | [`privileges`] | what this process may do |
@@ -21,6 +22,7 @@
 
 pub mod addresses;
 pub mod btf;
+pub mod cgroup;
 pub mod clock;
 pub mod connections;
 mod ethtool;

@@ -258,6 +258,6 @@ mod tests {
     #[case(0, 0, None)]
     #[case(99, 0, None)]
     fn an_edge_says_what_was_seen(#[case] kind: u32, #[case] signal: u32, #[case] expected: Option<Seen>) {
-        assert_eq!(Seen::of(&EdgeEntry { count: 1, at_ns: 1, kind, signal }), expected);
+        assert_eq!(Seen::of(&EdgeEntry { count: 1, at_ns: 1, kind, signal, frozen_ns: 0 }), expected);
     }
 }

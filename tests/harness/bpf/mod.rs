@@ -34,6 +34,7 @@ use steer::dataplane::load::{self, Options, program};
 use steer::dataplane::maps::Maps;
 use steer::dataplane::paths::Paths;
 use steer::dataplane::prepare;
+use steer::host::btf::Offsets;
 use steer_common::limits::names;
 use steer_common::verdict::Counter;
 
@@ -163,7 +164,7 @@ impl Bench {
         isolate();
         let paths = Paths::of("bench");
         prepare::directories(&paths).expect("directories on a fresh bpffs");
-        let options = Options { host_netns: 0, max_flows, task_pid: 0 };
+        let options = Options { host_netns: 0, max_flows, offsets: Offsets::default() };
         let bpf = load::load(&paths, options).unwrap_or_else(|error| panic!("load: {error:#}"));
         let empty = Empty::load().expect("the kernel takes an empty program");
         let maps = Maps::open(&paths).unwrap_or_else(|error| panic!("open the maps: {error:#}"));

@@ -160,6 +160,7 @@ impl Bench {
             held,
             foreign,
             inits,
+            cgroups,
             // Only ever counts up, and a backend that is added takes it as it is.
             backend_edges: _,
             // No program of a bench writes it.
@@ -173,6 +174,7 @@ impl Bench {
         emptied(held);
         emptied(foreign);
         emptied(inits);
+        emptied(cgroups);
         allow.keys().collect::<Vec<_>>().into_iter().for_each(|key| allow.remove(&key.expect(none)).expect(none));
         services.set(WEB.0.into(), ServiceEntry::default(), 0).expect(none);
         service_states.set(WEB.0.into(), ServiceState::default(), 0).expect(none);

@@ -46,7 +46,7 @@ const SHARED: [&str; 7] = [
 /// Sizes of private maps. An LRU map hands each CPU 128 free places at once and evicts when there are none left, so a handful
 /// of entries, each perhaps put there by another CPU, wants this much. What is indexed by a backend's id and not looked at
 /// afterwards has place for none: the program skips it then.
-const SIZES: [(&str, u32); 12] = [
+const SIZES: [(&str, u32); 13] = [
     (names::FLOWS, 2048),
     (names::PENDING, 2048),
     (names::HELD, 2048),
@@ -55,6 +55,7 @@ const SIZES: [(&str, u32); 12] = [
     (names::BACKEND_STATS, 1),
     ("NOTICED", 1),
     (names::INITS, 1),
+    (names::CGROUPS, 1),
     (names::ENDPOINTS, 1),
     (names::SERVICE_INFO, 1),
     (names::BACKEND_INFO, 1),

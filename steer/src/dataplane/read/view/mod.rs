@@ -287,8 +287,13 @@ fn last_change(row: &BackendRow, boot: UnixMicros) -> (BackendState, String, Uni
     let BackendRow { state, edge, info, .. } = row;
     let kind = EdgeKind::from_u32(edge.kind).filter(|_| edge.count as u32 != state.edges);
     let since = UnixMicros(boot.0 + edge.at_ns / 1_000);
+    let by_agent = BackendState::from_u32(state.state.into());
     match kind {
-        None => (BackendState::from_u32(state.state.into()), zero_padded(&info.cause), UnixMicros(info.since_us)),
+        // Docker tells the agent of it a little later.
+        None if edge.frozen_ns != 0 && by_agent == BackendState::Ready => {
+            (BackendState::Unready, "frozen".to_owned(), UnixMicros(boot.0 + edge.frozen_ns / 1_000))
+        }
+        None => (by_agent, zero_padded(&info.cause), UnixMicros(info.since_us)),
         Some(EdgeKind::Exit) => (BackendState::Gone, "exit".to_owned(), since),
         Some(EdgeKind::Stop | EdgeKind::Kill) => {
             (BackendState::Draining, format!("signal: {}", signal_name(edge.signal as i32)), since)

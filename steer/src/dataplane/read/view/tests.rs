@@ -48,7 +48,7 @@ fn backend(id: u16, service: u16, name: &str) -> BackendRow {
             drain_ms: 1500,
         },
         state: StateEntry { state: BackendState::Ready as u16, if_listening: 0, edges: 1 },
-        edge: EdgeEntry { count: 1, at_ns: 7_000, kind: EdgeKind::Stop as u32, signal: 15 },
+        edge: EdgeEntry { count: 1, at_ns: 7_000, kind: EdgeKind::Stop as u32, signal: 15, frozen_ns: 0 },
         live: 2,
         stats: BackendStats { steered: 10, established: 9, resteered: 2 },
     }
@@ -114,8 +114,17 @@ fn what_the_kernel_saw_since_the_agent_wrote_is_shown(
     #[case] cause: &str,
 ) {
     let mut row = backend(4, 2, "web-1");
-    row.edge = EdgeEntry { count: 2, at_ns: 7_000, kind: kind as u32, signal };
+    row.edge = EdgeEntry { count: 2, at_ns: 7_000, kind: kind as u32, signal, frozen_ns: 0 };
     assert_eq!(last_change(&row, BOOT), (state, cause.to_owned(), UnixMicros(1_007)));
+}
+
+#[test]
+fn one_that_is_frozen_is_shown_as_unready_whatever_the_agent_knows_of_it() {
+    let mut row = backend(4, 2, "web-1");
+    row.edge.frozen_ns = 9_000;
+    assert_eq!(last_change(&row, BOOT), (BackendState::Unready, "frozen".to_owned(), UnixMicros(1_009)));
+    row.state.state = BackendState::Unready as u16;
+    assert_eq!(last_change(&row, BOOT), (BackendState::Unready, "health: healthy".to_owned(), UnixMicros(5)));
 }
 
 #[test]

@@ -106,7 +106,8 @@ fn a_first_container_is_known_before_it_can_be_picked_and_picked_before_clients_
     let ops = Host::default().steer(observed([candidate("web", 1, "9000:5000").allowing("10.0.0.0/8")]));
     assert_eq!(
         kinds(&ops),
-        ["PutEndpoint", "AddBackend", "PutAllow", "SetState ready", "PutService", "SwapSlots"]
+        // One from its veth, one from inside.
+        ["PutEndpoint", "PutEndpoint", "AddBackend", "PutAllow", "SetState ready", "PutService", "SwapSlots"]
             .into_iter()
             .chain(["PutFrontend"; 2])
             .collect::<Vec<_>>()
@@ -121,7 +122,7 @@ fn the_last_container_goes_in_the_opposite_order() {
         kinds(&ops),
         ["SetState gone", "RemoveFrontend", "RemoveFrontend", "RemoveAllow", "RemoveService", "RemoveEndpoint"]
             .into_iter()
-            .chain(["RemoveBackend"])
+            .chain(["RemoveEndpoint", "RemoveBackend"])
             .collect::<Vec<_>>()
     );
     assert_eq!(host.applied.backends.len() + host.applied.services.len() + host.applied.allow.len(), 0);
@@ -141,9 +142,9 @@ fn demotions_come_first_and_promotions_after_what_was_added() {
     ]));
     assert_eq!(
         kinds(&ops),
-        ["SetState draining", "SetState gone", "PutEndpoint", "AddBackend", "SetState ready", "SetState ready"]
+        ["SetState draining", "SetState gone", "PutEndpoint", "PutEndpoint", "AddBackend", "SetState ready"]
             .into_iter()
-            .chain(["SwapSlots", "SwapSlots", "RemoveEndpoint", "RemoveBackend"])
+            .chain(["SetState ready", "SwapSlots", "SwapSlots", "RemoveEndpoint", "RemoveEndpoint", "RemoveBackend"])
             .collect::<Vec<_>>()
     );
 }
@@ -391,10 +392,12 @@ fn a_new_agent_writes_the_slots_again_and_nothing_else() {
 #[test]
 fn replies_are_told_apart_where_two_ports_have_one_target() {
     let host = Host::with([candidate("web", 1, "80:5000,443:5000,81:5001")]);
-    let ports: Vec<_> = host.applied.endpoints.iter().map(|(key, entry)| (key.port.get(), entry.ports)).collect();
-    let mut sorted = ports.clone();
-    sorted.sort();
-    assert_eq!(sorted, [(5000, 0b011), (5001, 0b100)]);
+    for is_inside in [false, true] {
+        let all = host.applied.endpoints.iter().filter(|(key, _)| key.is_inside() == is_inside);
+        let mut ports: Vec<_> = all.map(|(key, entry)| (key.port.get(), entry.ports)).collect();
+        ports.sort_unstable();
+        assert_eq!(ports, [(5000, 0b011), (5001, 0b100)], "inside: {is_inside}");
+    }
 }
 
 #[test]
@@ -418,8 +421,8 @@ fn a_service_that_is_remembered_keeps_all_but_its_backends_and_is_taken_over_as_
         let remembered = Remembered { allow: replica(1).spec.allow, ..remembered_service("web") };
         Observed { remembered: vec![remembered], ..observed([]) }
     };
-    let gone = ["SetState gone", "SwapSlots", "RemoveEndpoint", "RemoveEndpoint", "RemoveBackend"];
-    assert_eq!(kinds(&host.steer(remembered())), gone);
+    let gone = ["SetState gone", "SwapSlots"].into_iter().chain(["RemoveEndpoint"; 4]).chain(["RemoveBackend"]);
+    assert_eq!(kinds(&host.steer(remembered())), gone.collect::<Vec<_>>());
     assert_eq!(host.slots("web"), &Slots { balance: before.slots.unwrap().balance, ready: vec![], others: vec![] });
     assert_eq!(host.frontends(), frontends);
     host.now_secs += 1;
