@@ -1,7 +1,7 @@
 //! Puts the programs into the kernel, with the maps that are pinned already.
 
-use anyhow::{Context as _, Result, anyhow};
-use aya::programs::{CgroupSock, CgroupSockAddr, RawTracePoint, SchedClassifier, Xdp};
+use anyhow::{Context as _, Result, anyhow, bail};
+use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
 use steer_common::limits::names;
 
@@ -37,8 +37,25 @@ pub struct Options {
     pub task_pid: u32,
 }
 
+/// Every program.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    let classifiers = [program::UPLINK_TC, program::BACKEND_TC];
+    let tracepoints = program::TRACEPOINTS.map(|(name, _)| name);
+    let first = [program::UPLINK_XDP, program::REPLAY].into_iter().chain(classifiers);
+    first.chain(program::SOCKET_ADDR).chain(tracepoints).chain([program::RELEASE])
+}
+
 /// Loads the programs; maps that are pinned are taken over with all they hold, the others are created and pinned.
 pub fn load(paths: &Paths, options: Options) -> Result<Ebpf> {
+    let mut bpf = open(paths, options)?;
+    for name in names() {
+        verify(&mut bpf, name)?;
+    }
+    Ok(bpf)
+}
+
+/// The maps alone, with the programs still to be verified.
+pub fn open(paths: &Paths, options: Options) -> Result<Ebpf> {
     let pins: Vec<_> = names::ALL.iter().map(|name| (*name, paths.map(name))).collect();
     let mut loader = EbpfLoader::new();
     // Nothing is relocated against the kernel's own types, and reading them takes a good part of a second.
@@ -50,28 +67,23 @@ pub fn load(paths: &Paths, options: Options) -> Result<Ebpf> {
     for (name, pin) in &pins {
         loader.map_pin_path(name, pin.as_path());
     }
-    let mut bpf = loader.load(OBJECT).with_context(|| {
+    loader.load(OBJECT).with_context(|| {
         format!("loading the BPF object (pins at {}): `steer doctor` says what this kernel lacks", paths.pins.display())
-    })?;
-    into_kernel(&mut bpf)?;
-    Ok(bpf)
+    })
 }
 
-/// Has the verifier take every program.
-fn into_kernel(bpf: &mut Ebpf) -> Result<()> {
-    for name in [program::UPLINK_XDP, program::REPLAY] {
-        program_mut::<Xdp>(bpf, name)?.load().with_context(|| refused(name))?;
+/// Has the kernel's verifier take a program.
+pub fn verify(bpf: &mut Ebpf, name: &str) -> Result<()> {
+    let program = bpf.program_mut(name).ok_or_else(|| anyhow!("the BPF object has no program {name}"))?;
+    match program {
+        Program::Xdp(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::RawTracePoint(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
+        other => bail!("the program {name} is of a type that is not steer's: {:?}", other.prog_type()),
     }
-    for name in [program::UPLINK_TC, program::BACKEND_TC] {
-        program_mut::<SchedClassifier>(bpf, name)?.load().with_context(|| refused(name))?;
-    }
-    for name in program::SOCKET_ADDR {
-        program_mut::<CgroupSockAddr>(bpf, name)?.load().with_context(|| refused(name))?;
-    }
-    for (name, _) in program::TRACEPOINTS {
-        program_mut::<RawTracePoint>(bpf, name)?.load().with_context(|| refused(name))?;
-    }
-    program_mut::<CgroupSock>(bpf, program::RELEASE)?.load().with_context(|| refused(program::RELEASE))
+    .with_context(|| refused(name))
 }
 
 fn refused(name: &str) -> String {

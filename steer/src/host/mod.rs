@@ -13,6 +13,7 @@
 //! | [`connections`] | who is connected to a port |
 //! | [`clock`] | how long it has been up, by the kernel's clock |
 //! | [`btf`] | where the kernel's structures have their fields |
+//! | [`filters`] | (it removes) a filter at an interface's ingress |
 //! | [`privileges`] | what this process may do |
 //! | `ethtool` | offloads of an interface |
 //! | `sock_diag` | the sockets of one port |
@@ -24,6 +25,7 @@ pub mod btf;
 pub mod clock;
 pub mod connections;
 mod ethtool;
+pub mod filters;
 pub mod links;
 pub mod listen;
 mod netlink;
