@@ -11,6 +11,7 @@ use steer_tests::docker::{Container, ContainerSpec, Docker};
 use steer_tests::http::{Failure, Http};
 use steer_tests::load::Load;
 use steer_tests::netns::Ns;
+use steer_tests::pace;
 use steer_tests::skip::{self, Need};
 use steer_tests::wait_until;
 use steer_tests::world::HOST;
@@ -19,6 +20,10 @@ const SERVICE: &str = "greeter";
 const WEB: (Ipv4Addr, u16) = (HOST, 9000);
 /// A lost SYN costs a second; this is far below, and far above what a busy machine needs.
 const STALL: Duration = Duration::from_millis(200);
+
+fn stall() -> Duration {
+    pace::soon(STALL)
+}
 
 fn replica(name: &str) -> ContainerSpec {
     ContainerSpec::greeter(name).label("steer.port", "9000:5000").label("steer.service", SERVICE)
@@ -31,7 +36,7 @@ fn ask<T>(what: &str, mut connect: impl FnMut() -> Result<T, Failure>) -> (T, Du
     loop {
         match connect() {
             Ok(answer) => return (answer, begin.elapsed()),
-            Err(Failure::Other(_)) if begin.elapsed() < STALL => std::thread::yield_now(),
+            Err(Failure::Other(_)) if begin.elapsed() < stall() => std::thread::yield_now(),
             Err(failure) => panic!("{what}: {failure} after {:?}", begin.elapsed()),
         }
     }
@@ -50,7 +55,7 @@ fn reused_ports(attach: Attach) {
         slowest = slowest.max(took);
     }
     eprintln!("{}: 2000 connections over 20 ports, slowest {slowest:?}", attach.word());
-    assert!(slowest < STALL, "20 ports in turn: {slowest:?}\n{}", agent.status());
+    assert!(slowest < stall(), "20 ports in turn: {slowest:?}\n{}", agent.status());
 
     slowest = Duration::ZERO;
     for n in 0..500 {
@@ -58,7 +63,7 @@ fn reused_ports(attach: Attach) {
         slowest = slowest.max(took);
     }
     eprintln!("{}: 500 connections from one port, slowest {slowest:?}", attach.word());
-    assert!(slowest < STALL, "one port: {slowest:?}\n{}", agent.status());
+    assert!(slowest < stall(), "one port: {slowest:?}\n{}", agent.status());
 
     slowest = Duration::ZERO;
     for n in 0..500 {
@@ -71,7 +76,7 @@ fn reused_ports(attach: Attach) {
         slowest = slowest.max(took);
     }
     eprintln!("{}: 500 aborted connections from one port, slowest {slowest:?}", attach.word());
-    assert!(slowest < STALL, "one port, aborted: {slowest:?}\n{}", agent.status());
+    assert!(slowest < stall(), "one port, aborted: {slowest:?}\n{}", agent.status());
 
     let words = "--connections 10 --requests 10000 --source-ports 22000-22019";
     let report = Load::start(&world.client, WEB, words).finish();
@@ -83,7 +88,7 @@ fn reused_ports(attach: Attach) {
         report.slowest_ms
     );
     assert_eq!((report.requests, report.failed), (10_000, 0), "{report:#?}");
-    assert!(report.slowest_ms < STALL.as_millis() as f64, "{report:#?}");
+    assert!(report.slowest_ms < stall().as_millis() as f64, "{report:#?}");
     no_flow_is_left(&agent, SERVICE);
 }
 
@@ -120,7 +125,7 @@ fn calls(agent: &Agent, from: &str, ns: &Ns, target: SocketAddr, service: &str, 
     let mut answered = BTreeSet::new();
     for n in 0..12 {
         let reply = http.get("/").unwrap_or_else(|failure| panic!("{what}, {n}: {failure}\n{}", agent.status()));
-        assert!(reply.took < STALL, "{what}, {n}: {:?}", reply.took);
+        assert!(reply.took < stall(), "{what}, {n}: {:?}", reply.took);
         answered.insert(reply.backend);
     }
     assert_eq!(answered.iter().map(String::as_str).collect::<Vec<_>>(), expected, "{what}\n{}", agent.status());

@@ -10,6 +10,7 @@ use steer_tests::agent::{Agent, Attach};
 use steer_tests::docker::{Container, ContainerSpec, Docker};
 use steer_tests::http::Http;
 use steer_tests::long_lived::LongLived;
+use steer_tests::pace;
 use steer_tests::skip::{self, Need};
 use steer_tests::world::HOST;
 use steer_tests::{World, wait_until};
@@ -140,7 +141,11 @@ fn drain(attach: Attach) {
         lived.finish_unharmed();
         let (out, returned) = waiting.join().expect("drain --wait succeeds");
         assert!(out.contains("one: drained after"), "{out}");
-        assert!(returned.duration_since(end) < Duration::from_secs(2), "{:?} late", returned.duration_since(end));
+        assert!(
+            returned.duration_since(end) < pace::soon(Duration::from_secs(2)),
+            "{:?} late",
+            returned.duration_since(end)
+        );
     });
     assert_eq!(stage.live_flows("one"), 0, "{}", stage.agent.status());
 

@@ -74,13 +74,13 @@ pub fn steer<T: Tables>(tables: &T, segment: &Segment, uplink: u32, now: Nanos) 
         pad: 0,
     };
     let extra_lanes = tables.extra_lanes(frontend.service);
-    let (found, is_shared) = find(tables, &mut key, segment, extra_lanes);
+    let Found { flow: found, table, is_shared } = find(tables, &mut key, segment, extra_lanes);
     if !segment.flags.opens()
-        && let Some((table, flow)) = found
+        && let Some(flow) = found
     {
         return follow(tables, segment, &key, table, &flow, uplink, now);
     }
-    let may_replace = is_shared || matches!(found, Some((Table::Flows, _)));
+    let may_replace = is_shared || table == Table::Flows;
     tables.with_work(|new| {
         *new = NewFlow { frontend, uplink, now, may_replace, ..NewFlow::UNUSED };
         if !segment.flags.opens() {
@@ -92,7 +92,7 @@ pub fn steer<T: Tables>(tables: &T, segment: &Segment, uplink: u32, now: Nanos) 
             }
             return;
         }
-        if let Some((_, flow)) = &found {
+        if let Some(flow) = &found {
             let same_syn = flow.isn == segment.seq;
             if let Some(verdict) = again(tables, same_syn, flow, &frontend, uplink, now) {
                 new.verdict = verdict;
@@ -107,16 +107,21 @@ pub fn steer<T: Tables>(tables: &T, segment: &Segment, uplink: u32, now: Nanos) 
     })
 }
 
-/// The flow of a packet from a client; `key` is left at its lane, or at the first. Also whether the client's port may have flows
-/// to other frontends of the service: nearly always the first lane has this one or there is none, and nothing else is to be
-/// looked for.
+/// What is known of a packet from a client.
+struct Found<F> {
+    /// Not together with its table in one `Option`: where there is none, the verifier of Linux 6.1 wants to see a null pointer, and
+    /// not one that nobody has written.
+    flow: Option<F>,
+    /// Where it stands; `Pending` if there is none.
+    table: Table,
+    /// Whether the client's port may have flows to other frontends of the service.
+    is_shared: bool,
+}
+
+/// The flow of a packet from a client; `key` is left at its lane, or at the first. Nearly always the first lane has this one or
+/// there is none, and nothing else is to be looked for.
 #[inline(always)]
-fn find<'t, T: Tables>(
-    tables: &'t T,
-    key: &mut FlowKey,
-    segment: &Segment,
-    extra_lanes: u32,
-) -> (Option<(Table, T::Flow<'t>)>, bool) {
+fn find<'t, T: Tables>(tables: &'t T, key: &mut FlowKey, segment: &Segment, extra_lanes: u32) -> Found<T::Flow<'t>> {
     let mut is_shared = extra_lanes != 0;
     for lane in 0..LANES {
         if u32::from(lane) > extra_lanes {
@@ -125,13 +130,13 @@ fn find<'t, T: Tables>(
         key.lane = lane;
         if let Some((table, flow)) = lookup(tables, key) {
             if flow.is_for(segment.dst, segment.dst_port) {
-                return (Some((table, flow)), is_shared);
+                return Found { flow: Some(flow), table, is_shared };
             }
             is_shared = true;
         }
     }
     key.lane = 0;
-    (None, is_shared)
+    Found { flow: None, table: Table::Pending, is_shared }
 }
 
 /// The backend and container port of the flow that a packet *about* it names (an ICMP error quotes a packet that went to the
@@ -147,8 +152,7 @@ pub fn flow_about<T: Tables>(tables: &T, turned: &Segment) -> Option<(BackendId,
         lane: 0,
         pad: 0,
     };
-    let (found, _) = find(tables, &mut key, turned, tables.extra_lanes(frontend.service));
-    let (_, flow) = found?;
+    let flow = find(tables, &mut key, turned, tables.extra_lanes(frontend.service)).flow?;
     Some((flow.backend, live_target(tables, &flow, frontend.service)?))
 }
 

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::netns::Ns;
+use crate::pace;
 
 const EVERY: Duration = Duration::from_millis(100);
 /// A retransmission may take a second or two; longer is a broken connection.
@@ -47,7 +48,7 @@ impl LongLived {
 
     pub fn try_start(ns: &Ns, target: SocketAddr) -> io::Result<Self> {
         let mut stream = ns.connect(target, None, LIMIT)?;
-        stream.set_read_timeout(Some(LIMIT))?;
+        stream.set_read_timeout(Some(pace::soon(LIMIT)))?;
         let local = stream.local_addr()?;
         let backend = name(&mut stream)?;
         let (stop, stopped) = channel();

@@ -4,11 +4,14 @@ use std::fmt::Display;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::pace;
+
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Looks until `look` answers `Ok`, and panics with the last `Err` when `limit` is over.
 #[track_caller]
 pub fn wait_until<T, E: Display>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<T, E>) -> T {
+    let limit = pace::soon(limit);
     let deadline = Instant::now() + limit;
     loop {
         match look() {

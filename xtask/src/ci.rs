@@ -1,10 +1,10 @@
-//! `cargo xtask ci`: what CI runs, and the same words a developer types: setup, check, test.
+//! `cargo xtask ci`: what CI runs, and the same words a developer types: setup, check, test, one virtual machine.
 
 use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::{check, setup, test};
+use crate::{check, setup, test, vm};
 
 /// True when all of it is good. Check and test both run, so that one run of CI shows all there is to mend.
 pub(crate) fn run() -> Result<bool> {
@@ -25,6 +25,13 @@ pub(crate) fn run() -> Result<bool> {
     // Setup has just installed what tests need, so none has a reason to be skipped.
     let outcome = test::run(&test::Args::without_skips())?;
     steps.push(("test", started.elapsed(), outcome.is_good()));
+
+    let started = Instant::now();
+    let machines = vm::run(&vm::Args::for_ci()).unwrap_or_else(|error| {
+        println!("vm: {error:#}");
+        false
+    });
+    steps.push(("vm", started.elapsed(), machines));
 
     println!("== ci");
     for (step, took, good) in &steps {

@@ -2,6 +2,7 @@
 
 use core::marker::PhantomData;
 use core::ops::Deref;
+use core::ptr::NonNull;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::lpm_trie::Key;
@@ -55,7 +56,7 @@ impl<P> Maps<P> {
 /// its frontend and backend tell.
 #[derive(Clone, Copy)]
 pub(crate) struct FlowRef<'a> {
-    entry: *mut FlowEntry,
+    entry: NonNull<FlowEntry>,
     map: PhantomData<&'a ()>,
 }
 
@@ -64,8 +65,8 @@ impl Deref for FlowRef<'_> {
 
     #[inline(always)]
     fn deref(&self) -> &FlowEntry {
-        // SAFETY: not null, aligned as all map values are, and mapped while the program runs.
-        unsafe { &*self.entry }
+        // SAFETY: aligned as all map values are, and mapped while the program runs.
+        unsafe { self.entry.as_ref() }
     }
 }
 
@@ -258,7 +259,7 @@ impl<P: Packet> Tables for Maps<P> {
             Table::Flows => FLOWS.get_ptr_mut(key),
             Table::Pending => PENDING.get_ptr_mut(key).map(|pending| pending.cast::<FlowEntry>()),
         }?;
-        Some(FlowRef { entry, map: PhantomData })
+        Some(FlowRef { entry: NonNull::new(entry)?, map: PhantomData })
     }
 
     #[inline(always)]
@@ -324,7 +325,7 @@ impl<P: Packet> Tables for Maps<P> {
 
     #[inline(always)]
     fn mark_flow(&self, flow: &FlowRef<'_>, marks: u64, secs: u32, uplink: u32) -> u64 {
-        let entry = flow.entry;
+        let entry = flow.entry.as_ptr();
         // SAFETY: see `FlowRef`. Should the element be recycled just now, its new flow gets a mark and a time that are not its
         // own: a wrong timeout, never a wrong backend.
         unsafe {

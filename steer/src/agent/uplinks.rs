@@ -41,7 +41,7 @@ impl Uplinks {
             if attached.xdp {
                 list.push(Attachment { interface: interface.clone(), hook: "xdp".to_owned() });
             }
-            list.push(Attachment { interface: interface.clone(), hook: "tcx".to_owned() });
+            list.push(Attachment { interface: interface.clone(), hook: attach::ingress_hook().to_owned() });
         }
         list
     }

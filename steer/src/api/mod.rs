@@ -119,7 +119,7 @@ impl Event {
 pub struct Attachment {
     /// Name of the interface.
     pub interface: String,
-    /// `xdp` or `tcx`.
+    /// `xdp`, `tcx`, or `clsact` where the kernel has no tcx.
     pub hook: String,
 }
 

@@ -9,6 +9,7 @@ use super::report::{self, ServiceReport};
 use crate::api::client::{Client, ClientError};
 use crate::api::{AgentStatus, Attachment};
 use crate::cli::ListArgs;
+use crate::dataplane::attach;
 use crate::dataplane::paths::{LinkName, Paths};
 use crate::dataplane::read::{self, Reader, Snapshot, balance_name};
 use crate::model::stops::StopCounts;
@@ -102,7 +103,9 @@ impl<'a> Report<'a> {
 fn attachments(links: &[LinkName]) -> Vec<Attachment> {
     let uplink = |link: &LinkName| match link {
         LinkName::Xdp(interface) => Some(Attachment { interface: interface.clone(), hook: "xdp".into() }),
-        LinkName::Tcx(interface) => Some(Attachment { interface: interface.clone(), hook: "tcx".into() }),
+        LinkName::Tcx(interface) => {
+            Some(Attachment { interface: interface.clone(), hook: attach::ingress_hook().into() })
+        }
         LinkName::Veth(_) | LinkName::Cgroup(_) | LinkName::Tracepoint(_) => None,
     };
     links.iter().filter_map(uplink).collect()

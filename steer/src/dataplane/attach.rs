@@ -15,6 +15,7 @@ use aya::programs::{
     CgroupAttachMode, CgroupSock, CgroupSockAddr, LinkOrder, RawTracePoint, SchedClassifier, SockOps, TcAttachType, Xdp,
 };
 
+use super::clsact;
 use super::load::{program, program_mut};
 use super::paths::{LinkName, Paths};
 
@@ -45,9 +46,12 @@ pub fn xdp(bpf: &mut Ebpf, paths: &Paths, interface: &str, mode: XdpMode) -> Res
     pin_link(link, &pin)
 }
 
-/// Attaches a program to an interface's tcx ingress, before other programs.
+/// Attaches a program to an interface's tcx ingress, before other programs; to clsact, where there is no tcx.
 fn tcx(bpf: &mut Ebpf, name: &str, pin: &Path, interface: &str) -> Result<()> {
     let tc: &mut SchedClassifier = program_mut(bpf, name)?;
+    if clsact::is_needed() {
+        return clsact::attach(tc, pin, interface).with_context(|| format!("attaching {name} to {interface}"));
+    }
     if let Some(link) = pinned(pin)? {
         let adopted = SchedClassifierLink::try_from(link)
             .map_err(anyhow::Error::from)
@@ -64,8 +68,13 @@ fn tcx(bpf: &mut Ebpf, name: &str, pin: &Path, interface: &str) -> Result<()> {
     let order = TcAttachOptions::TcxOrder(LinkOrder::first());
     let id = tc
         .attach_with_options(interface, TcAttachType::Ingress, order)
-        .with_context(|| format!("attaching {name} to tcx ingress of {interface} (kernel 6.6 or later)"))?;
+        .with_context(|| format!("attaching {name} to tcx ingress of {interface}"))?;
     pin_link(FdLink::try_from(tc.take_link(id)?)?, pin)
+}
+
+/// What [`uplink`] and [`backend`] attach to on this kernel, in a word.
+pub fn ingress_hook() -> &'static str {
+    if clsact::is_needed() { "clsact" } else { "tcx" }
 }
 
 /// Attaches to an uplink, or to one of Docker's bridges, by tcx.
@@ -117,6 +126,9 @@ fn cgroup_refused(name: &str, cgroup: &Path) -> String {
 
 /// Takes one link away, if it is there.
 pub fn remove(paths: &Paths, name: &LinkName) -> io::Result<()> {
+    if clsact::is_needed() && paths.link(name).exists() {
+        clsact::detach(name)?;
+    }
     match std::fs::remove_file(paths.link(name)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -125,10 +137,15 @@ pub fn remove(paths: &Paths, name: &LinkName) -> io::Result<()> {
 
 /// The links that are pinned.
 pub fn links(paths: &Paths) -> Result<Vec<LinkName>> {
-    let entries = match std::fs::read_dir(&paths.links) {
+    links_in(&paths.links)
+}
+
+/// The links that are pinned in a directory.
+pub(super) fn links_in(directory: &Path) -> Result<Vec<LinkName>> {
+    let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("listing {}", paths.links.display())),
+        Err(error) => return Err(error).with_context(|| format!("listing {}", directory.display())),
     };
     let names = entries.filter_map(|entry| LinkName::parse(entry.ok()?.file_name().to_str()?));
     Ok(names.collect())

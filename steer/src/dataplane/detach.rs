@@ -6,11 +6,12 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use super::paths::Paths;
+use super::{attach, clsact};
 
 /// Detaches all programs and removes all maps, at once: steered connections that are open break.
 pub fn now(paths: &Paths) -> Result<()> {
     // Links first: a program without maps is no use, maps without a program do no harm.
-    remove_all(&paths.links)?;
+    remove_links(&paths.links)?;
     remove_all(&paths.maps)?;
     remove_directory(&paths.pins)?;
     if let Some(instance) = paths.pins.parent() {
@@ -46,12 +47,22 @@ pub fn others(paths: &Paths) -> Result<bool> {
         if path == paths.pins {
             continue;
         }
-        remove_all(&path.join("links"))?;
+        remove_links(&path.join("links"))?;
         remove_all(&path.join("maps"))?;
         remove_directory(&path)?;
         found = true;
     }
     Ok(found)
+}
+
+/// Where a pin is not all there is to a link (see [`clsact`]), the rest goes first.
+fn remove_links(directory: &Path) -> Result<()> {
+    if clsact::is_needed() {
+        for name in attach::links_in(directory)? {
+            clsact::detach(&name).with_context(|| format!("detaching {name}"))?;
+        }
+    }
+    remove_all(directory)
 }
 
 fn remove_all(directory: &Path) -> Result<()> {

@@ -1,7 +1,12 @@
 //! Puts the programs into the kernel, with the maps that are pinned already.
 
+<<<<<<< HEAD
 use anyhow::{Context as _, Result, anyhow};
 use aya::programs::{CgroupSock, CgroupSockAddr, RawTracePoint, SchedClassifier, SockOps, Xdp};
+=======
+use anyhow::{Context as _, Result, anyhow, bail};
+use aya::programs::Program;
+>>>>>>> h-vm
 use aya::{Ebpf, EbpfLoader};
 use steer_common::limits::names;
 
@@ -44,8 +49,25 @@ pub struct Options {
     pub offsets: Offsets,
 }
 
+/// Every program.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    let classifiers = [program::UPLINK_TC, program::BACKEND_TC];
+    let tracepoints = program::TRACEPOINTS.map(|(name, _)| name);
+    let first = [program::UPLINK_XDP, program::REPLAY].into_iter().chain(classifiers);
+    first.chain(program::SOCKET_ADDR).chain(tracepoints).chain([program::RELEASE])
+}
+
 /// Loads the programs; maps that are pinned are taken over with all they hold, the others are created and pinned.
 pub fn load(paths: &Paths, options: Options) -> Result<Ebpf> {
+    let mut bpf = open(paths, options)?;
+    for name in names() {
+        verify(&mut bpf, name)?;
+    }
+    Ok(bpf)
+}
+
+/// The maps alone, with the programs still to be verified.
+pub fn open(paths: &Paths, options: Options) -> Result<Ebpf> {
     let pins: Vec<_> = names::ALL.iter().map(|name| (*name, paths.map(name))).collect();
     let mut loader = EbpfLoader::new();
     // Nothing is relocated against the kernel's own types, and reading them takes a good part of a second.
@@ -61,18 +83,23 @@ pub fn load(paths: &Paths, options: Options) -> Result<Ebpf> {
     for (name, pin) in &pins {
         loader.map_pin_path(name, pin.as_path());
     }
-    let mut bpf = loader.load(OBJECT).with_context(|| {
+    loader.load(OBJECT).with_context(|| {
         format!("loading the BPF object (pins at {}): `steer doctor` says what this kernel lacks", paths.pins.display())
-    })?;
-    into_kernel(&mut bpf)?;
-    Ok(bpf)
+    })
 }
 
-/// Has the verifier take every program.
-fn into_kernel(bpf: &mut Ebpf) -> Result<()> {
-    for name in [program::UPLINK_XDP, program::REPLAY] {
-        program_mut::<Xdp>(bpf, name)?.load().with_context(|| refused(name))?;
+/// Has the kernel's verifier take a program.
+pub fn verify(bpf: &mut Ebpf, name: &str) -> Result<()> {
+    let program = bpf.program_mut(name).ok_or_else(|| anyhow!("the BPF object has no program {name}"))?;
+    match program {
+        Program::Xdp(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::RawTracePoint(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
+        other => bail!("the program {name} is of a type that is not steer's: {:?}", other.prog_type()),
     }
+<<<<<<< HEAD
     for name in [program::UPLINK_TC, program::BACKEND_TC] {
         program_mut::<SchedClassifier>(bpf, name)?.load().with_context(|| refused(name))?;
     }
@@ -84,6 +111,9 @@ fn into_kernel(bpf: &mut Ebpf) -> Result<()> {
     }
     program_mut::<SockOps>(bpf, program::ESTABLISHED)?.load().with_context(|| refused(program::ESTABLISHED))?;
     program_mut::<CgroupSock>(bpf, program::RELEASE)?.load().with_context(|| refused(program::RELEASE))
+=======
+    .with_context(|| refused(name))
+>>>>>>> h-vm
 }
 
 fn refused(name: &str) -> String {

@@ -6,6 +6,7 @@
 //! | [`prepare`] | mounts what is not mounted |
 //! | [`load`] | puts the programs into the kernel, with the maps that are pinned already |
 //! | [`attach`] | puts them on their hooks, or replaces what is there, atomically |
+//! | `clsact` | the same where there is no tcx, before Linux 6.6 |
 //! | [`kernel_log`] | what the programs have to say |
 //! | [`maps`] | the maps, opened for writing |
 //! | [`adopt`] | reads what an earlier agent applied |
@@ -22,6 +23,7 @@
 pub mod adopt;
 pub mod apply;
 pub mod attach;
+mod clsact;
 pub mod count;
 pub mod detach;
 pub mod explain;

@@ -14,6 +14,7 @@
 //! | [`cgroup`] | which cgroup a process is in |
 //! | [`clock`] | how long it has been up, by the kernel's clock |
 //! | [`btf`] | where the kernel's structures have their fields |
+//! | [`filters`] | (it removes) a filter at an interface's ingress |
 //! | [`privileges`] | what this process may do |
 //! | `ethtool` | offloads of an interface |
 //! | `sock_diag` | the sockets of one port |
@@ -26,6 +27,7 @@ pub mod cgroup;
 pub mod clock;
 pub mod connections;
 mod ethtool;
+pub mod filters;
 pub mod links;
 pub mod listen;
 mod netlink;

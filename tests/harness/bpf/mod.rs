@@ -121,6 +121,17 @@ pub fn bench_for<T: Send>(flows: u32, work: impl FnOnce(&mut Bench) -> T + Send)
     on_a_thread(|| work(&mut Bench::new(flows)))
 }
 
+/// Runs `work` on the maps and the programs, none of which the kernel has been shown yet.
+pub fn unloaded<T: Send>(work: impl FnOnce(&mut Ebpf) -> T + Send) -> T {
+    on_a_thread(|| {
+        isolate();
+        let paths = Paths::of("bench");
+        prepare::directories(&paths).expect("directories on a fresh bpffs");
+        let options = Options { host_netns: 0, max_flows: FLOWS, task_pid: 0 };
+        work(&mut load::open(&paths, options).unwrap_or_else(|error| panic!("open: {error:#}")))
+    })
+}
+
 fn on_a_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let outcome = thread::scope(|scope| {
         let name = thread::current().name().unwrap_or("bench").to_owned();

@@ -19,6 +19,8 @@ pub(crate) struct Column {
 pub(crate) struct Binary {
     pub(crate) name: String,
     pub(crate) tests: Vec<(String, Verdict)>,
+    /// Instructions that the kernel's verifier looked at, by program.
+    pub(crate) verified: Vec<(String, u32)>,
     pub(crate) took: Duration,
     pub(crate) exit: Exit,
 }
@@ -82,21 +84,48 @@ impl Column {
 
 /// Every test of every system, in the order in which they ran.
 pub(crate) fn render(columns: &[Column]) -> String {
-    let mut rows: Vec<(bool, String, Vec<String>)> =
-        vec![(true, String::new(), columns.iter().map(|column| column.name.to_owned()).collect())];
+    let mut rows = vec![(String::new(), columns.iter().map(|column| column.name.to_owned()).collect())];
     for (binary, tests) in names(columns) {
-        rows.push((true, binary.to_owned(), columns.iter().map(|column| column.summary(binary)).collect()));
+        rows.push((binary.to_owned(), columns.iter().map(|column| column.summary(binary)).collect()));
         for test in tests {
             let cells = columns.iter().map(|column| column.cell(binary, test).to_owned()).collect();
-            rows.push((false, format!("  {test}"), cells));
+            rows.push((format!("  {test}"), cells));
         }
     }
-    let first = rows.iter().map(|(_, name, _)| name.chars().count()).max().unwrap_or_default();
-    let widths: Vec<_> = (0..columns.len())
-        .map(|at| rows.iter().map(|(_, _, cells)| cells[at].chars().count()).max().unwrap_or_default())
-        .collect();
+    table(&rows)
+}
+
+/// What each kernel's verifier looked at, by program; empty if nobody told.
+pub(crate) fn render_verified(columns: &[Column]) -> String {
+    let told: Vec<Vec<&(String, u32)>> =
+        columns.iter().map(|column| column.binaries.iter().flat_map(|binary| &binary.verified).collect()).collect();
+    let mut names: Vec<&str> = Vec::new();
+    for (name, _) in told.iter().flatten() {
+        if !names.contains(&&**name) {
+            names.push(name);
+        }
+    }
+    if names.is_empty() {
+        return String::new();
+    }
+    let cell = |column: &Vec<&(String, u32)>, name: &str| {
+        column.iter().find(|(is, _)| is == name).map_or("-".to_owned(), |(_, count)| count.to_string())
+    };
+    let mut rows = vec![(String::new(), columns.iter().map(|column| column.name.to_owned()).collect())];
+    rows.extend(
+        names.into_iter().map(|name| (name.to_owned(), told.iter().map(|column| cell(column, name)).collect())),
+    );
+    table(&rows)
+}
+
+/// Columns as wide as they must be.
+fn table(rows: &[(String, Vec<String>)]) -> String {
+    let first = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
+    let columns = rows.first().map_or(0, |(_, cells)| cells.len());
+    let width = |at: usize| rows.iter().filter_map(|(_, cells)| Some(cells.get(at)?.chars().count())).max();
+    let widths: Vec<_> = (0..columns).map(|at| width(at).unwrap_or_default()).collect();
     let mut text = String::new();
-    for (_, name, cells) in &rows {
+    for (name, cells) in rows {
         let mut line = format!("{name:first$}");
         for (cell, width) in cells.iter().zip(&widths) {
             let _ = write!(line, "  {cell:width$}");
@@ -131,7 +160,7 @@ mod tests {
 
     fn binary(name: &str, tests: &[(&str, Verdict)], seconds: u64, exit: Exit) -> Binary {
         let tests = tests.iter().map(|(name, verdict)| ((*name).to_owned(), *verdict)).collect();
-        Binary { name: name.into(), tests, took: Duration::from_secs(seconds), exit }
+        Binary { name: name.into(), tests, verified: Vec::new(), took: Duration::from_secs(seconds), exit }
     }
 
     fn column(name: &'static str, binaries: Vec<Binary>) -> Column {
@@ -164,6 +193,15 @@ drain   1 ok, 1 FAILED, out of time, 60 s   -
         assert_eq!(squeeze(&rendered), squeeze(expected), "{rendered}");
         let at: Vec<_> = rendered.lines().filter_map(|line| line.rfind("  ")).collect();
         assert!(at.windows(2).all(|pair| pair[0] == pair[1]), "{rendered}");
+    }
+
+    #[test]
+    fn what_verifiers_looked_at_is_a_table_of_its_own() {
+        let mut columns = [column("bookworm", vec![binary("verifier", &[], 1, Exit::Code(0))]), column("sid", vec![])];
+        assert_eq!(render_verified(&columns), "");
+        columns[0].binaries[0].verified = vec![("uplink_xdp".into(), 150_000), ("replay".into(), 9)];
+        let expected = "            bookworm  sid\nuplink_xdp  150000    -\nreplay      9         -\n";
+        assert_eq!(render_verified(&columns), expected);
     }
 
     #[test]

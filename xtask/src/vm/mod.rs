@@ -38,6 +38,11 @@ use crate::{
     test,
 };
 
+/// In seconds: of one test binary, and of all that run in one machine.
+const LIMIT: u64 = 900;
+const MACHINE_LIMIT: u64 = 5400;
+const MEMORY_MIB: u32 = 4096;
+
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The systems; all of them if none is named
@@ -56,13 +61,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
     /// How long one test binary may run
-    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    #[arg(long, value_name = "SECONDS", default_value_t = LIMIT)]
     limit: u64,
     /// How long all of them together may run in one machine
-    #[arg(long, value_name = "SECONDS", default_value_t = 5400)]
+    #[arg(long, value_name = "SECONDS", default_value_t = MACHINE_LIMIT)]
     machine_limit: u64,
     /// Memory of a machine
-    #[arg(long, value_name = "MIB", default_value_t = 4096)]
+    #[arg(long, value_name = "MIB", default_value_t = MEMORY_MIB)]
     memory: u32,
     /// Show what the tests print while they run; it is always kept in `target/vm`
     #[arg(long)]
@@ -71,6 +76,45 @@ pub(crate) struct Args {
     #[arg(last = true)]
     filter: Vec<String>,
 }
+
+/// The machine that CI can afford: the oldest kernel, whose verifier is the strictest and which has no tcx.
+const CI_SUITE: Suite = Suite::Bookworm;
+const CI_TESTS: [&str; 2] = ["verifier", "statics"];
+/// Asks CI for more: `all` is every test in every system.
+const CI_WISH: &str = "STEER_CI_VM";
+
+impl Args {
+    /// What CI runs: one machine, and those tests that tell most of a kernel; everything when asked by [`CI_WISH`].
+    pub(crate) fn for_ci() -> Self {
+        let everything = std::env::var_os(CI_WISH).is_some_and(|wish| wish == "all");
+        let (suites, tests) =
+            if everything { (Vec::new(), Vec::new()) } else { (vec![CI_SUITE], CI_TESTS.map(str::to_owned).to_vec()) };
+        Self { suites, tests, ..Self::default() }
+    }
+}
+
+impl Default for Args {
+    fn default() -> Self {
+        Self {
+            suites: Vec::new(),
+            tests: Vec::new(),
+            shell: false,
+            fresh: false,
+            mirror: None,
+            limit: LIMIT,
+            machine_limit: MACHINE_LIMIT,
+            memory: MEMORY_MIB,
+            nocapture: false,
+            filter: Vec::new(),
+        }
+    }
+}
+
+/// Tells the harness how much slower than a real machine this one is (`tests/harness/pace.rs`).
+const SLOWNESS: &str = "STEER_TESTS_SLOWNESS";
+/// Computing is ten times slower in software, but much of a test's time is waiting. With more than this, limits of 200 ms could not
+/// tell a lost SYN (1 s) any more.
+const TCG_SLOWNESS: &str = "4";
 
 /// True when every test of every system is good.
 pub(crate) fn run(args: &Args) -> Result<bool> {
@@ -101,6 +145,10 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     let table = matrix::render(&columns);
     fs::write(dir.join("matrix.txt"), &table).context("writing the table")?;
     println!("== vm: tests by systems\n{table}");
+    let verified = matrix::render_verified(&columns);
+    if !verified.is_empty() {
+        println!("== vm: instructions that the verifier looked at\n{verified}");
+    }
     let mut sum = Tally::default();
     for column in &columns {
         println!("{}: {}", column.name, column.about);
@@ -142,7 +190,7 @@ impl Harness<'_> {
         let mut spec = Spec { disk, payload, accelerator: Accelerator::Tcg, dir: logs, memory_mib };
         spec.accelerator = match accelerator {
             Some(known) => known,
-            None => *self.accelerator.insert(session::accelerator(&spec)?),
+            None => *self.accelerator.insert(session::accelerator(&spec, &disk::cache()?)?),
         };
         Ok(spec)
     }
@@ -156,13 +204,14 @@ impl Harness<'_> {
     fn column(&mut self, suite: Suite) -> Result<Column> {
         let (disk, logs) = (self.disk(suite)?, self.logs(suite)?);
         let spec = self.spec(&disk, &logs)?;
+        let accelerator = spec.accelerator;
         let mut machine = Machine::start(&spec)?;
         let mut session = Session::open(&mut machine, &logs)?;
         let about = format!("Linux {}, {}", session.ready.kernel, session.ready.packages.join(", "));
         println!("  up after {:.1} s: {about}", session.booted_in.as_secs_f64());
 
         let mut column = Column { name: suite.name(), about, binaries: Vec::new(), problems: Vec::new() };
-        self.run_all(&mut session, &logs, &mut column)?;
+        self.run_all(accelerator, &mut session, &logs, &mut column)?;
         drop(session);
         drop(machine);
         let console = fs::read(logs.join(qemu::CONSOLE)).unwrap_or_default();
@@ -171,7 +220,7 @@ impl Harness<'_> {
         Ok(column)
     }
 
-    fn run_all(&self, session: &mut Session, logs: &Path, column: &mut Column) -> Result<()> {
+    fn run_all(&self, accelerator: Accelerator, session: &mut Session, logs: &Path, column: &mut Column) -> Result<()> {
         let Self { args, payload, .. } = self;
         let began = Instant::now();
         let whole = Duration::from_secs(args.machine_limit);
@@ -184,7 +233,7 @@ impl Harness<'_> {
                 break;
             }
             let limit = left.min(Duration::from_secs(args.limit));
-            let request = session::request(name, words(args), vars(), limit);
+            let request = session::request(name, words(args), vars(accelerator), limit);
             let binary = session.run(name, request, logs, |piece| {
                 if args.nocapture {
                     print!("{piece}");
@@ -214,10 +263,13 @@ fn words(args: &Args) -> Vec<String> {
     words
 }
 
-fn vars() -> Vec<(String, String)> {
+fn vars(accelerator: Accelerator) -> Vec<(String, String)> {
     let mut vars: Vec<_> = Payload::vars().map(|(name, value)| (name.to_owned(), value)).into();
     // The disks have all that tests need.
     vars.push((test::NO_SKIP.to_owned(), "1".to_owned()));
+    if accelerator == Accelerator::Tcg {
+        vars.push((SLOWNESS.to_owned(), TCG_SLOWNESS.to_owned()));
+    }
     vars.push(("RUST_BACKTRACE".to_owned(), "1".to_owned()));
     vars
 }
@@ -227,4 +279,14 @@ fn shown(path: &Path) -> String {
     let root: PathBuf = cmd::root();
     path.strip_prefix(&root)
         .map_or_else(|_| cmd::redact(&path.display().to_string()), |path| path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_harness_knows_the_word_for_slowness() {
+        assert!(include_str!("../../../tests/harness/pace.rs").contains(&format!("\"{SLOWNESS}\"")));
+    }
 }

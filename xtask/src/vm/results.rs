@@ -80,6 +80,19 @@ fn failures(output: &str) -> Vec<&str> {
     list.lines().map_while(|line| line.strip_prefix("    ")).collect()
 }
 
+/// `verified: <program> <instructions>`, wherever in a line: libtest may have left the line open.
+pub(crate) fn verified(output: &str) -> Vec<(String, u32)> {
+    let told = output.lines().filter_map(|line| line.split_once("verified: "));
+    let mut verified = Vec::new();
+    for (_, rest) in told {
+        let mut words = rest.split_whitespace();
+        if let (Some(name), Some(Ok(count)), None) = (words.next(), words.next().map(str::parse), words.next()) {
+            verified.push((name.to_owned(), count));
+        }
+    }
+    verified
+}
+
 /// Counted, with a test that did not end as a failed one.
 pub(crate) fn tally(tests: &[(String, Verdict)]) -> Tally {
     let count = |good: fn(Verdict) -> bool| {
@@ -118,6 +131,12 @@ mod tests {
         let output = "test one ... warning from a child\nok\ntest two ... a child's unfinished lineok\ntest three ... xFAILED\n\
                       \nfailures:\n\n---- three ----\n\nfailures:\n    three\n\ntest result: FAILED. 2 passed; 1 failed;\n";
         assert_eq!(words(output), [pair("one", "ok"), pair("two", "ok"), pair("three", "FAILED")]);
+    }
+
+    #[test]
+    fn what_the_verifier_looked_at_is_read() {
+        let output = "test a ... verified: uplink_xdp 12345\nverified: replay 7\nverified: it is not\nok\n";
+        assert_eq!(verified(output), [("uplink_xdp".to_owned(), 12345), ("replay".to_owned(), 7)]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What happens with one running machine: wait until it is up, have it run one test binary after the other.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{BufRead, BufReader, Write},
     os::unix::net::UnixStream,
     path::Path,
@@ -112,14 +112,27 @@ impl Session {
                 Err(Silence::Closed) => break Exit::MachineLost,
             }
         };
-        Ok(Binary { name: name.to_owned(), tests: results::tests(&output), took: began.elapsed(), exit })
+        Ok(Binary {
+            name: name.to_owned(),
+            tests: results::tests(&output),
+            verified: results::verified(&output),
+            took: began.elapsed(),
+            exit,
+        })
     }
 }
 
-/// KVM where it runs guests: only a guest can tell, so the machine is started with it once.
-pub(crate) fn accelerator(spec: &Spec<'_>) -> Result<Accelerator> {
+/// KVM where it runs guests: only a guest can tell, so a machine is started with it, once after each boot of this host.
+pub(crate) fn accelerator(spec: &Spec<'_>, cache: &Path) -> Result<Accelerator> {
+    const BOOT: &str = "/proc/sys/kernel/random/boot_id";
     if !Accelerator::may_be_kvm() {
         println!("  no KVM here: software emulation, about ten times slower");
+        return Ok(Accelerator::Tcg);
+    }
+    let boot = fs::read_to_string(BOOT).unwrap_or_default();
+    let refused = cache.join("no-kvm");
+    if !boot.is_empty() && fs::read_to_string(&refused).is_ok_and(|before| before == boot) {
+        println!("  KVM does not run guests here: software emulation, about ten times slower");
         return Ok(Accelerator::Tcg);
     }
     let mut machine = Machine::start(&Spec { accelerator: Accelerator::Kvm, ..*spec })?;
@@ -127,6 +140,7 @@ pub(crate) fn accelerator(spec: &Spec<'_>) -> Result<Accelerator> {
         Ok(_) => Ok(Accelerator::Kvm),
         Err(error) => {
             println!("  KVM does not run guests here ({error:#}): software emulation, about ten times slower");
+            fs::write(&refused, boot).with_context(|| format!("writing {}", super::shown(&refused)))?;
             Ok(Accelerator::Tcg)
         }
     }

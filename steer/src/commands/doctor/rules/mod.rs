@@ -144,12 +144,11 @@ fn capabilities(caps: Option<u64>) -> Finding {
 fn kernel(release: &str) -> Finding {
     match version(release) {
         Some(version) if version >= (6, 6) => ok("kernel", format!("{release} (6.6 or newer: has tcx)")),
-        Some(_) => fail(
-            "kernel",
-            format!("{release} has no tcx, and clsact, the older way, is not supported"),
-            "use Linux 6.6 or newer",
-        ),
-        None => warn("kernel", format!("{release}: not understood"), "steer needs Linux 6.6 or newer"),
+        Some(version) if version >= (6, 1) => ok("kernel", format!("{release} (has no tcx: clsact takes its place)")),
+        Some(_) => {
+            fail("kernel", format!("{release} is older than any that steer is tested on"), "use Linux 6.1 or newer")
+        }
+        None => warn("kernel", format!("{release}: not understood"), "steer needs Linux 6.1 or newer"),
     }
 }
 
