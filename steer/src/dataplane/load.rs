@@ -1,12 +1,7 @@
 //! Puts the programs into the kernel, with the maps that are pinned already.
 
-<<<<<<< HEAD
-use anyhow::{Context as _, Result, anyhow};
-use aya::programs::{CgroupSock, CgroupSockAddr, RawTracePoint, SchedClassifier, SockOps, Xdp};
-=======
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::programs::Program;
->>>>>>> h-vm
 use aya::{Ebpf, EbpfLoader};
 use steer_common::limits::names;
 
@@ -54,7 +49,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     let classifiers = [program::UPLINK_TC, program::BACKEND_TC];
     let tracepoints = program::TRACEPOINTS.map(|(name, _)| name);
     let first = [program::UPLINK_XDP, program::REPLAY].into_iter().chain(classifiers);
-    first.chain(program::SOCKET_ADDR).chain(tracepoints).chain([program::RELEASE])
+    first.chain(program::SOCKET_ADDR).chain(tracepoints).chain([program::RELEASE, program::ESTABLISHED])
 }
 
 /// Loads the programs; maps that are pinned are taken over with all they hold, the others are created and pinned.
@@ -97,23 +92,10 @@ pub fn verify(bpf: &mut Ebpf, name: &str) -> Result<()> {
         Program::CgroupSockAddr(program) => program.load(),
         Program::RawTracePoint(program) => program.load(),
         Program::CgroupSock(program) => program.load(),
+        Program::SockOps(program) => program.load(),
         other => bail!("the program {name} is of a type that is not steer's: {:?}", other.prog_type()),
     }
-<<<<<<< HEAD
-    for name in [program::UPLINK_TC, program::BACKEND_TC] {
-        program_mut::<SchedClassifier>(bpf, name)?.load().with_context(|| refused(name))?;
-    }
-    for name in program::SOCKET_ADDR {
-        program_mut::<CgroupSockAddr>(bpf, name)?.load().with_context(|| refused(name))?;
-    }
-    for (name, _) in program::TRACEPOINTS {
-        program_mut::<RawTracePoint>(bpf, name)?.load().with_context(|| refused(name))?;
-    }
-    program_mut::<SockOps>(bpf, program::ESTABLISHED)?.load().with_context(|| refused(program::ESTABLISHED))?;
-    program_mut::<CgroupSock>(bpf, program::RELEASE)?.load().with_context(|| refused(program::RELEASE))
-=======
     .with_context(|| refused(name))
->>>>>>> h-vm
 }
 
 fn refused(name: &str) -> String {

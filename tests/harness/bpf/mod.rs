@@ -127,7 +127,7 @@ pub fn unloaded<T: Send>(work: impl FnOnce(&mut Ebpf) -> T + Send) -> T {
         isolate();
         let paths = Paths::of("bench");
         prepare::directories(&paths).expect("directories on a fresh bpffs");
-        let options = Options { host_netns: 0, max_flows: FLOWS, task_pid: 0 };
+        let options = Options { host_netns: 0, max_flows: FLOWS, offsets: Offsets::default() };
         work(&mut load::open(&paths, options).unwrap_or_else(|error| panic!("open: {error:#}")))
     })
 }
