@@ -1,13 +1,13 @@
 //! Backend to client: the way back of a steered flow.
 
-use crate::backend::{EndpointEntry, EndpointKey, NoticeKind};
+use crate::backend::{BackendId, EndpointEntry, EndpointKey, NoticeKind};
 use crate::flow::FlowKey;
 use crate::limits::{LANES, MAX_REFUSALS};
-use crate::pick::{Request, Taken, pick};
+use crate::pick::{Request, pick};
 use crate::steer::{Nanos, Segment, lookup, may_hold, touch};
 use crate::tables::{Table, Tables};
 use crate::tcp::{Direction, TcpFlags, TcpState};
-use crate::verdict::{Counter, Forward, Reply, Returned};
+use crate::verdict::{Counter, Forward, Reply, Returned, Verdict};
 
 /// Where a packet that came out of a container goes, if it is a reply of a steered flow; `None` = leave it alone.
 ///
@@ -26,7 +26,12 @@ pub fn reverse<T: Tables>(tables: &T, segment: &Segment, ifindex: u32, now: Nano
     let (mut table, mut flow) = find(tables, &mut key, &endpoint)?;
     if segment.flags.has(TcpFlags::RST) && flow.tcp() == TcpState::SynSent {
         let mut returned = None;
-        refused(tables, &key, now, &mut returned);
+        let _: Verdict = tables.with_work(|new| {
+            if may_try_again(tables, &key, &mut new.request) {
+                let picked = pick(tables, &new.request);
+                try_again(tables, &key, picked.unwrap_or(BackendId(0)), now, &mut returned);
+            }
+        });
         if returned.is_some() {
             return returned;
         }
@@ -61,40 +66,44 @@ fn find<'t, T: Tables>(tables: &'t T, key: &mut FlowKey, endpoint: &EndpointEntr
 }
 
 /// A backend answered a SYN with RST: its listener closed after it was asked, or something inside the container rejects. Another
-/// one gets the SYN, at most [`MAX_REFUSALS`] times; with no other the client waits, as it does when nobody is ready. `None`:
-/// the client hears the truth. A function of its own, as [`crate::steer`]'s are.
+/// one gets the SYN, at most [`MAX_REFUSALS`] times; what is asked of it stands in `request` then. Functions of their own, as
+/// [`crate::steer`]'s are.
 #[inline(never)]
-fn refused<T: Tables>(tables: &T, key: &FlowKey, now: Nanos, returned: &mut Option<Returned>) {
-    let Some(flow) = tables.flow(Table::Pending, key) else { return };
+fn may_try_again<T: Tables>(tables: &T, key: &FlowKey, request: &mut Request) -> bool {
+    let Some(flow) = tables.flow(Table::Pending, key) else { return false };
     let (by, refused, port_index) = (flow.backend, flow.refused, flow.port_index);
     if let Some(backend) = tables.backend(by) {
         tables.notice(NoticeKind::Refused, by, backend);
     }
     if flow.refusals >= MAX_REFUSALS {
-        return;
+        return false;
     }
-    let mut taken = Taken::NONE;
+    *request = Request::UNUSED;
     if let Some(target) = tables.backend(refused).and_then(|backend| backend.target(port_index)) {
-        taken.add(refused, target);
+        request.taken.add(refused, target);
     }
-    let request = Request {
-        service: key.service,
-        port_index,
-        client: key.client,
-        client_port: key.client_port,
-        frontend_port: flow.frontend_port,
-        taken,
-        not: by,
-    };
+    request.service = key.service;
+    request.port_index = port_index;
+    request.client = key.client;
+    request.client_port = key.client_port;
+    request.frontend_port = flow.frontend_port;
+    request.not = by;
     tables.count_resteered(by);
-    let next = pick(tables, &request).and_then(|id| tables.backend(id).map(|backend| (id, backend)));
-    let Some((id, backend)) = next else {
+    true
+}
+
+/// Gives the refused SYN to the backend that was picked; with none (0) the client waits, as it does when nobody is ready. `None`:
+/// the client hears the truth.
+#[inline(never)]
+fn try_again<T: Tables>(tables: &T, key: &FlowKey, id: BackendId, now: Nanos, returned: &mut Option<Returned>) {
+    let Some(backend) = tables.backend(id) else {
         let may_wait = tables.service(key.service).is_some_and(|service| may_hold(tables, key.service, service, now));
         if may_wait && tables.hold_again(key) {
             *returned = Some(Returned::Drop(Counter::DropRefused));
         }
         return;
     };
+    let Some(port_index) = tables.flow(Table::Pending, key).map(|flow| flow.port_index) else { return };
     let Some(target) = backend.target(port_index) else { return };
     if tables.give_again(key, id, backend.generation, now.secs()) {
         tables.count_steered(id);
