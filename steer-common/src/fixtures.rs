@@ -4,7 +4,7 @@ use std::boxed::Box;
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::ops::Deref;
+use std::ops::{ControlFlow, Deref};
 use std::vec::Vec;
 
 use crate::addr::{Addr, Port, TCP};
@@ -171,6 +171,11 @@ impl Tables for World {
         work(&mut new);
         new.verdict()
     }
+    fn each(&self, n: u32, look: impl FnMut(u32) -> ControlFlow<()>) {
+        // The same in words; whether it broke is nobody's matter here.
+        let _: ControlFlow<()> = (0..n).try_for_each(look);
+    }
+
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendEntry> {
         self.frontends.get(key).copied()
     }

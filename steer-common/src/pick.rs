@@ -5,6 +5,8 @@
 //! tried, then all the service's members from a rotating start, every loop bounded. If nothing is ready, a draining backend is
 //! better than none (Kubernetes KEP-1669), unless Swarm's mesh is there, which may have a ready one elsewhere.
 
+use core::ops::ControlFlow;
+
 use crate::addr::{Addr, Port};
 use crate::backend::{BackendId, BackendState, NoticeKind};
 use crate::hash;
@@ -32,6 +34,19 @@ pub struct Request {
 pub struct Taken {
     /// Backend id and port in one word each.
     endpoints: [u32; LANES as usize - 1],
+}
+
+impl Request {
+    /// A place for one.
+    pub const UNUSED: Self = Self {
+        service: ServiceId(0),
+        port_index: 0,
+        client: Addr::UNSPECIFIED,
+        client_port: Port::NONE,
+        frontend_port: Port::NONE,
+        taken: Taken::NONE,
+        not: NOBODY,
+    };
 }
 
 impl Taken {
@@ -70,14 +85,22 @@ impl Taken {
 /// The backend for a new flow: ready, or at worst draining where nobody else is behind the frontend; `None` when there is neither.
 #[inline(always)]
 pub fn pick<T: Tables>(tables: &T, request: &Request) -> Option<BackendId> {
-    let service = tables.service(request.service)?;
-    let slots = tables.slots(request.service)?;
+    let found = choose(tables, request);
+    (found != NOBODY).then_some(found)
+}
+
+/// A function of its own, for the sake of the stack: to be called where not much stands on it yet.
+#[inline(never)]
+fn choose<T: Tables>(tables: &T, request: &Request) -> BackendId {
+    let (Some(service), Some(slots)) = (tables.service(request.service), tables.slots(request.service)) else {
+        return NOBODY;
+    };
     let turn = tables.turn(request.service);
     let start = match Balance::from_u8(service.balance) {
         Balance::RoundRobin => turn,
         Balance::LeastConn => match better_of_two(tables, request, slots, turn) {
             NOBODY => turn,
-            backend => return Some(backend),
+            backend => return backend,
         },
         Balance::Maglev => hash::of_flow(request.client, request.client_port, request.frontend_port),
         Balance::Source => hash::of_client(request.client),
@@ -85,34 +108,31 @@ pub fn pick<T: Tables>(tables: &T, request: &Request) -> Option<BackendId> {
     for i in 0..MAX_CANDIDATES {
         let Some(candidate) = slots.at(start.wrapping_add(i)) else { break };
         if fit(tables, request, candidate) == Fit::Ready {
-            return Some(candidate);
+            return candidate;
         }
     }
-    match scan(tables, request, slots, turn) {
-        (NOBODY, NOBODY) => None,
-        // The mesh may have a ready one elsewhere.
-        (NOBODY, _) if service.has_mesh() => None,
-        (NOBODY, draining) => Some(draining),
-        (ready, _) => Some(ready),
-    }
+    let (ready, draining) = scan(tables, request, slots, turn);
+    // The mesh may have a ready one elsewhere.
+    if ready != NOBODY || service.has_mesh() { ready } else { draining }
 }
 
 /// The first ready member, and the first draining one that was met before it.
 #[inline(always)]
 fn scan<T: Tables>(tables: &T, request: &Request, slots: &SlotTable, start: u32) -> (BackendId, BackendId) {
-    let mut draining = NOBODY;
-    for i in 0..MAX_SCAN {
-        if i >= slots.members_len {
-            break;
-        }
-        let Some(member) = slots.member(start.wrapping_add(i)) else { break };
+    let (mut ready, mut draining) = (NOBODY, NOBODY);
+    tables.each(slots.members_len.min(MAX_SCAN), |i| {
+        let Some(member) = slots.member(start.wrapping_add(i)) else { return ControlFlow::Break(()) };
         match fit(tables, request, member) {
-            Fit::Ready => return (member, draining),
+            Fit::Ready => {
+                ready = member;
+                return ControlFlow::Break(());
+            }
             Fit::Draining if draining == NOBODY => draining = member,
             _ => {}
         }
-    }
-    (NOBODY, draining)
+        ControlFlow::Continue(())
+    });
+    (ready, draining)
 }
 
 /// No backend has this id. Not an `Option`: its empty half would be an undefined register, which the verifier does not take.

@@ -4,11 +4,14 @@
 //! names no frontend, but it is the socket itself that sends it: what that must know of its flow is put into its storage when
 //! its handshake is complete ([`remember`]), and read when a reply has no flow ([`restore`]).
 
+use core::ops::ControlFlow;
+
 use crate::addr::{Addr, Port};
 use crate::backend::{BackendId, EndpointEntry, EndpointKey};
 use crate::flow::{FlowEntry, FlowKey, ForeignKey, SocketEntry};
 use crate::limits::{LANES, MAX_SCAN};
 use crate::reverse::find;
+use crate::service::ServiceId;
 use crate::steer::{Nanos, NewFlow, Segment, entry_of, lookup};
 use crate::tables::Tables;
 use crate::tcp::{Direction, TcpFlags, TcpState};
@@ -21,30 +24,37 @@ use crate::verdict::{Counter, Forward, Reply, Returned, Verdict};
 pub(crate) fn recover<T: Tables>(tables: &T, segment: &Segment, key: &mut FlowKey, lost: &mut NewFlow) {
     let NewFlow { frontend, uplink, now, ref mut verdict, .. } = *lost;
     let Some(slots) = tables.slots(key.service) else { return };
-    for i in 0..MAX_SCAN {
-        if i >= slots.members_len {
-            break;
+    let mut found = BackendId(0);
+    tables.each(slots.members_len.min(MAX_SCAN), |i| {
+        let Some(id) = slots.member(i) else { return ControlFlow::Break(()) };
+        if !has_socket(tables, segment, key.service, frontend.port_index, id) {
+            return ControlFlow::Continue(());
         }
-        let Some(id) = slots.member(i) else { break };
-        let Some(backend) = tables.backend(id) else { continue };
-        let Some(target) = backend.target(frontend.port_index) else { continue };
-        if backend.service != key.service || !tables.is_connected(backend, target, segment.src, segment.src_port) {
-            continue;
-        }
-        let generation = backend.generation;
-        let foreign = ForeignKey { client: segment.src, client_port: segment.src_port, backend: id, generation };
-        if tables.is_foreign(&foreign) {
-            return;
-        }
-        *verdict = Verdict::Forward(Forward { backend: id, target, reason: Counter::FollowRecovered });
-        let state = TcpState::Established.advance(Direction::Forward, segment.flags);
-        let entry = FlowEntry { marks: state.marks(), ..entry_of(segment, frontend, id, generation, uplink, now) };
-        // One that ends with this very packet need not be known again.
-        if state.is_live() && free_lane(tables, key) && tables.add_flow(key, &entry) {
-            tables.count_established(id);
-        }
+        found = id;
+        ControlFlow::Break(())
+    });
+    let Some(backend) = tables.backend(found) else { return };
+    let Some(target) = backend.target(frontend.port_index) else { return };
+    let generation = backend.generation;
+    let foreign = ForeignKey { client: segment.src, client_port: segment.src_port, backend: found, generation };
+    if tables.is_foreign(&foreign) {
         return;
     }
+    *verdict = Verdict::Forward(Forward { backend: found, target, reason: Counter::FollowRecovered });
+    let state = TcpState::Established.advance(Direction::Forward, segment.flags);
+    let entry = FlowEntry { marks: state.marks(), ..entry_of(segment, frontend, found, generation, uplink, now) };
+    // One that ends with this very packet need not be known again.
+    if state.is_live() && free_lane(tables, key) && tables.add_flow(key, &entry) {
+        tables.count_established(found);
+    }
+}
+
+/// Whether a member of the service has a connection with the client's port.
+#[inline(always)]
+fn has_socket<T: Tables>(tables: &T, segment: &Segment, service: ServiceId, port_index: u8, id: BackendId) -> bool {
+    let Some(backend) = tables.backend(id) else { return false };
+    let Some(target) = backend.target(port_index) else { return false };
+    backend.service == service && tables.is_connected(backend, target, segment.src, segment.src_port)
 }
 
 /// What the socket at an endpoint must remember of its flow; `None`: it is none of steer's, or came in past it.

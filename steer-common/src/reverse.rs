@@ -1,14 +1,14 @@
 //! Backend to client: the way back of a steered flow.
 
-use crate::backend::{EndpointEntry, EndpointKey, NoticeKind};
+use crate::backend::{BackendId, EndpointEntry, EndpointKey, NoticeKind};
 use crate::flow::{FlowEntry, FlowKey};
 use crate::limits::{LANES, MAX_REFUSALS};
-use crate::pick::{Request, Taken, pick};
+use crate::pick::{Request, pick};
 use crate::recover::{Lost, restore};
 use crate::steer::{Nanos, Segment, lookup, may_hold, touch};
 use crate::tables::{Table, Tables};
 use crate::tcp::{Direction, TcpFlags, TcpState};
-use crate::verdict::{Counter, Forward, Reply, Returned};
+use crate::verdict::{Counter, Forward, Reply, Returned, Verdict};
 
 /// Where a packet that came out of a container goes, if it is a reply of a steered flow; `returned` stays `None` = leave it alone.
 ///
@@ -37,7 +37,15 @@ pub fn reverse<T: Tables>(
         return;
     };
     if segment.flags.has(TcpFlags::RST) && flow.tcp() == TcpState::SynSent {
-        refused(tables, &key, now, returned);
+        let _: Verdict = tables.with_work(|new| {
+            if may_try_again(tables, &key, &mut new.request) {
+                let picked = pick(tables, &new.request);
+                try_again(tables, &key, picked.unwrap_or(BackendId(0)), now, returned);
+            }
+        });
+        if returned.is_none() {
+            tell(tables, &key, now, returned);
+        }
         return;
     }
     *returned = Some(replied(tables, segment.flags, &key, table, &flow, now));
@@ -84,51 +92,51 @@ pub(crate) fn find<'t, T: Tables>(
 }
 
 /// A backend answered a SYN with RST: its listener closed after it was asked, or something inside the container rejects. Another
-/// one gets the SYN, or the client hears the truth. A function of its own, as [`crate::steer`]'s are.
+/// one gets the SYN, at most [`MAX_REFUSALS`] times; what is asked of it stands in `request` then. Functions of their own, as
+/// [`crate::steer`]'s are.
 #[inline(never)]
-fn refused<T: Tables>(tables: &T, key: &FlowKey, now: Nanos, returned: &mut Option<Returned>) {
-    try_again(tables, key, now, returned);
-    if returned.is_none()
-        && let Some(flow) = tables.flow(Table::Pending, key)
-    {
-        *returned = Some(replied(tables, TcpFlags::RST, key, Table::Pending, &flow, now));
-    }
-}
-
-/// Gives a refused SYN to another backend, at most [`MAX_REFUSALS`] times; with no other the client waits, as it does when nobody
-/// is ready.
-#[inline(always)]
-fn try_again<T: Tables>(tables: &T, key: &FlowKey, now: Nanos, returned: &mut Option<Returned>) {
-    let Some(flow) = tables.flow(Table::Pending, key) else { return };
+fn may_try_again<T: Tables>(tables: &T, key: &FlowKey, request: &mut Request) -> bool {
+    let Some(flow) = tables.flow(Table::Pending, key) else { return false };
     let (by, refused, port_index) = (flow.backend, flow.refused, flow.port_index);
     if let Some(backend) = tables.backend(by) {
         tables.notice(NoticeKind::Refused, by, backend);
     }
     if flow.refusals >= MAX_REFUSALS {
-        return;
+        return false;
     }
-    let mut taken = Taken::NONE;
+    *request = Request::UNUSED;
     if let Some(target) = tables.backend(refused).and_then(|backend| backend.target(port_index)) {
-        taken.add(refused, target);
+        request.taken.add(refused, target);
     }
-    let request = Request {
-        service: key.service,
-        port_index,
-        client: key.client,
-        client_port: key.client_port,
-        frontend_port: flow.frontend_port,
-        taken,
-        not: by,
-    };
+    request.service = key.service;
+    request.port_index = port_index;
+    request.client = key.client;
+    request.client_port = key.client_port;
+    request.frontend_port = flow.frontend_port;
+    request.not = by;
     tables.count_resteered(by);
-    let next = pick(tables, &request).and_then(|id| tables.backend(id).map(|backend| (id, backend)));
-    let Some((id, backend)) = next else {
+    true
+}
+
+/// The client hears the truth.
+#[inline(never)]
+fn tell<T: Tables>(tables: &T, key: &FlowKey, now: Nanos, returned: &mut Option<Returned>) {
+    let Some(flow) = tables.flow(Table::Pending, key) else { return };
+    *returned = Some(replied(tables, TcpFlags::RST, key, Table::Pending, &flow, now));
+}
+
+/// Gives the refused SYN to the backend that was picked; with none (0) the client waits, as it does when nobody is ready. `None`:
+/// the client hears the truth.
+#[inline(never)]
+fn try_again<T: Tables>(tables: &T, key: &FlowKey, id: BackendId, now: Nanos, returned: &mut Option<Returned>) {
+    let Some(backend) = tables.backend(id) else {
         let may_wait = tables.service(key.service).is_some_and(|service| may_hold(tables, key.service, service, now));
         if may_wait && tables.hold_again(key) {
             *returned = Some(Returned::Drop(Counter::DropRefused));
         }
         return;
     };
+    let Some(port_index) = tables.flow(Table::Pending, key).map(|flow| flow.port_index) else { return };
     let Some(target) = backend.target(port_index) else { return };
     if tables.give_again(key, id, backend.generation, now.secs()) {
         tables.count_steered(id);

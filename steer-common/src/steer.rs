@@ -22,7 +22,7 @@ use crate::backend::{BackendId, BackendState};
 use crate::flow::{FlowEntry, FlowKey};
 use crate::limits::{LANES, PENDING_SECS};
 use crate::mesh::{leave, leave_open, pass_on};
-use crate::pick::{Request, Taken, pick};
+use crate::pick::{Request, pick};
 use crate::recover::recover;
 use crate::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceId};
 use crate::tables::{NoneSince, Table, Tables};
@@ -103,7 +103,11 @@ pub fn steer<T: Tables>(tables: &T, segment: &Segment, uplink: u32, now: Nanos) 
         if is_shared {
             new.find_lane(tables, &mut key, segment, extra_lanes, found.is_some());
         }
-        open(tables, segment, &key, new);
+        if may_open(tables, segment, &key, new) {
+            // Not in there, but from here: the stack is the deeper the fewer functions stand on it already.
+            let picked = pick(tables, &new.request);
+            open(tables, segment, &key, new, picked.unwrap_or(BackendId(0)));
+        }
     })
 }
 
@@ -223,7 +227,8 @@ pub struct NewFlow {
     pub(crate) now: Nanos,
     /// Why it is steered, if it is.
     reason: Counter,
-    taken: Taken,
+    /// What is asked of backends; here, since the stack is small.
+    pub(crate) request: Request,
     /// Whether it has a lane to itself.
     has_lane: bool,
     /// Whether `FLOWS` may hold an entry where it will stand.
@@ -238,7 +243,7 @@ impl NewFlow {
         uplink: 0,
         now: Nanos(0),
         reason: Counter::SteerNew,
-        taken: Taken::NONE,
+        request: Request::UNUSED,
         has_lane: true,
         may_replace: false,
         verdict: Verdict::Pass(Counter::PassNoFlow),
@@ -276,7 +281,7 @@ impl NewFlow {
                 _ => None,
             };
             match sibling {
-                Some((backend, target)) => self.taken.add(backend, target),
+                Some((backend, target)) => self.request.taken.add(backend, target),
                 // Nothing, or what is left of a flow that has ended or lost its backend: a new flow may stand here.
                 None if free.is_none() => free = Some(lane),
                 None => {}
@@ -292,45 +297,49 @@ impl NewFlow {
     }
 }
 
-/// Gives a new flow to a backend. Once per connection, and a function of its own: its variables would not fit on the stack
-/// beside those of the packets that follow.
+/// Whether a new flow may begin at all, with what is to be asked of backends; if not, the verdict says why. Once per connection,
+/// and a function of its own, as those that follow: its variables would not fit on the stack beside those of the packets that
+/// follow.
 #[inline(never)]
-fn open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, new: &mut NewFlow) {
-    let NewFlow { frontend, uplink, now, reason, ref taken, has_lane, may_replace, ref mut verdict } = *new;
+fn may_open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, new: &mut NewFlow) -> bool {
+    let NewFlow { frontend, ref mut request, has_lane, ref mut verdict, .. } = *new;
     if !has_lane {
         *verdict = Verdict::Drop(Counter::DropLanes);
-        return;
+        return false;
     }
     if frontend.flags & FrontendEntry::CLOSED != 0 {
         *verdict = Verdict::Pass(Counter::PassClosed);
-        return;
+        return false;
     }
     let Some(service) = tables.service(frontend.service) else {
         *verdict = Verdict::Pass(Counter::PassNotFrontend);
-        return;
+        return false;
     };
     if service.flags & ServiceEntry::ALLOW_LIST != 0
         && !tables.is_allowed(&AllowKey::new(frontend.service, segment.src))
     {
         *verdict = Verdict::Drop(Counter::DropNotAllowed);
-        return;
+        return false;
     }
-    let request = Request {
-        service: frontend.service,
-        port_index: frontend.port_index,
-        client: segment.src,
-        client_port: segment.src_port,
-        frontend_port: segment.dst_port,
-        taken: *taken,
-        not: BackendId(0),
-    };
-    let picked = pick(tables, &request).and_then(|id| tables.backend(id).map(|backend| (id, backend)));
-    let Some((id, backend)) = picked else {
+    request.service = key.service;
+    request.port_index = frontend.port_index;
+    request.client = segment.src;
+    request.client_port = segment.src_port;
+    request.frontend_port = segment.dst_port;
+    true
+}
+
+/// Gives a new flow to the backend that was picked for it; 0 = none was.
+#[inline(never)]
+fn open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, new: &mut NewFlow, id: BackendId) {
+    let NewFlow { frontend, uplink, now, reason, ref request, may_replace, ref mut verdict, .. } = *new;
+    let Some(backend) = tables.backend(id) else {
+        let Some(service) = tables.service(frontend.service) else { return };
         *verdict = if service.has_mesh() {
             let entry = entry_of(segment, frontend, BackendId(0), 0, uplink, now);
             leave(tables, key, &entry, may_replace);
             Verdict::Pass(Counter::PassMesh)
-        } else if taken.is_empty() {
+        } else if request.taken.is_empty() {
             let entry = entry_of(segment, frontend, BackendId(0), 0, uplink, now);
             on_none(tables, key, &entry, service, now)
         } else {

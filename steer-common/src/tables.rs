@@ -3,7 +3,7 @@
 //! Two implementations: the BPF maps (`steer-ebpf/src/maps/tables.rs`) and hash maps (`fixtures.rs`, tests). Writes take `&self`, as
 //! maps do: other CPUs write at the same time, and each method is one atomic step of its own.
 
-use core::ops::Deref;
+use core::ops::{ControlFlow, Deref};
 
 use crate::addr::{Addr, Port};
 use crate::backend::{BackendEntry, BackendId, BackendState, EndpointEntry, EndpointKey, NoticeKind};
@@ -50,6 +50,10 @@ pub trait Tables {
 
     /// Works on a new flow somewhere that is not the stack, which is small in the kernel; returns the verdict it ends with.
     fn with_work(&self, work: impl FnOnce(&mut NewFlow)) -> Verdict;
+
+    /// Calls `look` with 0, 1 and so on, below `n`, until it breaks. Not a plain loop: the kernel's verifier walks through each turn
+    /// of one, which for the long ones is most of what it looks at, and on Linux 6.1 more than it is willing to.
+    fn each(&self, n: u32, look: impl FnMut(u32) -> ControlFlow<()>);
 
     fn frontend(&self, key: &FrontendKey) -> Option<FrontendEntry>;
     fn service(&self, id: ServiceId) -> Option<&ServiceEntry>;

@@ -1,12 +1,13 @@
 //! The maps as [`Tables`]: one lookup or write each.
 
+use core::ffi::c_void;
 use core::marker::PhantomData;
-use core::ops::Deref;
+use core::ops::{ControlFlow, Deref};
 use core::ptr::NonNull;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_loop};
 use steer_common::addr::{Addr, Port};
 use steer_common::backend::{
     BackendEntry, BackendId, BackendState, BackendStats, EndpointEntry, EndpointKey, Notice, NoticeKind,
@@ -84,6 +85,22 @@ impl<P: Packet> Maps<P> {
     }
 }
 
+/// What the kernel calls for each turn of a loop over `F`.
+#[inline(always)]
+fn step_of<F: FnMut(u32) -> ControlFlow<()>>(_look: &F) -> *mut c_void {
+    step::<F> as *mut c_void
+}
+
+/// One turn of a loop; 0 = go on.
+///
+/// # Safety
+/// `look` points to an `F` that nobody else refers to.
+unsafe extern "C" fn step<F: FnMut(u32) -> ControlFlow<()>>(turn: u64, look: *mut c_void) -> u64 {
+    // SAFETY: by contract.
+    let look = unsafe { &mut *look.cast::<F>() };
+    u64::from(look(turn as u32).is_break())
+}
+
 impl<P: Packet> Tables for Maps<P> {
     type Flow<'a>
         = FlowRef<'a>
@@ -97,6 +114,13 @@ impl<P: Packet> Tables for Maps<P> {
         let new = unsafe { &mut *new };
         work(new);
         new.verdict()
+    }
+
+    #[inline(always)]
+    fn each(&self, n: u32, mut look: impl FnMut(u32) -> ControlFlow<()>) {
+        let step = step_of(&look);
+        // SAFETY: the kernel calls `step` while this call lasts, with the pointer to `look` that is given here.
+        unsafe { bpf_loop(n, step, (&raw mut look).cast(), 0) };
     }
 
     #[inline(always)]
