@@ -1,7 +1,7 @@
 //! Every bound of the data plane in one place. At each limit the behaviour is defined: see the item.
 
 /// Version of the map layout. Part of the pin path, so an agent never adopts maps it would misread.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// Services, counted by name. One more is an error that names the service; the others go on. Id 0 is never valid.
 pub const MAX_SERVICES: u32 = 256;
@@ -46,6 +46,18 @@ pub const MAX_REFUSALS: u8 = 2;
 
 /// Packets of unknown connections, per second and CPU, for which the backends are asked whose they are. The others pass.
 pub const MAX_SEARCHES: u32 = 50_000;
+
+/// Virtual addresses of services, each counted once per overlay network. One more is left to Swarm, and told.
+pub const MAX_VIPS: u32 = 512;
+
+/// Tasks behind one virtual address. One more gets nothing by way of it, and that is told.
+pub const MAX_VIP_MEMBERS: usize = 64;
+
+/// Virtual addresses times the containers of this host that may ask for them. One more is left to Swarm, and told.
+pub const MAX_VIP_KEYS: u32 = 32_768;
+
+/// Seconds for which the agent's word about tasks on other nodes counts.
+pub const VIP_LEASE_SECS: u32 = 30;
 
 /// Prefixes over all allow lists. One more is an error that names the service, which then admits nobody new.
 pub const MAX_ALLOW: u32 = 4_096;
@@ -125,8 +137,14 @@ pub mod names {
     pub const NOTICES: &str = "NOTICES";
     /// `Counter` → `u64` per CPU.
     pub const COUNTERS: &str = "COUNTERS";
+    /// `VipKey` → index into `VIPS`, `u32`.
+    pub const VIP_KEYS: &str = "VIP_KEYS";
+    /// Array of `VipEntry`.
+    pub const VIPS: &str = "VIPS";
+    /// One `u32`: until when, in seconds since boot, the agent's word about other nodes counts.
+    pub const VIP_LEASE: &str = "VIP_LEASE";
     /// Every map that is pinned.
-    pub const ALL: [&str; 21] = [
+    pub const ALL: [&str; 24] = [
         FRONTENDS,
         ALLOW,
         SERVICES,
@@ -147,6 +165,9 @@ pub mod names {
         HELD,
         FOREIGN,
         NOTICES,
+        VIP_KEYS,
+        VIPS,
+        VIP_LEASE,
         COUNTERS,
     ];
 }

@@ -321,13 +321,14 @@ fn open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, new: &mut NewFl
         not: BackendId(0),
     };
     let picked = pick(tables, &request).and_then(|id| tables.backend(id).map(|backend| (id, backend)));
+    // One entry for all that may become of it: the kernel's stack is small.
+    let (id, generation) = picked.map_or((BackendId(0), 0), |(id, backend)| (id, backend.generation));
+    let entry = entry_of(segment, frontend, id, generation, uplink, now);
     let Some((id, backend)) = picked else {
         *verdict = if service.has_mesh() {
-            let entry = entry_of(segment, frontend, BackendId(0), 0, uplink, now);
             leave(tables, key, &entry, may_replace);
             Verdict::Pass(Counter::PassMesh)
         } else if taken.is_empty() {
-            let entry = entry_of(segment, frontend, BackendId(0), 0, uplink, now);
             on_none(tables, key, &entry, service, now)
         } else {
             // Others find a backend, this client's port must wait for its other flow to end: no matter of the service's.
@@ -339,7 +340,6 @@ fn open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, new: &mut NewFl
     if tables.none_since(frontend.service).first != 0 {
         tables.set_none_since(frontend.service, NoneSince::default());
     }
-    let entry = entry_of(segment, frontend, id, backend.generation, uplink, now);
     if !tables.put_opening(key, &entry) {
         *verdict = Verdict::Drop(Counter::DropTableFull);
         return;

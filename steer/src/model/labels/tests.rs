@@ -47,6 +47,7 @@ fn a_port_is_all_it_takes() {
             drain: Duration::from_secs(30),
             hold: Duration::from_secs(10),
             allow: Vec::new(),
+            mesh: false,
         }
     );
     assert_eq!((defaults.drain, defaults.hold), (Duration::from_secs(30), Duration::from_secs(10)));
@@ -86,6 +87,7 @@ fn defaults_hold_where_no_label_says_otherwise() {
     let plain = spec("a", &labels(&[(PORT, "1:2")]), &defaults).unwrap().unwrap();
     let Spec { service: _, ports: _, network, weight, balance, ready, drain, hold, allow, mesh } = plain;
     assert_eq!(Defaults { network, weight, balance, ready, drain, hold, allow }, defaults);
+    assert!(!mesh);
     let own = spec("a", &labels(&[(PORT, "1:2"), (WEIGHT, "0"), (HOLD, "5s")]), &defaults).unwrap().unwrap();
     assert_eq!((own.weight, own.hold), (0, Duration::from_secs(5)));
 }
