@@ -10,6 +10,7 @@
 //! | `untouched` | 3, untouched: what is not steer's leaves as it came, byte for byte |
 //! | `pinned` | 1, pinned: a flow stays where it began, or its backend is gone; 5 and 6, states alone demote |
 //! | `life` | 1 and 8: handshake, close, reset, the client's port again; live counts are exact |
+//! | `mesh` | 3, untouched: what Swarm's routing mesh has, or gets since nobody here is ready |
 //! | `pick` | 2, ready: who takes a new flow, in exact shares; 6, a state takes effect before the slot table follows |
 //! | `refuse` | 7, nothing is lost in silence: every drop and pass has a reason; 9, hold ends |
 //! | `refused` | 2 and 8: a SYN that a backend refuses goes to another one, bounded |
@@ -26,6 +27,7 @@ mod packet {
     mod icmp;
     mod lanes;
     mod life;
+    mod mesh;
     mod pick;
     mod pinned;
     mod refuse;
@@ -34,11 +36,12 @@ mod packet {
     mod untouched;
 
     /// The reasons of every story, by file.
-    const MOVED: [story::Moved; 10] = [
+    const MOVED: [story::Moved; 11] = [
         flood::MOVED,
         icmp::MOVED,
         lanes::MOVED,
         life::MOVED,
+        mesh::MOVED,
         pick::MOVED,
         pinned::MOVED,
         refuse::MOVED,

@@ -8,6 +8,7 @@
 //! | `update` | updates, scaling, another port, a drained node, under load |
 //! | `leave` | tasks that end while they still serve |
 //! | `mesh` | no ready task on this node |
+//! | `vip` | containers call it inside an overlay network |
 //! | `worker` | on a node that is told less |
 
 #[path = "swarm/labels.rs"]
@@ -18,6 +19,8 @@ mod leave;
 mod mesh;
 #[path = "swarm/update.rs"]
 mod update;
+#[path = "swarm/vip.rs"]
+mod vip;
 #[path = "swarm/worker.rs"]
 mod worker;
 

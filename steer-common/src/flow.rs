@@ -155,16 +155,20 @@ pub struct SocketEntry {
     pub uplink: u32,
 }
 
-/// A connection of one of this host's own sockets, steered at `connect`. Value of `LOCAL_FLOWS`, key: socket cookie.
+/// A connection of a socket that was steered at `connect`: one of this host's own, or of a container's to a service's virtual
+/// address. Value of `LOCAL_FLOWS`, key: socket cookie.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct LocalFlow {
     /// What the application asked for: what `getpeername` answers.
     pub frontend: Addr,
     pub frontend_port: Port,
+    /// 0 = none of this host's.
     pub backend: BackendId,
     /// Generation of the backend's id when the flow began.
     pub generation: u32,
+    /// What it was connected to.
+    pub peer: Addr,
 }
 
 const _: () = assert!(size_of::<FlowKey>() == 24);
@@ -173,4 +177,4 @@ const _: () = assert!(size_of::<SynEntry>() == 48);
 const _: () = assert!(size_of::<PendingEntry>() == 96);
 const _: () = assert!(size_of::<ForeignKey>() == 24);
 const _: () = assert!(size_of::<SocketEntry>() == 28);
-const _: () = assert!(size_of::<LocalFlow>() == 24);
+const _: () = assert!(size_of::<LocalFlow>() == 40);

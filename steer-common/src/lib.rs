@@ -19,6 +19,7 @@
 //! | [`recover`] | flows that were forgotten: the sockets tell |
 //! | `mesh` | flows that Swarm's routing mesh has |
 //! | [`reverse`] | backend to client: the way back |
+//! | [`vip`] | virtual addresses of Swarm services, inside overlay networks |
 //! | [`verdict`] | what comes out, and the counter of each reason |
 //! | [`csum`] | incremental checksums (RFC 1624) |
 //! | [`hash`] | the flow hash |
@@ -44,6 +45,7 @@ pub mod steer;
 pub mod tables;
 pub mod tcp;
 pub mod verdict;
+pub mod vip;
 
 #[cfg(test)]
 mod fixtures;
@@ -84,5 +86,7 @@ pod!(
     service::ServiceEntry,
     service::ServiceInfo,
     service::ServiceState,
+    vip::VipEntry,
+    vip::VipKey,
     slot::SlotTable,
 );

@@ -47,6 +47,18 @@ pub const MAX_REFUSALS: u8 = 2;
 /// Packets of unknown connections, per second and CPU, for which the backends are asked whose they are. The others pass.
 pub const MAX_SEARCHES: u32 = 50_000;
 
+/// Virtual addresses of services, each counted once per overlay network. One more is left to Swarm, and told.
+pub const MAX_VIPS: u32 = 512;
+
+/// Tasks behind one virtual address. One more gets nothing by way of it, and that is told.
+pub const MAX_VIP_MEMBERS: usize = 64;
+
+/// Virtual addresses times the containers of this host that may ask for them. One more is left to Swarm, and told.
+pub const MAX_VIP_KEYS: u32 = 32_768;
+
+/// Seconds for which the agent's word about tasks on other nodes counts.
+pub const VIP_LEASE_SECS: u32 = 30;
+
 /// Prefixes over all allow lists. One more is an error that names the service, which then admits nobody new.
 pub const MAX_ALLOW: u32 = 4_096;
 
@@ -129,8 +141,14 @@ pub mod names {
     pub const SOCKETS: &str = "SOCKETS";
     /// `Counter` → `u64` per CPU.
     pub const COUNTERS: &str = "COUNTERS";
+    /// `VipKey` → index into `VIPS`, `u32`.
+    pub const VIP_KEYS: &str = "VIP_KEYS";
+    /// Array of `VipEntry`.
+    pub const VIPS: &str = "VIPS";
+    /// One `u32`: until when, in seconds since boot, the agent's word about other nodes counts.
+    pub const VIP_LEASE: &str = "VIP_LEASE";
     /// Every map that is pinned.
-    pub const ALL: [&str; 23] = [
+    pub const ALL: [&str; 26] = [
         FRONTENDS,
         ALLOW,
         SERVICES,
@@ -153,6 +171,9 @@ pub mod names {
         FOREIGN,
         NOTICES,
         SOCKETS,
+        VIP_KEYS,
+        VIPS,
+        VIP_LEASE,
         COUNTERS,
     ];
 }

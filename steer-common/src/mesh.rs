@@ -30,8 +30,8 @@ pub(crate) fn leave<T: Tables>(tables: &T, key: &FlowKey, entry: &FlowEntry, may
 }
 
 /// A packet of a connection that no backend knows: where there is a mesh, it has it, since before steer came or since its entry was
-/// evicted.
-#[inline(always)]
+/// evicted. A function of its own, as [`crate::recover`]'s is.
+#[inline(never)]
 pub(crate) fn leave_open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, new: &mut NewFlow) {
     let NewFlow { frontend, uplink, now, ref mut verdict, .. } = *new;
     if segment.flags.has(TcpFlags::RST) || !tables.service(frontend.service).is_some_and(ServiceEntry::has_mesh) {

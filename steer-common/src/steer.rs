@@ -333,14 +333,16 @@ fn may_open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, new: &mut N
 #[inline(never)]
 fn open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, new: &mut NewFlow, id: BackendId) {
     let NewFlow { frontend, uplink, now, reason, ref request, may_replace, ref mut verdict, .. } = *new;
-    let Some(backend) = tables.backend(id) else {
+    let picked = tables.backend(id);
+    // One entry for all that may become of it: the kernel's stack is small.
+    let (id, generation) = picked.map_or((BackendId(0), 0), |backend| (id, backend.generation));
+    let entry = entry_of(segment, frontend, id, generation, uplink, now);
+    let Some(backend) = picked else {
         let Some(service) = tables.service(frontend.service) else { return };
         *verdict = if service.has_mesh() {
-            let entry = entry_of(segment, frontend, BackendId(0), 0, uplink, now);
             leave(tables, key, &entry, may_replace);
             Verdict::Pass(Counter::PassMesh)
         } else if request.taken.is_empty() {
-            let entry = entry_of(segment, frontend, BackendId(0), 0, uplink, now);
             on_none(tables, key, &entry, service, now)
         } else {
             // Others find a backend, this client's port must wait for its other flow to end: no matter of the service's.
@@ -352,7 +354,6 @@ fn open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, new: &mut NewFl
     if tables.none_since(frontend.service).first != 0 {
         tables.set_none_since(frontend.service, NoneSince::default());
     }
-    let entry = entry_of(segment, frontend, id, backend.generation, uplink, now);
     if !tables.put_opening(key, &entry) {
         *verdict = Verdict::Drop(Counter::DropTableFull);
         return;

@@ -141,6 +141,10 @@ counters! {
     PassMesh = "pass_mesh",
     /// Passed: a packet of a flow that the routing mesh has.
     PassMeshFlow = "pass_mesh_flow",
+    /// Connections to a Swarm service's virtual address, steered to a task at connect.
+    SteerVip = "steer_vip",
+    /// Connections to a Swarm service's virtual address, left to Swarm: no task was ready.
+    PassVip = "pass_vip",
 }
 
 #[cfg(test)]

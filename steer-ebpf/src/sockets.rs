@@ -1,6 +1,7 @@
 //! Sockets of this host: a frontend becomes a backend at `connect`, so no packet needs a rewrite.
 //!
-//! Only sockets in the host's own network namespace: a container's packets to a frontend pass a bridge, where `uplink_tc` is.
+//! Frontends are for sockets in the host's own network namespace only: a container's packets to one pass a bridge, where `uplink_tc`
+//! is. Virtual addresses of Swarm services, which no bridge sees, are for those of the containers in the same overlay network.
 //! A container that is the only backend of the service it calls is the exception (what comes out of a veth cannot be sent
 //! back into it): it is connected to its own address, inside.
 
@@ -18,8 +19,11 @@ use steer_common::recover::remember;
 use steer_common::service::{FrontendEntry, FrontendKey};
 use steer_common::tables::Tables as _;
 use steer_common::verdict::Counter;
+use steer_common::vip::{VipEntry, VipKey, VipMember, pick_task};
 
-use crate::maps::{self, Maps, count, local_flow, put_local_flow, remove_local_flow};
+use crate::maps::{
+    self, Maps, count, is_vip_lease_fresh, local_flow, put_local_flow, remove_local_flow, vip,
+};
 use crate::packet::NoPacket;
 
 /// Cookie of the host's network namespace, set by the agent.
@@ -103,13 +107,18 @@ fn connect(ctx: &SockAddrContext, fields: &Fields, dst: Addr) -> Option<(Addr, P
     }
     let dst_port = fields.port();
     let maps = Maps(NoPacket(ctx.as_ptr()));
+    // SAFETY: the context pointer is valid for the life of the program.
+    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    let on_host = netns == HOST_NETNS.load();
+    if !on_host && let Some((vip, turn)) = vip(&VipKey { netns_cookie: netns, addr: dst }) {
+        return to_task(ctx, &maps, vip, turn, dst, dst_port);
+    }
     let frontend = maps.frontend(&FrontendKey::new(dst, dst_port, TCP))?;
     if frontend.flags & FrontendEntry::CLOSED != 0 {
         return None;
     }
-    // SAFETY: the context pointer is valid for the life of the program.
-    let (cookie, netns) = unsafe { (bpf_get_socket_cookie(ctx.as_ptr()), bpf_get_netns_cookie(ctx.as_ptr())) };
-    let on_host = netns == HOST_NETNS.load();
+    // SAFETY: as above.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     let picked = if on_host { any(&maps, &frontend, dst_port, cookie) } else { only_itself(&maps, &frontend, netns) };
     let Some(id) = picked else {
         if on_host {
@@ -121,13 +130,48 @@ fn connect(ctx: &SockAddrContext, fields: &Fields, dst: Addr) -> Option<(Addr, P
     let target = backend.target(frontend.port_index)?;
     // A socket may try again after a refusal.
     forget(cookie);
-    let flow = LocalFlow { frontend: dst, frontend_port: dst_port, backend: id, generation: backend.generation };
+    let flow = LocalFlow {
+        frontend: dst,
+        frontend_port: dst_port,
+        backend: id,
+        generation: backend.generation,
+        peer: backend.addr,
+    };
     if put_local_flow(cookie, &flow) {
         maps.count_established(id);
     }
     maps.count_steered(id);
     count(Counter::SteerLocal);
     Some((backend.addr, target))
+}
+
+/// A task behind a virtual address, on the port that was asked for. With none ready, Swarm's own balancing has it.
+#[inline(always)]
+fn to_task(
+    ctx: &SockAddrContext,
+    maps: &Maps<NoPacket>,
+    vip: &VipEntry,
+    turn: u32,
+    dst: Addr,
+    dst_port: Port,
+) -> Option<(Addr, Port)> {
+    let Some(VipMember { addr, generation, backend, .. }) = pick_task(maps, vip, turn, is_vip_lease_fresh()) else {
+        count(Counter::PassVip);
+        return None;
+    };
+    // SAFETY: the context pointer is valid for the life of the program.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    forget(cookie);
+    let flow = LocalFlow { frontend: dst, frontend_port: dst_port, backend, generation, peer: addr };
+    let is_put = put_local_flow(cookie, &flow);
+    if backend.0 != 0 {
+        if is_put {
+            maps.count_established(backend);
+        }
+        maps.count_steered(backend);
+    }
+    count(Counter::SteerVip);
+    Some((addr, dst_port))
 }
 
 #[inline(always)]
@@ -168,9 +212,7 @@ fn only_itself(maps: &Maps<NoPacket>, frontend: &FrontendEntry, netns: u64) -> O
 fn flow_to(ctx: &SockAddrContext, peer: Addr) -> Option<LocalFlow> {
     // SAFETY: the context pointer is valid for the life of the program.
     let flow = local_flow(unsafe { bpf_get_socket_cookie(ctx.as_ptr()) })?;
-    let maps = Maps(NoPacket(ctx.as_ptr()));
-    let backend = maps.backend(flow.backend)?;
-    (backend.generation == flow.generation && backend.addr == peer).then_some(flow)
+    (flow.peer == peer).then_some(flow)
 }
 
 /// The socket's flow, if it had one, has ended.

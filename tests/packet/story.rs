@@ -12,13 +12,15 @@ use steer_tests::skip::{self, Need};
 pub(super) type Moved = &'static [&'static [Counter]];
 
 /// Reasons that no packet of a test run can be counted under, each with where it is tested instead.
-const ELSEWHERE: [(Counter, &str); 6] = [
+const ELSEWHERE: [(Counter, &str); 8] = [
     (Counter::DropTableFull, "an LRU map takes every entry; the decision is tested in steer-common"),
     (Counter::DropRewrite, "the kernel's checksum helpers do not fail on a packet that was parsed"),
     (Counter::FollowRecovered, "needs sockets: tests with real connections"),
     (Counter::ReplyRecovered, "needs sockets: tests with real connections"),
     (Counter::SteerLocal, "no test run for socket hooks: tests with real connections"),
     (Counter::PassLocalNoBackend, "no test run for socket hooks: tests with real connections"),
+    (Counter::SteerVip, "no test run for socket hooks: tests with real connections"),
+    (Counter::PassVip, "no test run for socket hooks: tests with real connections"),
 ];
 
 /// Makes a test of each function named, which must move exactly the counters listed.

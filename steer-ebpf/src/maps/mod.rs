@@ -19,12 +19,13 @@ use steer_common::backend::{
 use steer_common::flow::{FlowEntry, FlowKey, ForeignKey, LocalFlow, PendingEntry, SocketEntry};
 use steer_common::limits::{
     MAX_ALLOW, MAX_BACKENDS, MAX_FLOWS, MAX_FOREIGN, MAX_FRONTENDS, MAX_HELD, MAX_LOCAL_FLOWS, MAX_PENDING, MAX_PORTS,
-    MAX_SERVICES, NOTICES_BYTES,
+    MAX_SERVICES, MAX_VIP_KEYS, MAX_VIPS, NOTICES_BYTES,
 };
 use steer_common::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceInfo, ServiceState};
 use steer_common::slot::SlotTable;
 use steer_common::steer::NewFlow;
 use steer_common::verdict::Counter;
+use steer_common::vip::{VipEntry, VipKey};
 
 use crate::atomic;
 
@@ -148,6 +149,22 @@ struct Searches {
 #[btf_map]
 static LOCAL_FLOWS: LruHashMap<u64, LocalFlow, { MAX_LOCAL_FLOWS as usize }> = LruHashMap::new();
 
+/// Virtual address, as a namespace sees it → which.
+#[btf_map]
+static VIP_KEYS: HashMap<VipKey, u32, { MAX_VIP_KEYS as usize }> = HashMap::new();
+
+/// Virtual address → the tasks behind it.
+#[btf_map]
+static VIPS: Array<VipEntry, { MAX_VIPS as usize }> = Array::new();
+
+/// Virtual address → turns so far.
+#[btf_map]
+static VIP_TURNS: Array<u64, { MAX_VIPS as usize }> = Array::new();
+
+/// Until when the agent's word about other nodes counts.
+#[btf_map]
+static VIP_LEASE: Array<u32, 1> = Array::new();
+
 /// Reason → packets, per CPU.
 #[btf_map]
 static COUNTERS: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new();
@@ -261,6 +278,25 @@ pub(crate) unsafe fn remember(socket: *mut c_void, entry: &SocketEntry) {
 
 fn sockets() -> *mut c_void {
     (&raw const SOCKETS).cast_mut().cast()
+}
+
+/// The tasks behind a virtual address, and whose turn it is; `None` = it is none.
+#[inline(always)]
+pub(crate) fn vip(key: &VipKey) -> Option<(&'static VipEntry, u32)> {
+    // SAFETY: copied out at once.
+    let at = unsafe { VIP_KEYS.get(key) }.copied()?;
+    let turns = VIP_TURNS.get_ptr_mut(at)?;
+    // SAFETY: array elements are aligned to eight bytes, and this one is only changed atomically.
+    let turn = unsafe { atomic::add(turns, 1) } as u32;
+    Some((VIPS.get(at)?, turn))
+}
+
+/// Whether the agent's word about other nodes counts now.
+#[inline(always)]
+pub(crate) fn is_vip_lease_fresh() -> bool {
+    // SAFETY: a helper without arguments.
+    let now_secs = (unsafe { bpf_ktime_get_ns() } / 1_000_000_000) as u32;
+    VIP_LEASE.get(0).is_some_and(|until| *until > now_secs)
 }
 
 /// The flow of a socket of this host.

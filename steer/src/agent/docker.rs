@@ -66,6 +66,7 @@ impl Agent {
             }
             EventKind::Die { .. } | EventKind::Destroy => {
                 let what = if kind == EventKind::Destroy { "destroy" } else { "die" };
+                self.leave_place(&id);
                 self.forget(&id, Cause::new(cause::Source::Event, what));
                 applied_after(received, "die");
             }
@@ -149,7 +150,10 @@ impl Agent {
                 }
                 self.observe(&container, Cause::new(cause::Source::Event, "start"));
             }
-            Ok(_) => self.forget(id, Cause::new(cause::Source::Resync, "not running")),
+            Ok(_) => {
+                self.leave_place(id);
+                self.forget(id, Cause::new(cause::Source::Resync, "not running"));
+            }
             Err(error) => {
                 tracing::warn!(error = format!("{error:#}"), "inspecting failed; the next resync tries again");
             }
@@ -173,6 +177,7 @@ impl Agent {
         }
         let unknown = unknown.iter().map(|(id, _)| id);
         let there: BTreeSet<_> = containers.iter().map(|container| &container.id).chain(unknown).collect();
+        self.keep_places(&there);
         let with_problem = self.problems.keys().filter_map(|source| match source {
             Source::Container(id) => Some(id),
             _ => None,

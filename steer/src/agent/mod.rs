@@ -8,6 +8,7 @@
 //! | `questions` | asking Docker, beside the loop |
 //! | `observe` | taking in what Docker says of a container |
 //! | `swarm` | what the swarm says of its services and tasks |
+//! | `vips` | virtual addresses inside overlay networks |
 //! | `statics` | the same for the static services of the configuration file |
 //! | `uplinks` | where clients come in: attach, follow the host's interfaces and addresses |
 //! | `reconcile` | desired, plan, apply |
@@ -31,6 +32,7 @@ mod statics;
 mod swarm;
 pub mod tracked;
 mod uplinks;
+mod vips;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -86,6 +88,7 @@ pub struct Agent {
     /// It has said since then which containers there are.
     is_current: bool,
     known: swarm::Known,
+    vips: vips::Vips,
     questions: questions::Questions,
     answers: mpsc::Receiver<questions::Answer>,
     seen: flows::Seen,
@@ -112,6 +115,7 @@ pub struct Agent {
 enum Source {
     Docker,
     Swarm,
+    Vips,
     Container(ContainerId),
     Uplink,
     Desired,
@@ -139,6 +143,7 @@ impl Agent {
             docker_version: None,
             is_current: false,
             known: swarm::Known::default(),
+            vips: vips::Vips::default(),
             questions,
             answers,
             seen: flows::Seen::default(),

@@ -1,6 +1,6 @@
 //! Questions to Docker. Each is a task of its own, so that a Docker that hangs keeps no event waiting.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,10 +82,10 @@ impl Questions {
     }
 
     /// Asks the swarm. Not again before there is an answer.
-    pub(super) fn swarm(&mut self, docker: &Docker, role: Option<Role>) {
+    pub(super) fn swarm(&mut self, docker: &Docker, role: Option<Role>, networks: BTreeSet<String>) {
         let (docker, answers) = (docker.clone(), self.answers.clone());
         self.swarm = Some(tokio::spawn(async move {
-            let told = docker.swarm(role).await;
+            let told = docker.swarm(role, &networks).await;
             let _ = answers.send(Answer::Swarm(told)).await;
         }));
     }

@@ -59,6 +59,7 @@ impl Agent {
         if removed {
             self.drop_unused_veths();
         }
+        self.sync_swarm();
         self.tell_inits();
         if self.is_replaying() {
             self.replay();

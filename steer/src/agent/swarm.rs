@@ -49,7 +49,7 @@ impl Agent {
         {
             // One that was outside may have joined.
             let role = self.known.role.clone().filter(|role| *role != Role::Outside);
-            self.questions.swarm(docker, role);
+            self.questions.swarm(docker, role, self.networks());
         }
     }
 
@@ -70,12 +70,22 @@ impl Agent {
             }
         };
         self.problems.remove(&Source::Swarm);
-        self.known.polls.answered(swarm.as_ref().is_some_and(|swarm| swarm.is_updating), since_boot());
+        let is_updating = swarm.as_ref().is_some_and(|swarm| swarm.is_updating);
+        let has_remote = swarm.as_ref().is_some_and(|swarm| self.has_remote(swarm));
+        self.known.polls.answered(is_updating, has_remote, since_boot());
+        self.renew_vips();
         let services = |swarm: &Option<Swarm>| swarm.as_ref().map(|swarm| swarm.services.clone());
         let is_other = services(&self.known.swarm) != services(&swarm);
         (self.known.swarm, self.known.asked) = (swarm, Some(asked));
         self.settle_tasks();
         is_other
+    }
+
+    /// Virtual addresses lead to whoever is known now.
+    pub(super) fn sync_swarm(&mut self) {
+        let swarm = self.known.swarm.take();
+        self.sync_vips(swarm.as_ref());
+        self.known.swarm = swarm;
     }
 
     /// Who leaves gets nothing new from now on.

@@ -277,6 +277,7 @@ pub(super) mod fixtures {
                 ports: vec![PortView { address: None, port: 9000, protocol: Protocol::Tcp }],
                 balance: Balance::RoundRobin,
                 hold: Duration::from_secs(10),
+                mesh: false,
                 backends: vec![first, second],
             }],
             counters: vec![(Counter::Follow, 1), (Counter::SteerNew, 0)],

@@ -18,6 +18,8 @@ struct Row {
     frontends: Vec<String>,
     balance: &'static str,
     hold_ms: u64,
+    /// New flows that find no backend are left to Swarm's routing mesh.
+    mesh: bool,
     backends: usize,
     /// Of these, how many take new flows.
     ready: usize,
@@ -32,6 +34,7 @@ fn rows(snapshot: &Snapshot) -> Vec<Row> {
         frontends: report::frontends(service),
         balance: balance_name(service.balance),
         hold_ms: service.hold.as_millis() as u64,
+        mesh: service.mesh,
         backends: service.backends.len(),
         ready: report::ready(service),
         live_flows: service.backends.iter().map(|backend| backend.live_flows).sum(),
@@ -72,7 +75,7 @@ mod tests {
     fn the_shape_of_the_json_is_a_promise() {
         let expected = json!([{
             "name": "web", "frontends": ["0.0.0.0:9000/tcp"], "balance": "round-robin", "hold_ms": 10_000,
-            "backends": 2, "ready": 1, "live_flows": 3, "pending_flows": 1, "steered_total": 20
+            "mesh": false,            "backends": 2, "ready": 1, "live_flows": 3, "pending_flows": 1, "steered_total": 20
         }]);
         assert_eq!(serde_json::to_value(rows(&snapshot())).unwrap(), expected);
     }

@@ -12,6 +12,7 @@ use steer_common::flow::{FlowEntry, FlowKey, ForeignKey, LocalFlow, PendingEntry
 use steer_common::limits::names;
 use steer_common::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceInfo, ServiceState};
 use steer_common::slot::SlotTable;
+use steer_common::vip::{VipEntry, VipKey};
 
 use super::paths::Paths;
 
@@ -40,6 +41,9 @@ pub struct Maps {
     pub held: HashMap<MapData, FlowKey, PendingEntry>,
     pub foreign: HashMap<MapData, ForeignKey, u32>,
     pub local_flows: HashMap<MapData, u64, LocalFlow>,
+    pub vip_keys: HashMap<MapData, VipKey, u32>,
+    pub vips: Array<MapData, VipEntry>,
+    pub vip_lease: Array<MapData, u32>,
 }
 
 impl Maps {
@@ -69,6 +73,9 @@ impl Maps {
             held: lru(paths, names::HELD)?,
             foreign: lru(paths, names::FOREIGN)?,
             local_flows: lru(paths, names::LOCAL_FLOWS)?,
+            vip_keys: hash(paths, names::VIP_KEYS)?,
+            vips: array(paths, names::VIPS)?,
+            vip_lease: array(paths, names::VIP_LEASE)?,
         })
     }
 }

@@ -15,6 +15,7 @@
 //! | [`notices`] | what the programs tell the agent |
 //! | [`replay`] | clients that wait are sent on |
 //! | [`sweep`] | flows that nobody ended |
+//! | [`vips`] | virtual addresses inside overlay networks |
 //! | [`detach`] | takes everything away |
 //! | [`read`] | what inspection commands see |
 //! | [`explain`] | what the program would do with a packet |
@@ -37,3 +38,4 @@ pub mod prepare;
 pub mod read;
 pub mod replay;
 pub mod sweep;
+pub mod vips;

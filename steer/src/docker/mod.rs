@@ -204,7 +204,9 @@ impl Docker {
             containers.iter_mut().for_each(|container| add_gateway(container, &gateway));
         }
         containers.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Listed { containers, unknown, swarm: self.swarm(None).await })
+        let tasks = containers.iter().filter(|container| is_task(container));
+        let networks = tasks.flat_map(|task| task.legs.iter().map(|leg| leg.network.clone())).collect();
+        Ok(Listed { containers, unknown, swarm: self.swarm(None, &networks).await })
     }
 
     async fn labelled(&self, label: &str) -> anyhow::Result<Vec<ContainerId>> {

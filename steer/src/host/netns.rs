@@ -108,6 +108,11 @@ impl Netns {
         self.file.metadata().ok().map(|found| Identity { device: found.dev(), inode: found.ino() })
     }
 
+    /// Its cookie, which no other namespace ever has.
+    pub fn cookie(&self) -> Result<u64, ReachError> {
+        self.visit(sys::netns_cookie).and_then(|cookie| cookie).map_err(self.read_error("read the cookie of"))
+    }
+
     /// Runs `work` on a thread of its own inside the namespace. Only netlink, sockets and `/proc/thread-self/net` are
     /// the namespace's: the files are the host's.
     pub fn visit<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {

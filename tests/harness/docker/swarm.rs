@@ -294,6 +294,12 @@ impl Engine {
         self.wait(&format!("create overlay network {name}"), self.api().create_network(request));
     }
 
+    #[track_caller]
+    pub fn network_id(&self, name: &str) -> String {
+        let found = self.wait(&format!("inspect network {name}"), self.api().inspect_network(name, None));
+        found.id.unwrap_or_default()
+    }
+
     /// The tasks of a service, on whatever node, those of the past too.
     #[track_caller]
     pub fn tasks(&self, service: &str) -> Vec<Task> {

@@ -170,7 +170,8 @@ async fn a_container_that_is_not_described_does_not_drop_the_list() {
     let docker = Dockerd::client(&dockerd.path);
     let serve = async {
         dockerd.answer_version().await;
-        for _ in 0..4 {
+        // Two lists, three containers, and what it knows of a swarm.
+        for _ in 0..6 {
             let (mut stream, line) = dockerd.request().await;
             let (status, body) = match line.split(['/', '?']).nth(3).unwrap() {
                 "json" => ("200 OK", r#"[{"Id":"good"},{"Id":"bad"},{"Id":"gone"}]"#),
@@ -190,4 +191,5 @@ async fn a_container_that_is_not_described_does_not_drop_the_list() {
     let [(id, error)] = listed.unknown.as_slice() else { panic!("{listed:?}") };
     assert_eq!(id.0, "bad");
     assert!(format!("{error:#}").contains("out of order"), "{error:#}");
+    assert!(listed.swarm.swarm.is_err(), "{listed:?}");
 }

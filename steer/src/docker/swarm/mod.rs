@@ -5,6 +5,7 @@
 
 mod read;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -12,6 +13,8 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::{Docker, Told};
+use crate::docker::feed::percent_encoded;
+use crate::model::swarm::vips::Vip;
 use crate::model::swarm::{GATEWAY, Gateway, Swarm};
 
 /// After this, a manager counts as one that cannot answer: it may have lost its quorum, and waits for another one.
@@ -33,33 +36,51 @@ impl Docker {
         Ok(read::role(self.ask("/info").await?))
     }
 
-    /// What its swarm says. `role`: the part it had when it was asked last, if that is to be believed; else that is asked first, which
-    /// costs dockerd more than all the rest.
-    pub async fn swarm(&self, role: Option<Role>) -> Told {
+    /// What its swarm says, and of the virtual addresses in these networks. `role`: the part it had when it was asked last, if that is
+    /// to be believed; else that is asked first, which costs dockerd more than all the rest.
+    pub async fn swarm(&self, role: Option<Role>, networks: &BTreeSet<String>) -> Told {
         let asked = Instant::now();
         if let Some(role) = role
-            && let Ok(swarm) = self.as_role(&role).await
+            && let Ok(swarm) = self.as_role(&role, networks).await
         {
             return Told { asked, role: Some(role), swarm: Ok(swarm) };
         }
         match self.role().await {
-            Ok(role) => Told { asked, swarm: self.as_role(&role).await, role: Some(role) },
+            Ok(role) => Told { asked, swarm: self.as_role(&role, networks).await, role: Some(role) },
             Err(error) => Told { asked, role: None, swarm: Err(error) },
         }
     }
 
-    async fn as_role(&self, role: &Role) -> Result<Option<Swarm>> {
-        match role {
-            Role::Outside => Ok(None),
+    async fn as_role(&self, role: &Role, networks: &BTreeSet<String>) -> Result<Option<Swarm>> {
+        let mut swarm = match role {
+            Role::Outside => return Ok(None),
             Role::Manager(node) => {
                 // Services first: who is in the second answer has its service in the first, or that is gone.
                 let services = self.ask("/services").await?;
-                let filter = format!("%7B%22node%22%3A%5B%22{node}%22%5D%7D");
-                let tasks = self.ask(&format!("/tasks?filters={filter}")).await?;
-                Ok(Some(read::manager(services, tasks)))
+                read::manager(services, self.ask(&tasks(&[("node", &[node.as_str()])])).await?)
             }
-            Role::Worker => Ok(Some(self.worker().await?)),
+            Role::Worker => self.worker().await?,
+        };
+        for name in networks.iter().filter(|name| *name != GATEWAY) {
+            swarm.vips.extend(self.vips(name).await?);
         }
+        let services: BTreeSet<&str> = swarm.vips.iter().map(|vip| vip.service.as_str()).collect();
+        if !services.is_empty() && matches!(role, Role::Manager(_)) {
+            let services: Vec<&str> = services.into_iter().collect();
+            let running = self.ask(&tasks(&[("service", &services), ("desired-state", &["running"])])).await?;
+            swarm.running = Some(read::running(running));
+        }
+        Ok(Some(swarm))
+    }
+
+    /// The virtual addresses in a network; none in one that is not an overlay, or is gone.
+    async fn vips(&self, network: &str) -> Result<Vec<Vip>> {
+        let filter = encoded(&[("name", &[network]), ("scope", &["swarm"])]);
+        let found: Vec<read::Network> = self.ask(&format!("/networks?filters={filter}")).await?;
+        let Some(found) = found.into_iter().find(|found| found.name == network && !found.is_ingress) else {
+            return Ok(Vec::new());
+        };
+        Ok(read::vips(self.ask(&format!("/networks/{}?verbose=true", found.id)).await?))
     }
 
     async fn worker(&self) -> Result<Swarm> {
@@ -75,7 +96,7 @@ impl Docker {
     /// Where this host reaches the tasks; empty = there is no such network, so no task either.
     pub async fn gateway(&self) -> Result<Gateway> {
         // Not by its name alone: Docker answers 404 where there is none, which is no failure.
-        let filter = format!("%7B%22name%22%3A%5B%22{GATEWAY}%22%5D%7D");
+        let filter = encoded(&[("name", &[GATEWAY])]);
         let networks: Vec<read::Network> = self.ask(&format!("/networks?filters={filter}")).await?;
         let Some(found) = networks.into_iter().find(|network| network.name == GATEWAY) else {
             return Ok(Gateway::new());
@@ -91,4 +112,15 @@ impl Docker {
         serde_json::from_slice(&body)
             .with_context(|| format!("Docker at {} answered GET {path} otherwise than expected", self.host))
     }
+}
+
+fn tasks(filters: &[(&str, &[&str])]) -> String {
+    format!("/tasks?filters={}", encoded(filters))
+}
+
+/// Filters as Docker takes them in a query: JSON, percent-encoded.
+fn encoded(filters: &[(&str, &[&str])]) -> String {
+    let filters: BTreeMap<_, _> = filters.iter().copied().collect();
+    // A map of strings to lists of strings has no form that could not be written.
+    percent_encoded(&serde_json::to_string(&filters).unwrap_or_default())
 }

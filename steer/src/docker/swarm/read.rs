@@ -1,11 +1,12 @@
 //! From Docker's answers about a swarm to the model's. Pure: unknown fields are ignored, missing ones get their default.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde::{Deserialize, Deserializer};
 
 use super::Role;
 use crate::model::Protocol;
+use crate::model::swarm::vips::Vip;
 use crate::model::swarm::{DesiredState, Gateway, Service, Swarm, Task, published};
 
 /// `GET /info`.
@@ -99,8 +100,21 @@ struct Plugged {
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "PascalCase", default)]
 struct NetworkService {
+    #[serde(rename = "VIP")]
+    vip: String,
     #[serde(deserialize_with = "null_is_empty")]
     ports: Vec<String>,
+    #[serde(deserialize_with = "null_is_empty")]
+    tasks: Vec<NetworkTask>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct NetworkTask {
+    #[serde(rename = "Name")]
+    name: String,
+    #[serde(rename = "EndpointIP")]
+    address: String,
 }
 
 /// Go writes an empty list as null.
@@ -127,7 +141,30 @@ pub(super) fn manager(services: Vec<ServiceAnswer>, tasks: Vec<TaskAnswer>) -> S
         is_updating: services.iter().any(is_updating),
         services: services.into_iter().map(service).collect(),
         tasks: Some(tasks.into_iter().map(|task| (task.id, Task { desired: desired(&task.desired_state) })).collect()),
+        ..Swarm::default()
     }
+}
+
+pub(super) fn running(tasks: Vec<TaskAnswer>) -> BTreeSet<String> {
+    tasks.into_iter().filter(|task| desired(&task.desired_state) == DesiredState::Serve).map(|task| task.id).collect()
+}
+
+pub(super) fn vips(network: Network) -> Vec<Vip> {
+    let Network { name: network, services, .. } = network;
+    let vip = |(service, found): (String, NetworkService)| {
+        // `<nil>` where a service has none (`--endpoint-mode dnsrr`), or where there is no service.
+        let address = found.vip.parse().ok()?;
+        let tasks = found.tasks.into_iter().filter_map(|task| Some((task_id(&task.name)?, task.address.parse().ok()?)));
+        Some(Vip { network: network.clone(), service, address, tasks: tasks.collect() })
+    };
+    let mut vips: Vec<_> = services.into_iter().filter_map(vip).collect();
+    vips.sort_by(|a, b| a.service.cmp(&b.service));
+    vips
+}
+
+/// A task is called `<service>.<slot>.<id>`.
+fn task_id(name: &str) -> Option<String> {
+    name.rsplit_once('.').map(|(_, id)| id.to_owned()).filter(|id| !id.is_empty())
 }
 
 fn service(answer: ServiceAnswer) -> Service {
@@ -163,7 +200,7 @@ pub(super) fn worker(ingress: Network) -> Swarm {
     };
     // The mesh's own end has no name.
     let services = ingress.services.into_iter().filter(|(name, _)| !name.is_empty()).map(service).collect();
-    Swarm { services, tasks: None, is_updating: false }
+    Swarm { services, ..Swarm::default() }
 }
 
 /// `Target: 5000, Publish: 9000`; the protocol is not told.

@@ -96,3 +96,30 @@ fn the_legs_to_the_host_are_found_by_container() {
         .into();
     assert_eq!(gateway(read(network)), expected);
 }
+
+#[test]
+fn virtual_addresses_are_read_with_the_tasks_behind_them() {
+    let front = r#"{"Name":"front","Id":"f1","Scope":"swarm","Driver":"overlay","Services":{
+        "":{"VIP":"<nil>","Ports":[],"Tasks":[{"Name":"front-endpoint","EndpointIP":"10.0.1.4"}]},
+        "rr":{"VIP":"<nil>","Ports":[],"Tasks":[{"Name":"rr.1.t9","EndpointIP":"10.0.1.9"}]},
+        "empty":{"VIP":"10.0.1.7","Ports":[],"Tasks":null},
+        "api":{"VIP":"10.0.1.2","Ports":[],"LocalLBIndex":257,"Tasks":[
+            {"Name":"api.2.t2","EndpointID":"d5","EndpointIP":"10.0.1.6","Info":{"Host IP":"10.203.0.1"}},
+            {"Name":"api.node.t1","EndpointIP":"10.0.1.5"},{"Name":"odd","EndpointIP":"10.0.1.8"},
+            {"Name":"api.3.t3","EndpointIP":""}]}}}"#;
+    let ip = |text: &str| text.parse().unwrap();
+    let tasks = [("t1".to_owned(), ip("10.0.1.5")), ("t2".to_owned(), ip("10.0.1.6"))].into();
+    let vip = |service: &str, address: &str, tasks| Vip {
+        network: "front".to_owned(),
+        service: service.to_owned(),
+        address: ip(address),
+        tasks,
+    };
+    assert_eq!(vips(read(front)), [vip("api", "10.0.1.2", tasks), vip("empty", "10.0.1.7", [].into())]);
+}
+
+#[test]
+fn of_tasks_those_that_are_to_run_count() {
+    let tasks = r#"[{"ID":"t1","DesiredState":"running"},{"ID":"t2","DesiredState":"shutdown"},{"ID":"t3"}]"#;
+    assert_eq!(running(read(tasks)), ["t1".to_owned(), "t3".to_owned()].into());
+}

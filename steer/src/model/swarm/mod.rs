@@ -5,6 +5,7 @@
 //! On a worker nobody tells desired states, nor which protocol a port is for.
 
 pub mod polls;
+pub mod vips;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -32,6 +33,10 @@ pub struct Swarm {
     pub tasks: Option<BTreeMap<String, Task>>,
     /// A rolling update or rollback is under way somewhere: more changes without an event.
     pub is_updating: bool,
+    /// Of the networks that were asked about.
+    pub vips: Vec<vips::Vip>,
+    /// The tasks behind them that are to run, on whatever node; `None` = nobody tells (a worker).
+    pub running: Option<BTreeSet<String>>,
 }
 
 /// A service of a swarm.

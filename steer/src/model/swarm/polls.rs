@@ -17,8 +17,12 @@ const AFTER: [Duration; 6] = [
     Duration::from_millis(3_000),
 ];
 
-/// While an update is under way. One question is two requests, a few milliseconds of dockerd's time.
-const PACE: Duration = Duration::from_millis(500);
+/// While an update is under way. One question is two requests and one more for each overlay network that tasks of this node share, a
+/// few milliseconds of dockerd's time.
+const UPDATING: Duration = Duration::from_millis(500);
+
+/// While containers of this node may ask for tasks on others, whose end no event tells here.
+const REMOTE: Duration = Duration::from_secs(1);
 
 /// The least time between two questions.
 const APART: Duration = Duration::from_millis(100);
@@ -28,8 +32,8 @@ const APART: Duration = Duration::from_millis(100);
 pub struct Polls {
     /// When they are due after what has happened, in order.
     due: Vec<Duration>,
-    /// When the next one of an update is.
-    pace: Option<Duration>,
+    /// When the next one is that nothing has led to, and how far apart those are.
+    pace: Option<(Duration, Duration)>,
     asked: Option<Duration>,
 }
 
@@ -46,7 +50,7 @@ impl Polls {
 
     /// When the next question is due.
     pub fn due(&self) -> Option<Duration> {
-        self.due.first().copied().into_iter().chain(self.pace).min()
+        self.due.first().copied().into_iter().chain(self.pace.map(|(due, _)| due)).min()
     }
 
     /// Whether to ask now; if so, it counts as asked.
@@ -56,14 +60,18 @@ impl Polls {
         }
         // One answer tells as much as all that are overdue.
         self.due.retain(|due| *due > now);
-        self.pace = self.pace.map(|_| now + PACE);
+        self.pace = self.pace.map(|(_, apart)| (now + apart, apart));
         self.asked = Some(now);
         true
     }
 
     /// What an answer said.
-    pub fn answered(&mut self, is_updating: bool, now: Duration) {
-        self.pace = is_updating.then(|| self.pace.unwrap_or(now + PACE));
+    pub fn answered(&mut self, is_updating: bool, has_remote: bool, now: Duration) {
+        let apart = if is_updating { Some(UPDATING) } else { has_remote.then_some(REMOTE) };
+        self.pace = apart.map(|apart| match self.pace {
+            Some((due, before)) if before == apart => (due, apart),
+            _ => (now + apart, apart),
+        });
     }
 }
 
@@ -81,7 +89,7 @@ mod tests {
         while let Some(due) = polls.due().filter(|due| *due < ms(until)) {
             assert!(polls.take(due));
             assert!(!polls.take(due), "once");
-            polls.answered(is_updating, due);
+            polls.answered(is_updating, false, due);
             asked.push(due.as_millis() as u64);
         }
         asked
@@ -102,8 +110,20 @@ mod tests {
         let during = asked(&mut polls, true, 10_000);
         assert!(during.windows(2).all(|pair| pair[1] - pair[0] <= 500), "{during:?}");
         assert!(during.len() <= 6 + 20, "{during:?}");
-        polls.answered(false, ms(10_000));
+        polls.answered(false, false, ms(10_000));
         assert_eq!(polls.due(), None);
+    }
+
+    #[test]
+    fn tasks_on_other_nodes_are_asked_about_every_second() {
+        let mut polls = Polls::default();
+        polls.answered(false, true, ms(0));
+        assert_eq!(polls.due(), Some(ms(1_000)));
+        assert!(polls.take(ms(1_000)));
+        polls.answered(false, true, ms(1_010));
+        assert_eq!(polls.due(), Some(ms(2_000)));
+        polls.answered(true, true, ms(1_200));
+        assert_eq!(polls.due(), Some(ms(1_700)));
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub struct ServiceView {
     pub balance: Balance,
     /// How long new flows wait while no backend is ready.
     pub hold: Duration,
+    /// They do not wait, but are left to Swarm's routing mesh.
+    pub mesh: bool,
     /// By name.
     pub backends: Vec<BackendView>,
 }
@@ -257,6 +259,7 @@ pub(super) fn services(
             ports: row.info.ports.iter().filter_map(port).collect(),
             balance: Balance::from_u8(row.entry.balance),
             hold: Duration::from_nanos(row.entry.hold_ns),
+            mesh: row.entry.has_mesh(),
             backends: Vec::new(),
         })
         .collect();

@@ -67,6 +67,7 @@ fn a_backend_stands_under_its_service_with_its_counts() {
         ],
         balance: Balance::LeastConn,
         hold: Duration::from_secs(10),
+        mesh: false,
         backends: vec![BackendView {
             id: BackendId(4),
             generation: 7,

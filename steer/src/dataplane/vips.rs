@@ -1,0 +1,55 @@
+//! Virtual addresses in the maps: the difference between what they hold and what they should hold.
+
+use anyhow::{Context as _, Result};
+use aya::maps::{IterableMap as _, MapError};
+use steer_common::limits::VIP_LEASE_SECS;
+use steer_common::vip::VipKey;
+
+use super::maps::Maps;
+use crate::model::swarm::vips::Tables;
+
+impl Maps {
+    /// Forgets what an earlier agent wrote: indices may mean others now. Until they are written anew, Swarm has the addresses.
+    pub fn clear_vips(&mut self) -> Result<()> {
+        let max = self.vip_keys.map().info().context("reading VIP_KEYS")?.max_entries() as usize;
+        let keys: Vec<VipKey> = self.vip_keys.keys().take(max).collect::<Result<_, _>>().context("reading VIP_KEYS")?;
+        keys.iter().try_for_each(|key| self.remove_vip_key(key))
+    }
+
+    /// Writes what is not as wanted; `applied` is what the maps hold, and is kept to that also where a write fails.
+    pub fn apply_vips(&mut self, wanted: &Tables, applied: &mut Tables) -> Result<()> {
+        // No address may ever lead to another one's tasks: keys go first and come last.
+        let stale: Vec<_> =
+            applied.keys.iter().filter(|(key, at)| wanted.keys.get(key) != Some(at)).map(|(key, _)| *key).collect();
+        for key in stale {
+            self.remove_vip_key(&key)?;
+            applied.keys.remove(&key);
+        }
+        applied.entries.retain(|at, _| wanted.entries.contains_key(at));
+        for (at, entry) in &wanted.entries {
+            if applied.entries.get(at) != Some(entry) {
+                self.vips.set(*at, **entry, 0).with_context(|| format!("writing VIPS[{at}]"))?;
+                applied.entries.insert(*at, entry.clone());
+            }
+        }
+        for (key, at) in &wanted.keys {
+            if applied.keys.get(key) != Some(at) {
+                self.vip_keys.insert(*key, *at, 0).context("writing VIP_KEYS")?;
+                applied.keys.insert(*key, *at);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is known of tasks on other nodes is good for a while from now on. `now_secs`: seconds since boot.
+    pub fn renew_vips(&mut self, now_secs: u32) -> Result<()> {
+        self.vip_lease.set(0, now_secs.saturating_add(VIP_LEASE_SECS), 0).context("writing VIP_LEASE")
+    }
+
+    fn remove_vip_key(&mut self, key: &VipKey) -> Result<()> {
+        match self.vip_keys.remove(key) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(error).context("removing from VIP_KEYS"),
+        }
+    }
+}

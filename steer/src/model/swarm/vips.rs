@@ -1,0 +1,242 @@
+//! Virtual addresses of services: who may ask for which, and what stands behind it.
+//!
+//! Each address is a network's own: it is told to the network namespaces of the containers that are in that network, and to no
+//! others, so that two networks may use the same one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use steer_common::addr::Addr;
+use steer_common::backend::BackendId;
+use steer_common::limits::{MAX_VIP_KEYS, MAX_VIP_MEMBERS, MAX_VIPS};
+use steer_common::vip::{VipEntry, VipKey, VipMember};
+
+use crate::model::Problem;
+
+/// A service's virtual address in one overlay network.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Vip {
+    pub network: String,
+    pub service: String,
+    pub address: Ipv4Addr,
+    /// Address in that network by task, on whatever node.
+    pub tasks: BTreeMap<String, Ipv4Addr>,
+}
+
+/// A task on this node, as a place to ask from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    pub netns_cookie: u64,
+    /// Names of the networks that it is in.
+    pub networks: BTreeSet<String>,
+}
+
+/// A task on this node, as somebody to be asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Local {
+    /// Id and generation, where it is a backend too.
+    pub backend: Option<(BackendId, u32)>,
+    pub is_leaving: bool,
+}
+
+/// What is to be known.
+#[derive(Clone, Copy, Debug)]
+pub struct Observed<'a> {
+    pub vips: &'a [Vip],
+    pub places: &'a [Place],
+    /// By task.
+    pub local: &'a BTreeMap<String, Local>,
+    /// The tasks of the whole swarm that are to run; `None` = nobody tells (a worker).
+    pub running: Option<&'a BTreeSet<String>>,
+}
+
+/// What the maps should hold.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Tables {
+    pub keys: BTreeMap<VipKey, u32>,
+    pub entries: BTreeMap<u32, Box<VipEntry>>,
+}
+
+/// Which index an address has: for as long as it is there, the same.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Ids {
+    taken: BTreeMap<(String, Ipv4Addr), u32>,
+}
+
+impl Ids {
+    fn keep(&mut self, vips: &[&Vip]) {
+        self.taken
+            .retain(|(network, address), _| vips.iter().any(|vip| vip.network == *network && vip.address == *address));
+    }
+
+    fn of(&mut self, vip: &Vip) -> Option<u32> {
+        let key = (vip.network.clone(), vip.address);
+        if let Some(id) = self.taken.get(&key) {
+            return Some(*id);
+        }
+        let used: BTreeSet<u32> = self.taken.values().copied().collect();
+        let free = (0..MAX_VIPS).find(|id| !used.contains(id))?;
+        self.taken.insert(key, free);
+        Some(free)
+    }
+}
+
+/// What the maps should hold, and what there is no room for.
+pub fn tables(observed: &Observed<'_>, ids: &mut Ids) -> (Tables, Vec<Problem>) {
+    let mut tables = Tables::default();
+    let mut problems = Vec::new();
+    let askers = |vip: &Vip| observed.places.iter().filter(|place| place.networks.contains(&vip.network)).collect();
+    let asked: Vec<(&Vip, Vec<&Place>)> = observed
+        .vips
+        .iter()
+        .map(|vip| (vip, askers(vip)))
+        .filter(|(_, askers): &(_, Vec<_>)| !askers.is_empty())
+        .collect();
+    ids.keep(&asked.iter().map(|(vip, _)| *vip).collect::<Vec<_>>());
+    for (vip, askers) in asked {
+        let mut problem = |message: String| {
+            let message = format!("virtual address {} in network {}: {message}", vip.address, vip.network);
+            problems.push(Problem { container: vip.service.clone(), label: None, message });
+        };
+        let Some(id) = ids.of(vip) else {
+            problem(format!("{MAX_VIPS} are steered already: this one is left to Swarm"));
+            continue;
+        };
+        if tables.keys.len() + askers.len() > MAX_VIP_KEYS as usize {
+            problem(format!("{MAX_VIP_KEYS} pairs of address and container are steered already: left to Swarm"));
+            continue;
+        }
+        let (entry, left_out) = entry(vip, observed);
+        if left_out > 0 {
+            problem(format!("{left_out} tasks get nothing: {MAX_VIP_MEMBERS} take turns already"));
+        }
+        tables.entries.insert(id, entry);
+        let key = |place: &&Place| VipKey { netns_cookie: place.netns_cookie, addr: Addr::from(vip.address) };
+        tables.keys.extend(askers.iter().map(|place| (key(place), id)));
+    }
+    (tables, problems)
+}
+
+/// The tasks that may take connections, and how many more there are.
+fn entry(vip: &Vip, observed: &Observed<'_>) -> (Box<VipEntry>, usize) {
+    let mut entry = Box::new(VipEntry::EMPTY);
+    let mut left_out = 0;
+    for (task, address) in &vip.tasks {
+        let local = observed.local.get(task);
+        let is_wanted = match local {
+            Some(local) => !local.is_leaving,
+            None => observed.running.is_none_or(|running| running.contains(task)),
+        };
+        if !is_wanted {
+            continue;
+        }
+        let (backend, generation) = local.and_then(|local| local.backend).unwrap_or((BackendId(0), 0));
+        let flags = if local.is_none() { VipMember::REMOTE } else { 0 };
+        match entry.members.get_mut(entry.members_len as usize) {
+            Some(place) => {
+                *place = VipMember { addr: Addr::from(*address), generation, backend, flags };
+                entry.members_len += 1;
+            }
+            None => left_out += 1,
+        }
+    }
+    (entry, left_out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(last: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 0, 1, last)
+    }
+
+    fn vip(network: &str, service: &str, tasks: &[(&str, u8)]) -> Vip {
+        let tasks = tasks.iter().map(|(task, last)| ((*task).to_owned(), ip(*last))).collect();
+        Vip { network: network.to_owned(), service: service.to_owned(), address: ip(2), tasks }
+    }
+
+    fn place(netns_cookie: u64, networks: &[&str]) -> Place {
+        Place { netns_cookie, networks: networks.iter().map(|name| (*name).to_owned()).collect() }
+    }
+
+    fn key(netns_cookie: u64) -> VipKey {
+        VipKey { netns_cookie, addr: Addr::from(ip(2)) }
+    }
+
+    fn members(entry: &VipEntry) -> Vec<(u8, u16, u16)> {
+        let used = entry.members.iter().take(entry.members_len as usize);
+        used.map(|member| {
+            (
+                member.addr.to_ip().to_string().rsplit('.').next().unwrap().parse().unwrap(),
+                member.backend.0,
+                member.flags,
+            )
+        })
+        .collect()
+    }
+
+    #[test]
+    fn the_same_address_in_two_networks_is_two_services() {
+        let vips =
+            [vip("front", "web", &[("w1", 11)]), vip("back", "db", &[("d1", 21)]), vip("far", "x", &[("x1", 31)])];
+        let places = [place(7, &["front", "ingress"]), place(8, &["back"]), place(9, &["front"])];
+        let local = BTreeMap::new();
+        let observed = Observed { vips: &vips, places: &places, local: &local, running: None };
+        let (tables, problems) = tables(&observed, &mut Ids::default());
+        assert_eq!(problems, []);
+        assert_eq!(tables.keys, [(key(7), 0), (key(8), 1), (key(9), 0)].into());
+        assert_eq!(members(&tables.entries[&0]), [(11, 0, VipMember::REMOTE)]);
+        assert_eq!(members(&tables.entries[&1]), [(21, 0, VipMember::REMOTE)]);
+        assert_eq!(tables.entries.len(), 2, "nobody here is in the third");
+    }
+
+    #[test]
+    fn who_leaves_or_is_not_to_run_stands_behind_no_address() {
+        let vips = [vip("front", "web", &[("here", 1), ("going", 2), ("inner", 3), ("there", 4), ("ended", 5)])];
+        let places = [place(7, &["front"])];
+        let local = BTreeMap::from([
+            ("here".to_owned(), Local { backend: Some((BackendId(5), 1)), is_leaving: false }),
+            ("going".to_owned(), Local { backend: Some((BackendId(6), 1)), is_leaving: true }),
+            ("inner".to_owned(), Local::default()),
+        ]);
+        let running = BTreeSet::from(["there".to_owned(), "going".to_owned()]);
+        let observed = Observed { vips: &vips, places: &places, local: &local, running: Some(&running) };
+        let (known, _) = tables(&observed, &mut Ids::default());
+        assert_eq!(members(&known.entries[&0]), [(1, 5, 0), (3, 0, 0), (4, 0, VipMember::REMOTE)]);
+        let (guessed, _) = tables(&Observed { running: None, ..observed }, &mut Ids::default());
+        assert_eq!(members(&guessed.entries[&0]).len(), 4, "a worker takes what is listed");
+    }
+
+    #[test]
+    fn an_address_keeps_its_index_while_others_come_and_go() {
+        let places = [place(7, &["a", "b", "c"])];
+        let local = BTreeMap::new();
+        let mut ids = Ids::default();
+        let mut indices = |networks: &[&str]| {
+            let vips: Vec<_> = networks.iter().map(|network| vip(network, "web", &[])).collect();
+            let observed = Observed { vips: &vips, places: &places, local: &local, running: None };
+            tables(&observed, &mut ids);
+            networks.iter().map(|network| ids.taken[&((*network).to_owned(), ip(2))]).collect::<Vec<_>>()
+        };
+        assert_eq!(indices(&["a", "b"]), [0, 1]);
+        assert_eq!(indices(&["b"]), [1]);
+        assert_eq!(indices(&["b", "c"]), [1, 0]);
+    }
+
+    #[test]
+    fn what_has_no_room_is_told_and_hurts_nobody_else() {
+        let tasks: Vec<(String, u8)> =
+            (0..=MAX_VIP_MEMBERS).map(|number| (format!("t{number:03}"), number as u8)).collect();
+        let tasks: Vec<(&str, u8)> = tasks.iter().map(|(task, last)| (task.as_str(), *last)).collect();
+        let mut vips = vec![vip("front", "web", &tasks)];
+        vips.extend((0..MAX_VIPS).map(|number| Vip { address: Ipv4Addr::from(number), ..vip("front", "more", &[]) }));
+        let places = [place(7, &["front"])];
+        let local = BTreeMap::new();
+        let (found, problems) =
+            tables(&Observed { vips: &vips, places: &places, local: &local, running: None }, &mut Ids::default());
+        assert_eq!((found.entries.len(), found.keys.len()), (MAX_VIPS as usize, MAX_VIPS as usize));
+        let told: Vec<_> = problems.iter().map(|problem| problem.container.as_str()).collect();
+        assert_eq!(told, ["web", "more"]);
+    }
+}

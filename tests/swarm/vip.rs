@@ -1,0 +1,115 @@
+//! Virtual addresses inside overlay networks: containers that call a service, on this node and across nodes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use steer_tests::agent::Agent;
+use steer_tests::docker::{Container, Docker, ServiceSpec};
+use steer_tests::http::Http;
+use steer_tests::wait_until;
+
+use super::worker::Cluster;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The address of a service in the network that is not the mesh's.
+#[track_caller]
+fn vip(cluster: &Cluster, service: &str) -> IpAddr {
+    let network = cluster.manager.network_id("front");
+    cluster.manager.vips(service)[&network]
+}
+
+fn only(docker: &Docker, service: &str) -> Container {
+    docker.task_containers(service).remove(0)
+}
+
+/// Waits until whoever asks from there is sent to this many tasks, in turn, and says which.
+#[track_caller]
+fn wait_for_tasks(http: &Http, agent: &Agent, tasks: usize) -> BTreeMap<String, u32> {
+    wait_until(&format!("{tasks} tasks take turns"), LIMIT, || {
+        let before = agent.counter("steer_vip");
+        let mut answered = BTreeMap::new();
+        for _ in 0..2 * tasks {
+            let reply = http.get("/").map_err(|failure| failure.to_string())?;
+            *answered.entry(reply.backend).or_insert(0) += 1;
+        }
+        let steered = agent.counter("steer_vip") - before;
+        if answered.len() == tasks && steered == 2 * tasks as u64 {
+            Ok(answered)
+        } else {
+            Err(format!("{steered}: {answered:?}"))
+        }
+    })
+}
+
+#[test]
+fn who_calls_a_service_by_its_virtual_address_gets_a_ready_task_local_or_remote() {
+    let Some(mut cluster) = Cluster::set() else { return };
+    cluster.manager.create_overlay("front");
+    // The first is a backend too, the second is nobody's business but its callers'.
+    cluster.manager.create_service(ServiceSpec::greeter("api").replicas(4).network("front").publish(9000, 5000));
+    cluster.manager.create_service(ServiceSpec::greeter("caller").global().network("front"));
+    cluster.manager.wait_tasks("api", 4, "greeter:v1");
+    cluster.manager.wait_tasks("caller", 2, "greeter:v1");
+    cluster.agent.wait_ready("api", 2);
+    cluster.there.wait_ready("api", 2);
+    let address = SocketAddr::new(vip(&cluster, "api"), 5000);
+
+    for (docker, agent) in [(&cluster.manager, &cluster.agent), (&cluster.worker, &cluster.there)] {
+        let caller = only(docker, "caller");
+        let even = wait_for_tasks(&Http::new(&caller.ns(), address), agent, 4);
+        assert!(even.values().all(|requests| *requests == 2), "{even:?}");
+    }
+
+    // What the application is told of its connection is what it asked for; a local one counts until it ends.
+    let caller = only(&cluster.manager, "caller");
+    let http = Http::new(&caller.ns(), address);
+    let mut sessions: Vec<_> = (0..4).map(|_| http.open().expect("a task is ready")).collect();
+    let own: BTreeSet<String> =
+        cluster.manager.task_containers("api").into_iter().map(|container| container.name).collect();
+    let mut local = 0;
+    for session in &mut sessions {
+        assert_eq!(caller.ns().run(|| session.stream().peer_addr()).expect("it is open"), address);
+        local += usize::from(own.contains(&session.get("/").expect("it is open").backend));
+    }
+    assert_eq!(local, 2);
+    let live = |status: &steer_tests::agent::Status| -> u64 {
+        status.service("api").map_or(0, |api| api.backends.iter().map(|task| task.live_flows).sum())
+    };
+    assert_eq!(live(&cluster.agent.status()), 2, "{}", cluster.agent.status());
+    drop(sessions);
+    cluster.agent.wait_for("they have ended", |status| live(status) == 0);
+}
+
+#[test]
+fn callers_notice_nothing_of_an_update() {
+    let Some(cluster) = Cluster::set() else { return };
+    cluster.manager.create_overlay("front");
+    let api = ServiceSpec::greeter("api").replicas(4).network("front").start_first().healthcheck();
+    cluster.manager.create_service(api);
+    cluster.manager.create_service(ServiceSpec::greeter("caller").global().network("front"));
+    cluster.manager.wait_tasks("api", 4, "greeter:v1");
+    cluster.manager.wait_tasks("caller", 2, "greeter:v1");
+    let address = SocketAddr::new(vip(&cluster, "api"), 5000);
+    let caller = only(&cluster.manager, "caller");
+    let http = Http::new(&caller.ns(), address);
+    wait_for_tasks(&http, &cluster.agent, 4);
+
+    cluster.manager.update_image("api", "greeter:v2");
+    let (mut requests, mut failures) = (0, Vec::new());
+    let begin = Instant::now();
+    let mut v2 = 0;
+    while v2 < 40 && begin.elapsed() < Duration::from_secs(90) {
+        requests += 1;
+        match http.get("/") {
+            Ok(reply) => v2 = if reply.version == "v2" { v2 + 1 } else { 0 },
+            Err(failure) => failures.push((begin.elapsed(), failure)),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    cluster.manager.wait_tasks("api", 4, "greeter:v2");
+    wait_for_tasks(&http, &cluster.agent, 4);
+    eprintln!("{requests} requests in {:?}, failed: {failures:?}", begin.elapsed());
+    assert_eq!(failures, []);
+}
