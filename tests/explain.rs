@@ -150,7 +150,7 @@ impl Stage {
             (names::SERVICE_STATES, values::<24>(&paths, names::SERVICE_STATES)),
             (names::BACKEND_LIVE, values::<8>(&paths, names::BACKEND_LIVE)),
             (names::BACKEND_STATES, values::<8>(&paths, names::BACKEND_STATES)),
-            (names::BACKEND_EDGES, values::<24>(&paths, names::BACKEND_EDGES)),
+            (names::BACKEND_EDGES, values::<32>(&paths, names::BACKEND_EDGES)),
             (names::COUNTERS, per_cpu::<8>(&paths, names::COUNTERS)),
             (names::BACKEND_STATS, per_cpu::<24>(&paths, names::BACKEND_STATS)),
         ])

@@ -287,7 +287,8 @@ fn every_stop_is_seen_by_the_kernel_first() {
 /// The hierarchy of cgroups of version 2: alone, or beside version 1.
 fn cgroup2() -> Option<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mounts").expect("this process has mounts");
-    let found = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|fields| fields.get(2) == Some(&"cgroup2"));
+    let found =
+        mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|fields| fields.get(2) == Some(&"cgroup2"));
     found.map(|fields| PathBuf::from(fields[1]))
 }
 
@@ -309,7 +310,8 @@ fn frozen(attach: Attach, with_agent: bool) {
     // Where Docker uses version 1, the container is in no group of version 2.
     let group = root.join(world.tag()).join("victim");
     std::fs::create_dir_all(&group).expect("a cgroup can be made");
-    let write = |file: &str, what: &str| std::fs::write(group.join(file), what).unwrap_or_else(|err| panic!("{file}: {err}"));
+    let write =
+        |file: &str, what: &str| std::fs::write(group.join(file), what).unwrap_or_else(|err| panic!("{file}: {err}"));
     write("cgroup.procs", &victim.pid.to_string());
     let mut agent = Agent::start(&world, &docker, attach);
     agent.wait_ready(SERVICE, 3);

@@ -15,6 +15,7 @@
 //! | [`tcp`] | flags and the state machine of a steered connection |
 //! | [`tables`] | the lookups and writes a decision needs |
 //! | [`pick`] | which backend takes a new flow |
+//! | [`open`] | how a new flow begins |
 //! | [`mod@steer`] | client to backend: pass, steer or follow |
 //! | [`recover`] | flows that were forgotten: the sockets tell |
 //! | `mesh` | flows that Swarm's routing mesh has |
@@ -36,6 +37,7 @@ pub mod flow;
 pub mod hash;
 pub mod limits;
 mod mesh;
+pub mod open;
 pub mod pick;
 pub mod recover;
 pub mod reverse;

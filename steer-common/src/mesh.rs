@@ -14,8 +14,9 @@
 
 use crate::backend::BackendId;
 use crate::flow::{FlowEntry, FlowKey};
+use crate::open::{NewFlow, end_old, entry_of};
 use crate::service::ServiceEntry;
-use crate::steer::{Nanos, NewFlow, Segment, end_old, entry_of};
+use crate::steer::{Nanos, Segment};
 use crate::tables::{Table, Tables};
 use crate::tcp::{Direction, TcpFlags, TcpState};
 use crate::verdict::{Counter, Verdict};

@@ -3,9 +3,10 @@
 use crate::backend::{BackendId, EndpointEntry, EndpointKey, NoticeKind};
 use crate::flow::{FlowEntry, FlowKey};
 use crate::limits::{LANES, MAX_REFUSALS};
+use crate::open::may_hold;
 use crate::pick::{Request, pick};
 use crate::recover::{Lost, restore};
-use crate::steer::{Nanos, Segment, lookup, may_hold, touch};
+use crate::steer::{Nanos, Segment, lookup, touch};
 use crate::tables::{Table, Tables};
 use crate::tcp::{Direction, TcpFlags, TcpState};
 use crate::verdict::{Counter, Forward, Reply, Returned, Verdict};
@@ -15,13 +16,7 @@ use crate::verdict::{Counter, Forward, Reply, Returned, Verdict};
 /// `ifindex` is the host end of the veth the packet came in on. The answer is left in memory, and this is a function of its own:
 /// the verifier takes no register that only one of several paths fills, and the stack is small.
 #[inline(never)]
-pub fn reverse<T: Tables>(
-    tables: &T,
-    segment: &Segment,
-    ifindex: u32,
-    now: Nanos,
-    returned: &mut Option<Returned>,
-) {
+pub fn reverse<T: Tables>(tables: &T, segment: &Segment, ifindex: u32, now: Nanos, returned: &mut Option<Returned>) {
     let at = EndpointKey::new(segment.src, ifindex, segment.src_port, segment.proto);
     let Some(endpoint) = tables.endpoint(&at) else { return };
     let mut key = FlowKey {

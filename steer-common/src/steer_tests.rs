@@ -10,6 +10,7 @@ use crate::fixtures::{
     ACK, CLIENT, FIN, HOST, RST, SYN, SYN_ACK, UPLINK, WEB, World, addr, backend_of, from_client, to,
 };
 use crate::limits::{CLOSING_SECS, ESTABLISHED_SECS, PENDING_SECS};
+use crate::service::{AllowKey, ServiceEntry};
 use crate::verdict::Counter::*;
 
 fn pass(reason: Counter) -> Verdict {

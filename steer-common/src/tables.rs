@@ -8,10 +8,10 @@ use core::ops::{ControlFlow, Deref};
 use crate::addr::{Addr, Port};
 use crate::backend::{BackendEntry, BackendId, BackendState, EndpointEntry, EndpointKey, NoticeKind};
 use crate::flow::{FlowEntry, FlowKey, ForeignKey, SocketEntry};
+use crate::open::NewFlow;
 use crate::pick::Fit;
 use crate::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceId};
 use crate::slot::SlotTable;
-use crate::steer::NewFlow;
 use crate::verdict::Verdict;
 
 /// Which table holds a flow.

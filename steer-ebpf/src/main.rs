@@ -33,9 +33,7 @@ mod sockets;
 
 use aya_ebpf::bindings::{TC_ACT_UNSPEC, xdp_action};
 use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, classifier, raw_tracepoint, sock_ops, xdp};
-use aya_ebpf::programs::{
-    RawTracePointContext, SockAddrContext, SockContext, SockOpsContext, TcContext, XdpContext,
-};
+use aya_ebpf::programs::{RawTracePointContext, SockAddrContext, SockContext, SockOpsContext, TcContext, XdpContext};
 
 /// Lets the packet, or the system call, go on as if steer were not there.
 const PASS_TC: i32 = TC_ACT_UNSPEC;

@@ -21,9 +21,7 @@ use steer_common::tables::Tables as _;
 use steer_common::verdict::Counter;
 use steer_common::vip::{VipEntry, VipKey, VipMember, pick_task};
 
-use crate::maps::{
-    self, Maps, count, is_vip_lease_fresh, local_flow, put_local_flow, remove_local_flow, vip,
-};
+use crate::maps::{self, Maps, count, is_vip_lease_fresh, local_flow, put_local_flow, remove_local_flow, vip};
 use crate::packet::NoPacket;
 
 /// Cookie of the host's network namespace, set by the agent.

@@ -113,7 +113,8 @@ impl Clients {
 impl fmt::Display for Fared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { close, keepalive, local } = self;
-        let all = [("", close), ("; ", keepalive)].into_iter().chain(local.as_ref().map(|local| ("; on the host: ", local)));
+        let all =
+            [("", close), ("; ", keepalive)].into_iter().chain(local.as_ref().map(|local| ("; on the host: ", local)));
         for (separator, report) in all {
             let Report { mode, seconds, requests, connections, failures, stalled, slowest_ms, connect_ms, .. } = report;
             write!(

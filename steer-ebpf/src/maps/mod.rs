@@ -21,9 +21,9 @@ use steer_common::limits::{
     MAX_ALLOW, MAX_BACKENDS, MAX_FLOWS, MAX_FOREIGN, MAX_FRONTENDS, MAX_HELD, MAX_LOCAL_FLOWS, MAX_PENDING, MAX_PORTS,
     MAX_SERVICES, MAX_VIP_KEYS, MAX_VIPS, NOTICES_BYTES,
 };
+use steer_common::open::NewFlow;
 use steer_common::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceInfo, ServiceState};
 use steer_common::slot::SlotTable;
-use steer_common::steer::NewFlow;
 use steer_common::verdict::Counter;
 use steer_common::vip::{VipEntry, VipKey};
 
@@ -192,7 +192,7 @@ pub(crate) fn init(pid: u32) -> Option<InitEntry> {
 #[inline(always)]
 pub(crate) fn in_cgroup(id: u64) -> Option<InitEntry> {
     // SAFETY: copied out at once.
-    unsafe { CGROUPS.get(&id) }.copied()
+    unsafe { CGROUPS.get(id) }.copied()
 }
 
 /// A process has ended, the one at work: its id may be used again. Its cgroup's never is, but ends too.

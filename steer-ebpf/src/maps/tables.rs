@@ -14,10 +14,10 @@ use steer_common::backend::{
 };
 use steer_common::flow::{FlowEntry, FlowKey, ForeignKey, PendingEntry, SocketEntry};
 use steer_common::limits::{MAX_REFUSALS, MAX_SEARCHES};
+use steer_common::open::NewFlow;
 use steer_common::pick::Fit;
 use steer_common::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceState};
 use steer_common::slot::SlotTable;
-use steer_common::steer::NewFlow;
 use steer_common::tables::{Listening, NoneSince, Table, Tables};
 use steer_common::verdict::{Counter, Verdict};
 
