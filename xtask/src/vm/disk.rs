@@ -27,7 +27,7 @@ const ALSO: [&str; 3] = ["kmod", "procps", "less"];
 const MKE2FS: [&str; 6] = ["-q", "-t", "ext4", "-O", "^has_journal", "-Elazy_itable_init=1,root_owner=0:0"];
 /// A file with holes: only what is used takes room.
 const SIZE: &str = "6G";
-/// The first of the two lines that a mirror's index must not lack, see [`mirror`].
+/// What to do where [`mirror`] finds none.
 const NO_MIRROR: &str = "no mirror of Debian is configured for apt here; name one: --mirror URL";
 
 /// What a machine boots from.
@@ -65,6 +65,7 @@ pub(crate) fn of(suite: Suite, mirror: Option<&str>, fresh: bool, privilege: Pri
         Some(mirror) => mirror.to_owned(),
         None => self::mirror()?,
     };
+    sweep(&cache()?, privilege)?;
     let partial = Partial { dir: dir.with_extension(format!("partial-{}", std::process::id())), privilege };
     build(suite, &mirror, &packages, &partial)?;
     if dir.exists() {
@@ -136,6 +137,23 @@ impl Drop for Partial {
     }
 }
 
+/// Removes what builds have left that were killed.
+fn sweep(cache: &Path, privilege: Privilege) -> Result<()> {
+    for entry in fs::read_dir(cache).context("listing the disks")? {
+        let path = entry.context("listing the disks")?.path();
+        if path.to_str().and_then(builder).is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            remove(&path, privilege)?;
+        }
+    }
+    Ok(())
+}
+
+/// The process that builds a partial disk, by the name of its folder.
+fn builder(path: &str) -> Option<&str> {
+    let (_, pid) = path.rsplit_once(".partial-")?;
+    pid.bytes().all(|byte| byte.is_ascii_digit()).then_some(pid)
+}
+
 /// What is installed: each a package, or alternatives (`a|b`) of which a suite has the first or the second.
 fn packages() -> Vec<String> {
     let inside = PROGRAMS.iter().filter(|program| !NOT_INSIDE.contains(&program.name));
@@ -196,6 +214,13 @@ mod tests {
             assert!(packages.iter().any(|is| is == package), "{package}");
         }
         assert!(!packages.iter().any(|is| is == "gcc"));
+    }
+
+    #[test]
+    fn a_partial_disk_tells_who_builds_it() {
+        assert_eq!(builder("/cache/sid-0123.partial-77"), Some("77"));
+        assert_eq!(builder("/cache/sid-0123"), None);
+        assert_eq!(builder("/cache/sid-0123.partial-x"), None);
     }
 
     #[test]

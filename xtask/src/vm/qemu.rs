@@ -2,7 +2,8 @@
 
 use std::{
     fs::{self, File},
-    os::unix::net::UnixStream,
+    os::linux::net::SocketAddrExt,
+    os::unix::net::{SocketAddr, UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -81,15 +82,16 @@ pub(crate) const CONSOLE: &str = "console.log";
 /// A running machine. It ends with the guard, and with this process, however that ends.
 pub(crate) struct Machine {
     child: Child,
-    socket: PathBuf,
+    /// The abstract name of its serial port's socket.
+    socket: String,
     /// What QEMU itself prints.
     said: PathBuf,
 }
 
 impl Machine {
     pub(crate) fn start(spec: &Spec<'_>) -> Result<Self> {
-        let socket = std::env::temp_dir().join(format!("steer-vm-{}.sock", std::process::id()));
-        drop(fs::remove_file(&socket));
+        // Without a file, so that none can be left behind.
+        let socket = format!("steer-vm-{}", std::process::id());
         let console = spec.dir.join(CONSOLE);
         let mut command = command(spec, "");
         command.arg("-serial").arg(format!("file:{}", console.display()));
@@ -99,7 +101,7 @@ impl Machine {
             "-device",
             &format!("virtserialport,chardev=steer,name={}", protocol::PORT),
         ]);
-        command.arg("-chardev").arg(format!("socket,id=steer,server=on,wait=off,path={}", socket.display()));
+        command.arg("-chardev").arg(format!("socket,id=steer,server=on,wait=off,abstract=on,path={socket}"));
         let said = spec.dir.join("qemu.log");
         let log = File::create(&said).context("creating the log of QEMU")?;
         command.stdin(Stdio::null()).stdout(log.try_clone().context("sharing the log of QEMU")?).stderr(log);
@@ -111,8 +113,9 @@ impl Machine {
     pub(crate) fn connect(&mut self) -> Result<UnixStream> {
         const LIMIT: Duration = Duration::from_secs(20);
         let began = Instant::now();
+        let address = SocketAddr::from_abstract_name(&self.socket).context("naming the machine's serial port")?;
         loop {
-            match UnixStream::connect(&self.socket) {
+            match UnixStream::connect_addr(&address) {
                 Ok(stream) => return Ok(stream),
                 Err(error) if began.elapsed() > LIMIT => {
                     return Err(error).context("connecting to the machine's serial port");
@@ -141,7 +144,6 @@ impl Drop for Machine {
     fn drop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
-        drop(fs::remove_file(&self.socket));
     }
 }
 

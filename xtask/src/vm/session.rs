@@ -77,10 +77,11 @@ impl Session {
                         super::shown(logs)
                     )
                 }
-                Err(Silence::TooLong) => match machine.lost()? {
-                    Some(why) => bail!("{why}"),
-                    None => {}
-                },
+                Err(Silence::TooLong) => {
+                    if let Some(why) = machine.lost()? {
+                        bail!("{why}");
+                    }
+                }
             }
         };
         Ok(Self { to, from, ready, booted_in: began.elapsed() })
