@@ -110,6 +110,7 @@ fn callers_notice_nothing_of_an_update() {
     }
     cluster.manager.wait_tasks("api", 4, "greeter:v2");
     wait_for_tasks(&http, &cluster.agent, 4);
-    eprintln!("{requests} requests in {:?}, failed: {failures:?}", begin.elapsed());
+    let left = cluster.agent.counter("pass_vip");
+    eprintln!("{requests} requests in {:?}, failed: {failures:?}, {left} left to Swarm", begin.elapsed());
     assert_eq!(failures, []);
 }

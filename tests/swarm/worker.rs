@@ -7,7 +7,7 @@ use steer_tests::clients::{Clients, cut};
 use steer_tests::docker::Docker;
 use steer_tests::http::Http;
 use steer_tests::skip::{self, Need};
-use steer_tests::world::{HOST, HOST_FAR, OTHER};
+use steer_tests::world::{CLIENT, HOST, HOST_FAR, OTHER};
 use steer_tests::{World, wait_until};
 
 use super::{PORT, split, web};
@@ -29,6 +29,9 @@ impl Cluster {
         }
         let world = World::with_other();
         world.other().sysctl("net/ipv4/ip_forward", "1");
+        // No way to a name server either: a lookup must fail at once, as it does on the host, and not by a timeout.
+        world.other().ip("route del default");
+        world.other().ip(&format!("route add {CLIENT} via {HOST_FAR}"));
         let manager = Docker::start(&world);
         let worker = Docker::start_on_other(&world);
         manager.import_greeter();

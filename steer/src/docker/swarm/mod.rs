@@ -18,7 +18,7 @@ use crate::model::swarm::vips::Vip;
 use crate::model::swarm::{GATEWAY, Gateway, Swarm};
 
 /// After this, a manager counts as one that cannot answer: it may have lost its quorum, and waits for another one.
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// What part a Docker has in a swarm.
 #[derive(Clone, PartialEq, Eq, Debug)]

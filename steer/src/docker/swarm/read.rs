@@ -73,6 +73,14 @@ pub(super) struct TaskAnswer {
     id: String,
     #[serde(default)]
     desired_state: String,
+    #[serde(default)]
+    status: TaskStatus,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct TaskStatus {
+    state: String,
 }
 
 /// One of `GET /networks`, or `GET /networks/ID`.
@@ -145,8 +153,11 @@ pub(super) fn manager(services: Vec<ServiceAnswer>, tasks: Vec<TaskAnswer>) -> S
     }
 }
 
+/// Those that serve: healthy, where they have a healthcheck. Their addresses are known before that.
 pub(super) fn running(tasks: Vec<TaskAnswer>) -> BTreeSet<String> {
-    tasks.into_iter().filter(|task| desired(&task.desired_state) == DesiredState::Serve).map(|task| task.id).collect()
+    let serves =
+        |task: &TaskAnswer| desired(&task.desired_state) == DesiredState::Serve && task.status.state == "running";
+    tasks.into_iter().filter(serves).map(|task| task.id).collect()
 }
 
 pub(super) fn vips(network: Network) -> Vec<Vip> {

@@ -119,7 +119,9 @@ fn virtual_addresses_are_read_with_the_tasks_behind_them() {
 }
 
 #[test]
-fn of_tasks_those_that_are_to_run_count() {
-    let tasks = r#"[{"ID":"t1","DesiredState":"running"},{"ID":"t2","DesiredState":"shutdown"},{"ID":"t3"}]"#;
-    assert_eq!(running(read(tasks)), ["t1".to_owned(), "t3".to_owned()].into());
+fn of_tasks_those_that_run_and_are_to_run_count() {
+    let tasks = r#"[{"ID":"t1","DesiredState":"running","Status":{"State":"running"}},
+        {"ID":"t2","DesiredState":"shutdown","Status":{"State":"running"}},
+        {"ID":"t3","DesiredState":"running","Status":{"State":"starting"}},{"ID":"t4","DesiredState":"running"}]"#;
+    assert_eq!(running(read(tasks)), ["t1".to_owned()].into());
 }

@@ -35,7 +35,7 @@ pub struct Swarm {
     pub is_updating: bool,
     /// Of the networks that were asked about.
     pub vips: Vec<vips::Vip>,
-    /// The tasks behind them that are to run, on whatever node; `None` = nobody tells (a worker).
+    /// The tasks behind them that run and are to run, on whatever node; `None` = nobody tells (a worker).
     pub running: Option<BTreeSet<String>>,
 }
 

@@ -46,7 +46,7 @@ pub struct Observed<'a> {
     pub places: &'a [Place],
     /// By task.
     pub local: &'a BTreeMap<String, Local>,
-    /// The tasks of the whole swarm that are to run; `None` = nobody tells (a worker).
+    /// The tasks of the whole swarm that run and are to run; `None` = nobody tells (a worker).
     pub running: Option<&'a BTreeSet<String>>,
 }
 
@@ -123,11 +123,8 @@ fn entry(vip: &Vip, observed: &Observed<'_>) -> (Box<VipEntry>, usize) {
     let mut left_out = 0;
     for (task, address) in &vip.tasks {
         let local = observed.local.get(task);
-        let is_wanted = match local {
-            Some(local) => !local.is_leaving,
-            None => observed.running.is_none_or(|running| running.contains(task)),
-        };
-        if !is_wanted {
+        let is_leaving = local.is_some_and(|local| local.is_leaving);
+        if is_leaving || observed.running.is_some_and(|running| !running.contains(task)) {
             continue;
         }
         let (backend, generation) = local.and_then(|local| local.backend).unwrap_or((BackendId(0), 0));
@@ -193,19 +190,21 @@ mod tests {
 
     #[test]
     fn who_leaves_or_is_not_to_run_stands_behind_no_address() {
-        let vips = [vip("front", "web", &[("here", 1), ("going", 2), ("inner", 3), ("there", 4), ("ended", 5)])];
+        let vips =
+            [vip("front", "web", &[("here", 1), ("going", 2), ("inner", 3), ("there", 4), ("ended", 5), ("young", 6)])];
         let places = [place(7, &["front"])];
         let local = BTreeMap::from([
             ("here".to_owned(), Local { backend: Some((BackendId(5), 1)), is_leaving: false }),
             ("going".to_owned(), Local { backend: Some((BackendId(6), 1)), is_leaving: true }),
             ("inner".to_owned(), Local::default()),
+            ("young".to_owned(), Local::default()),
         ]);
-        let running = BTreeSet::from(["there".to_owned(), "going".to_owned()]);
+        let running: BTreeSet<String> = ["here", "going", "inner", "there"].map(str::to_owned).into();
         let observed = Observed { vips: &vips, places: &places, local: &local, running: Some(&running) };
         let (known, _) = tables(&observed, &mut Ids::default());
         assert_eq!(members(&known.entries[&0]), [(1, 5, 0), (3, 0, 0), (4, 0, VipMember::REMOTE)]);
         let (guessed, _) = tables(&Observed { running: None, ..observed }, &mut Ids::default());
-        assert_eq!(members(&guessed.entries[&0]).len(), 4, "a worker takes what is listed");
+        assert_eq!(members(&guessed.entries[&0]).len(), 5, "a worker takes what is listed");
     }
 
     #[test]
