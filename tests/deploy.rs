@@ -253,7 +253,7 @@ fn a_service_waits_for_its_next_replica_over_xdp() {
 
 #[test]
 fn who_ignores_its_stop_signal_is_put_back() {
-    let Some(Host { world: _, docker, mut agent }) = Host::set(Attach::Tc) else { return };
+    let Some(Host { world: _world, docker, mut agent }) = Host::set(Attach::Tc) else { return };
     let spec = ContainerSpec::greeter("deaf").label("steer.port", "9000:5000").label("steer.service", SERVICE);
     let deaf = docker.run(spec.label("steer.drain", "1s").args(&["--on-term", "ignore"]));
     agent.wait_ready(SERVICE, 1);

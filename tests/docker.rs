@@ -63,7 +63,7 @@ fn a_docker_that_hangs_keeps_no_event_waiting() {
 
 #[test]
 fn a_container_keeps_its_service_when_it_is_renamed() {
-    let Some(Host { world: _, docker, mut agent }) = Host::set(Attach::Tc) else { return };
+    let Some(Host { world: _world, docker, mut agent }) = Host::set(Attach::Tc) else { return };
     let shop = docker.run(ContainerSpec::greeter("shop").label("steer.port", "9000:5000"));
     agent.wait_ready("shop", 1);
     let options = RenameContainerOptionsBuilder::new().name("shop-old").build();

@@ -112,7 +112,7 @@ fn docker_killed(docker: &Docker, container: &Container) -> u64 {
 
 #[test]
 fn every_change_is_told_in_order_with_its_source_and_the_kernel_s_time() {
-    let Some(Host { world: _, docker, mut agent }) = Host::set(Attach::Tc) else { return };
+    let Some(Host { world: _world, docker, mut agent }) = Host::set(Attach::Tc) else { return };
     agent.wait_for("the agent knows Docker", |status| status.agent.docker.is_some());
     assert!(events(&agent, &[]).is_empty(), "nothing has happened");
     let follow = Follow::start(&agent);
