@@ -25,8 +25,14 @@ use crate::verdict::{Counter, Verdict};
 /// Should the table take nothing, it passes all the same.
 #[inline(always)]
 pub(crate) fn leave<T: Tables>(tables: &T, key: &FlowKey, entry: &FlowEntry, may_replace: bool) {
-    if tables.put_flow(Table::Pending, key, entry) && may_replace {
+    if !tables.put_flow(Table::Pending, key, entry) {
+        return;
+    }
+    if may_replace {
         end_old(tables, key);
+    }
+    if u32::from(key.lane) > tables.extra_lanes(key.service) {
+        tables.raise_extra_lanes(key.service, key.lane.into());
     }
 }
 
@@ -70,7 +76,7 @@ mod tests {
     use super::*;
     use crate::addr::Port;
     use crate::backend::BackendState::{Draining, Ready, Unready};
-    use crate::fixtures::{ACK, CLIENT, FIN, RST, WEB, World, addr, backend_of, to};
+    use crate::fixtures::{ACK, CLIENT, FIN, HOST2, RST, WEB, World, addr, backend_of, from_client, to};
     use crate::limits::{ESTABLISHED_SECS, PENDING_SECS};
     use crate::verdict::Counter::{FollowRecovered, PassMesh, PassMeshFlow, SteerNew, SteerReuse};
 
@@ -182,5 +188,21 @@ mod tests {
         assert_eq!(world.syn(PORT, 1, 1), TO_MESH);
         assert_eq!(world.client(PORT, ACK, 1), OF_MESH);
         assert_eq!(world.sizes(), (0, 0));
+    }
+
+    #[test]
+    fn two_flows_of_one_client_port_have_a_lane_each_whoever_has_them() {
+        let mut world = nobody();
+        world.publish(HOST2, 9000, 0, 0);
+        let second = |flags| Segment { dst: addr(HOST2), ..from_client(PORT, flags, 2) };
+        assert_eq!(world.syn(PORT, 1, 1), TO_MESH);
+        assert_eq!(world.send(second(TcpFlags::SYN), 1), TO_MESH);
+        assert_eq!(world.sizes(), (2, 0));
+        [1, 2].into_iter().for_each(|id| world.set(id, Ready));
+        // Neither has taken the other's place, and both are found again.
+        assert_eq!(world.syn(PORT, 1, 2), TO_MESH);
+        assert_eq!(world.send(second(TcpFlags::SYN), 2), TO_MESH);
+        assert_eq!(world.client(PORT, ACK, 2), OF_MESH);
+        assert_eq!(world.send(second(ACK), 2), OF_MESH);
     }
 }

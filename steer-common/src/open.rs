@@ -67,6 +67,8 @@ impl NewFlow {
             key.lane = lane;
             let sibling = match lookup(tables, key) {
                 Some((_, flow)) if flow.is_for(segment.dst, segment.dst_port) => continue,
+                // The mesh's: no endpoint here, but its place.
+                Some((_, flow)) if flow.is_of_mesh() && !flow.is_over(self.now.secs()) => continue,
                 Some((_, flow)) if !flow.is_over(self.now.secs()) => {
                     live_target(tables, &flow, key.service).map(|target| (flow.backend, target))
                 }

@@ -83,7 +83,7 @@ pub(crate) fn restore<T: Tables>(tables: &T, key: &mut FlowKey, lost: &Lost, ret
     let Some(known) = tables.remembered() else { return };
     let Lost { endpoint, flags, now } = *lost;
     let SocketEntry { frontend, frontend_port, port_index, pad: _, isn, uplink } = known;
-    if !endpoint.serves(port_index) {
+    if !endpoint.serves(port_index) || is_reused(tables, key, frontend, frontend_port, now) {
         return;
     }
     let reason = Counter::ReplyRecovered;
@@ -105,6 +105,21 @@ pub(crate) fn restore<T: Tables>(tables: &T, key: &mut FlowKey, lost: &Lost, ret
     if state.is_live() && free_lane(tables, key) && tables.add_flow(key, &entry) {
         tables.count_established(endpoint.backend);
     }
+}
+
+/// Whether the client's port has a newer flow to that frontend: what an older one's backend still sends must not be taken for its.
+#[inline(always)]
+fn is_reused<T: Tables>(tables: &T, key: &mut FlowKey, frontend: Addr, frontend_port: Port, now: Nanos) -> bool {
+    for lane in 0..LANES {
+        key.lane = lane;
+        if let Some((_, flow)) = lookup(tables, key)
+            && flow.is_for(frontend, frontend_port)
+            && !flow.is_over(now.secs())
+        {
+            return true;
+        }
+    }
+    false
 }
 
 /// Leaves the key at a lane where nothing stands, if there is one.
@@ -256,6 +271,19 @@ mod tests {
         world.set(1, BackendState::Draining);
         *world.remembered.borrow_mut() = Some(known);
         assert!(world.answer(1, PORT, ACK, 2).is_some(), "a draining one keeps its flows");
+    }
+
+    #[test]
+    fn what_an_older_connection_s_backend_still_sends_is_not_taken_for_a_newer_one_s() {
+        let mut world = World::with_backends(&[1, 2]);
+        let old = world.connect(PORT, 7, 1);
+        remembers(&world, old);
+        loses_all(&world);
+        world.set(old, BackendState::Draining);
+        let new = world.connect(PORT, 8, 2);
+        assert_ne!(new, old);
+        assert_eq!(world.returned(old, PORT, ACK, 3), None);
+        assert_eq!((world.sizes(), world.live_of(old), world.live_of(new)), ((0, 1), 0, 1));
     }
 
     #[test]

@@ -105,8 +105,8 @@ fn signal_generate(ctx: RawTracePointContext) -> i32 {
 }
 
 #[raw_tracepoint]
-fn process_exit(_: RawTracePointContext) -> i32 {
-    signals::exited();
+fn process_exit(ctx: RawTracePointContext) -> i32 {
+    signals::exited(&ctx);
     0
 }
 

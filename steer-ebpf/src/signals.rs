@@ -15,6 +15,12 @@ use crate::maps::{demote, forget_init, freeze, in_cgroup, init};
 #[unsafe(no_mangle)]
 static TASK_PID: Global<u64> = Global::new(0x7461_736b_5f70_6964);
 
+/// Offsets of `signal` in it and of `live` in `struct signal_struct`, likewise.
+#[unsafe(no_mangle)]
+static TASK_SIGNAL: Global<u64> = Global::new(0x7461_736b_5f73_6967);
+#[unsafe(no_mangle)]
+static SIGNAL_LIVE: Global<u64> = Global::new(0x7369_675f_6c69_7665);
+
 /// Offsets of `kn` in `struct cgroup` and of `id` in `struct kernfs_node`, likewise.
 #[unsafe(no_mangle)]
 static CGROUP_NODE: Global<u64> = Global::new(0x6367_7270_5f6b_6e00);
@@ -41,15 +47,21 @@ pub(crate) fn generated(ctx: &RawTracePointContext) -> Option<()> {
     Some(())
 }
 
-/// `sched_process_exit(struct task_struct *p, …)`: in the context of who ends.
+/// `sched_process_exit(struct task_struct *p, …)`: in the context of the thread that ends. The process has ended with its last
+/// thread, not with its first: that one may leave the others behind, and does when another one calls `execve`.
 #[inline(always)]
-pub(crate) fn exited() -> Option<()> {
-    let ids = bpf_get_current_pid_tgid();
-    let (process, thread) = ((ids >> 32) as u32, ids as u32);
-    if process != thread {
+pub(crate) fn exited(ctx: &RawTracePointContext) -> Option<()> {
+    let process = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let init = init(process)?;
+    let task: *const u8 = ctx.arg(0);
+    // SAFETY: the helper checks the addresses.
+    let live: i32 = unsafe {
+        let signals: *const u8 = bpf_probe_read_kernel(task.wrapping_add(TASK_SIGNAL.load() as usize).cast()).ok()?;
+        bpf_probe_read_kernel(signals.wrapping_add(SIGNAL_LIVE.load() as usize).cast()).ok()?
+    };
+    if live != 0 {
         return None;
     }
-    let init = init(process)?;
     demote(&init, EdgeKind::Exit, 0);
     forget_init(process);
     Some(())

@@ -106,7 +106,9 @@ pub struct Agent {
     closing: bool,
     done: bool,
     since: SystemTime,
-    /// Drift of live counts seen by the last sweep.
+    /// When the flow tables were last looked through.
+    swept: Option<Instant>,
+    /// Drift of live counts seen by that.
     drift: BTreeMap<BackendId, i64>,
 }
 
@@ -158,6 +160,7 @@ impl Agent {
             closing: false,
             done: false,
             since: SystemTime::now(),
+            swept: None,
             drift: BTreeMap::new(),
         })
     }

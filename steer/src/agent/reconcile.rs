@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use steer_common::backend::BackendState;
 
 use super::docker::is_docker;
-use super::{Agent, Source};
+use super::{Agent, Source, unix_micros};
 use crate::dataplane::attach;
 use crate::dataplane::paths::LinkName;
 use crate::host::clock::{boot_secs, since_boot};
@@ -42,8 +42,9 @@ impl Agent {
             match self.apply(&op) {
                 Ok(()) => {
                     if let Op::AddBackend { key, id, entry, .. } = &op {
-                        // Before it gets the first flow.
+                        // Before it gets the first flow, which it may be told to stop right after.
                         self.mark_foreign(key, *id, entry.generation);
+                        self.tell_inits();
                     }
                     removed |= matches!(op, Op::RemoveBackend { .. });
                 }
@@ -185,11 +186,11 @@ impl Agent {
     }
 }
 
-/// Starting, and its listener is what it waits for. Eagerly at first, then every now and then.
+/// Starting, or not listening any more, and its listener is what it waits for. Eagerly at first, then every now and then.
 fn waits_for_listener(tracked: &super::tracked::Tracked) -> bool {
     const EAGER: Duration = Duration::from_secs(120);
     tracked.by_listening()
         && tracked.stopping.is_none()
         && matches!(tracked.state, BackendState::Starting | BackendState::Unready)
-        && tracked.seen.elapsed() < EAGER
+        && unix_micros().0.saturating_sub(tracked.since.0) < EAGER.as_micros() as u64
 }

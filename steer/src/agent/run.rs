@@ -10,6 +10,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use super::Agent;
 use super::questions::Answer;
+use super::tracked::Tracked;
 use crate::api::Request;
 use crate::docker::{Docker, Feed, Subscription};
 use crate::host::addresses::{HostChange, Watch, watch};
@@ -19,6 +20,8 @@ use crate::host::clock::boot_secs;
 const RESYNC: Duration = Duration::from_secs(30);
 /// How often flows are looked through that nobody ended.
 const SWEEP: Duration = Duration::from_secs(60);
+/// The same while somebody waits for flows to end: a count that is too high would keep them waiting.
+const SWEEP_DRAINING: Duration = Duration::from_secs(3);
 /// How often it is looked whether the namespaces of static services are still those that are steered to.
 const NAMESPACES: Duration = Duration::from_secs(1);
 /// How often it is looked whether a second of refused connections is over.
@@ -63,7 +66,7 @@ impl Agent {
         let feed = self.settings.docker.as_ref().map(Docker::subscribe);
         let mut sources = Sources { feed, host, requests, terminate, interrupt };
         let mut resync = ticks(RESYNC);
-        let mut sweep = ticks(SWEEP);
+        let mut sweep = ticks(SWEEP_DRAINING);
         let mut namespaces = ticks(NAMESPACES);
         let mut look = ticks(WATCH);
         let mut refusals = ticks(REFUSALS);
@@ -90,7 +93,7 @@ impl Agent {
                     self.resync();
                     self.reconcile();
                 }
-                _ = sweep.tick() => self.sweep(),
+                _ = sweep.tick() => self.sweep_if_due(),
                 _ = namespaces.tick(), if self.has_statics() => {
                     if self.statics_changed() {
                         self.read_statics();
@@ -161,6 +164,19 @@ impl Agent {
     fn on_host(&mut self, change: HostChange) {
         if let Err(error) = self.read_host(change) {
             tracing::warn!(error = format!("{error:#}"), "reading the host's interfaces failed");
+        }
+    }
+
+    fn sweep_if_due(&mut self) {
+        let is_waited = |tracked: &Tracked| {
+            let live = self.applied.backends.get(&tracked.key()).map(|applied| self.maps.live(applied.id));
+            (tracked.is_stopping() || tracked.maintenance) && live.is_some_and(|live| live.is_ok_and(|live| live > 0))
+        };
+        let is_waited = self.closing || self.tracked.values().any(is_waited);
+        let period = if is_waited { SWEEP_DRAINING } else { SWEEP };
+        if self.swept.is_none_or(|swept| swept.elapsed() >= period) {
+            self.swept = Some(Instant::now());
+            self.sweep();
         }
     }
 

@@ -68,9 +68,10 @@ pub fn open(paths: &Paths, options: Options) -> Result<Ebpf> {
     // Nothing is relocated against the kernel's own types, and reading them takes a good part of a second.
     loader.btf(None);
     loader.override_global("HOST_NETNS", &options.host_netns, true);
-    let Offsets { task_pid, cgroup_node, node_id } = options.offsets;
-    let offsets = [("TASK_PID", task_pid), ("CGROUP_NODE", cgroup_node), ("NODE_ID", node_id)];
-    let offsets = offsets.map(|(name, offset)| (name, u64::from(offset)));
+    let Offsets { task_pid, task_signal, signal_live, cgroup_node, node_id } = options.offsets;
+    let of_tasks = [("TASK_PID", task_pid), ("TASK_SIGNAL", task_signal), ("SIGNAL_LIVE", signal_live)];
+    let of_cgroups = [("CGROUP_NODE", cgroup_node), ("NODE_ID", node_id)];
+    let offsets: Vec<_> = of_tasks.into_iter().chain(of_cgroups).map(|(name, at)| (name, u64::from(at))).collect();
     for (name, offset) in &offsets {
         loader.override_global(name, offset, true);
     }

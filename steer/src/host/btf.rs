@@ -18,6 +18,10 @@ const KIND_STRUCT: u32 = 4;
 pub struct Offsets {
     /// `pid` in `struct task_struct`.
     pub task_pid: u32,
+    /// `signal` in `struct task_struct`.
+    pub task_signal: u32,
+    /// `live` in `struct signal_struct`: how many of a process's threads have not ended.
+    pub signal_live: u32,
     /// `kn` in `struct cgroup`.
     pub cgroup_node: u32,
     /// `id` in `struct kernfs_node`.
@@ -35,6 +39,8 @@ impl Offsets {
         };
         Ok(Self {
             task_pid: offset("task_struct", "pid")?,
+            task_signal: offset("task_struct", "signal")?,
+            signal_live: offset("signal_struct", "live")?,
             cgroup_node: offset("cgroup", "kn")?,
             node_id: offset("kernfs_node", "id")?,
         })
