@@ -121,8 +121,11 @@ impl Stage {
 
 fn bpftool(words: &[&str]) -> String {
     let output = Command::new("bpftool").args(words).output().unwrap_or_else(|err| panic!("bpftool: {err}"));
-    assert!(output.status.success(), "bpftool {words:?}: {}", String::from_utf8_lossy(&output.stdout));
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    // bpftool 7.5 (Debian 13) tells all of a cgroup's link, and exits with an error.
+    let has_told = words.contains(&"link") && told.contains("\"prog_id\"");
+    assert!(output.status.success() || has_told, "bpftool {words:?}: {told}");
+    told
 }
 
 /// Clients that open a connection for each request, clients that keep theirs, and one connection that just lives.
