@@ -22,7 +22,7 @@ use steer_common::limits::{
     MAX_SERVICES, MAX_VIP_KEYS, MAX_VIPS, NOTICES_BYTES,
 };
 use steer_common::open::NewFlow;
-use steer_common::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceInfo, ServiceState};
+use steer_common::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceInfo, ServiceState};
 use steer_common::slot::SlotTable;
 use steer_common::verdict::Counter;
 use steer_common::vip::{VipEntry, VipKey};
@@ -49,9 +49,23 @@ static SERVICE_STATES: Array<ServiceState, { MAX_SERVICES as usize }> = Array::n
 #[btf_map]
 static SERVICE_INFO: Array<ServiceInfo, { MAX_SERVICES as usize }> = Array::new();
 
-/// Service → slot table; swapped whole.
+/// Service → slot table; swapped whole. The table's bytes, to BTF an array and not a structure: the tables that the agent swaps in
+/// have no BTF, and Linux 6.1 takes them for maps of another kind where it has looked into a structure's fields (for timers).
 #[btf_map]
-static SLOTS: ArrayOfMaps<Array<SlotTable, 1>, { MAX_SERVICES as usize }> = ArrayOfMaps::new();
+static SLOTS: ArrayOfMaps<Array<SlotBytes, 1>, { MAX_SERVICES as usize }> = ArrayOfMaps::new();
+
+/// As long and as aligned as a [`SlotTable`].
+type SlotBytes = [u32; size_of::<SlotTable>() / 4];
+const _: () =
+    assert!(size_of::<SlotBytes>() == size_of::<SlotTable>() && align_of::<SlotBytes>() == align_of::<SlotTable>());
+
+/// A service's slot table.
+#[inline(always)]
+fn slots(id: ServiceId) -> Option<&'static SlotTable> {
+    let bytes: &'static SlotBytes = SLOTS.get_value(id.0.into(), &0)?;
+    // SAFETY: of the same size and alignment, and any bits make a table of numbers.
+    Some(unsafe { &*(&raw const *bytes).cast::<SlotTable>() })
+}
 
 /// Backend → where it is.
 #[btf_map]

@@ -23,7 +23,7 @@ use steer_common::verdict::{Counter, Verdict};
 
 use super::{
     ALLOW, BACKEND_EDGES, BACKEND_LIVE, BACKEND_STATES, BACKEND_STATS, BACKENDS, ENDPOINTS, EXPLAIN, FLOWS, FOREIGN,
-    FRONTENDS, HELD, Maps, NOTICED, NOTICES, PENDING, SCRATCH, SEARCHES, SERVICE_STATES, SERVICES, SLOTS, TRACE, WORK,
+    FRONTENDS, HELD, Maps, NOTICED, NOTICES, PENDING, SCRATCH, SEARCHES, SERVICE_STATES, SERVICES, TRACE, WORK,
 };
 use crate::atomic;
 use crate::packet::{Packet, fill_syn};
@@ -141,7 +141,7 @@ impl<P: Packet> Tables for Maps<P> {
 
     #[inline(always)]
     fn slots(&self, id: ServiceId) -> Option<&SlotTable> {
-        SLOTS.get_value(id.0.into(), &0)
+        super::slots(id)
     }
 
     #[inline(always)]

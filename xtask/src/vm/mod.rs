@@ -116,6 +116,11 @@ const SLOWNESS: &str = "STEER_TESTS_SLOWNESS";
 /// tell a lost SYN (1 s) any more.
 const TCG_SLOWNESS: &str = "4";
 
+/// Why CI has no machine on this system: its distribution has no mirror of Debian's.
+pub(crate) fn cannot_run_here() -> Option<String> {
+    disk::mirror().err().map(|error| format!("{error:#}"))
+}
+
 /// True when every test of every system is good.
 pub(crate) fn run(args: &Args) -> Result<bool> {
     let dir = cmd::target_dir().join("vm");
