@@ -132,6 +132,7 @@ impl Agent {
             }
             Answer::Container(id, turn, answer) => self.on_container(&id, turn, answer),
             Answer::Swarm(told) => {
+                self.questions.swarm_answered();
                 if self.docker_version.is_some() && self.take_swarm(told) {
                     self.list(false);
                 }

@@ -95,6 +95,11 @@ impl Questions {
         self.swarm.as_ref().is_some_and(|task| !task.is_finished())
     }
 
+    /// It has answered, though the task that brought the answer may not have ended yet.
+    pub(super) fn swarm_answered(&mut self) {
+        self.swarm = None;
+    }
+
     /// Asks about one container. If that is being done, it is done again when the answer comes: see [`Order::is_stale`].
     pub(super) fn inspect(&mut self, docker: &Docker, id: &ContainerId) {
         if !self.is_asked(id) {

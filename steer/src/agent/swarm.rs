@@ -83,9 +83,11 @@ impl Agent {
 
     /// Virtual addresses lead to whoever is known now.
     pub(super) fn sync_swarm(&mut self) {
-        let swarm = self.known.swarm.take();
-        self.sync_vips(swarm.as_ref());
-        self.known.swarm = swarm;
+        let (vips, running) = match &self.known.swarm {
+            Some(Swarm { vips, running, .. }) => (vips.clone(), running.clone()),
+            None => Default::default(),
+        };
+        self.sync_vips(&vips, running.as_ref());
     }
 
     /// Who leaves gets nothing new from now on.
@@ -132,6 +134,7 @@ impl Agent {
         let tracked = self.tracked.get(&container.id);
         let spec = match tracked {
             Some(tracked) => (tracked.run == container.started_at).then(|| tracked.spec.clone()),
+            None if !self.applied.backends.keys().any(|key| key.container == container.id) => None,
             None => self.applied.candidates().into_iter().find(|left| left.id == container.id).map(|left| left.spec),
         }?;
         spec.mesh.then_some(spec.ports)

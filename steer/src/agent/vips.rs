@@ -7,7 +7,7 @@ use super::{Agent, Source};
 use crate::host::clock::boot_secs;
 use crate::host::netns::Netns;
 use crate::model::desired::BackendKey;
-use crate::model::swarm::vips::{Ids, Local, Observed, Place, Tables, tables};
+use crate::model::swarm::vips::{Ids, Local, Observed, Place, Tables, Vip, tables};
 use crate::model::swarm::{GATEWAY, Membership, Swarm};
 use crate::model::{Container, ContainerId};
 
@@ -70,15 +70,15 @@ impl Agent {
     }
 
     /// Brings the maps in line with what is known of virtual addresses.
-    pub(super) fn sync_vips(&mut self, swarm: Option<&Swarm>) {
+    pub(super) fn sync_vips(&mut self, vips: &[Vip], running: Option<&BTreeSet<String>>) {
         // As long as Docker has not said what runs, what an earlier agent left stands.
         if !self.listed {
             return;
         }
         let local = self.local_tasks();
         let places: Vec<Place> = self.vips.places.values().map(|known| known.place.clone()).collect();
-        let vips = swarm.filter(|_| !self.closing).map_or(&[][..], |swarm| &swarm.vips);
-        let running = swarm.and_then(|swarm| swarm.running.as_ref());
+        // Whoever leaves the host takes nothing new.
+        let vips = if self.closing { &[] } else { vips };
         let observed = Observed { vips, places: &places, local: &local, running };
         let (wanted, problems) = tables(&observed, &mut self.vips.ids);
         self.say(Source::Vips, problems);
