@@ -116,6 +116,7 @@ fn where_the_mesh_is_dead_steer_alone_makes_published_ports_work() {
         return println!("not to be seen here: this kernel has ip_vs, so the mesh is alive");
     }
     let Some(mut host) = manager(Attach::Tc) else { return };
+    host.agent.wait_for("the agent knows Docker", |status| status.agent.docker.is_some());
     host.agent.steer_ok(&["detach", "--now"]);
     assert!(host.agent.wait_exit().success());
     host.docker.create_service(web().replicas(2));
