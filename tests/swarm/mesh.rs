@@ -59,8 +59,9 @@ fn what_finds_no_ready_task_here_goes_on_to_the_mesh_and_stays_there() {
 
     // It listens no more, and lives.
     kill(Pid::from_raw(task.pid), Signal::SIGUSR2).expect("it runs");
-    agent.wait_state(&task.name, "unready");
+    // The kernel sees it with the first SYN, and tells.
     assert_eq!(http.backend(), "elsewhere");
+    agent.wait_state(&task.name, "unready");
     let meanwhile = LongLived::start(&world.client, (HOST, ECHO));
     assert_eq!(meanwhile.backend, "elsewhere");
     let why = agent.steer_ok(&["explain", "10.203.0.2:1", &format!("{HOST}:{PORT}")]);
@@ -87,14 +88,16 @@ fn a_syn_that_went_to_the_mesh_goes_there_again() {
     agent.wait_ready("web", 1);
     let task = docker.task_containers("web").remove(0);
     kill(Pid::from_raw(task.pid), Signal::SIGUSR2).expect("it runs");
-    agent.wait_state(&task.name, "unready");
-    world.host.output("iptables", "-I FORWARD -p tcp --syn -j DROP");
     let http = Http::new(&world.client, SocketAddr::from((HOST, PORT)));
+    assert_eq!(http.backend(), "elsewhere");
+    agent.wait_state(&task.name, "unready");
+    let before = agent.counter("pass_mesh");
+    world.host.output("iptables", "-I FORWARD -p tcp --syn -j DROP");
     let asked = {
         let http = http.clone();
         thread::spawn(move || http.get("/"))
     };
-    agent.wait_for("its SYN has come", |status| status.counters["pass_mesh"] >= 1);
+    agent.wait_for("its SYN has come", |status| status.counters["pass_mesh"] > before);
     kill(Pid::from_raw(task.pid), Signal::SIGUSR2).expect("it runs");
     agent.wait_ready("web", 1);
     world.host.output("iptables", "-D FORWARD -p tcp --syn -j DROP");
