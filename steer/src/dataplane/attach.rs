@@ -16,6 +16,7 @@ use aya::programs::{
 };
 
 use super::clsact;
+use super::detach::remove_file;
 use super::load::{program, program_mut};
 use super::paths::{LinkName, Paths};
 
@@ -172,10 +173,6 @@ fn pin_link(link: FdLink, pin: &Path) -> Result<()> {
 
 /// Pins a new link in the place of an old one, which ends by it.
 fn replace_pin(link: FdLink, pin: &Path) -> Result<()> {
-    match std::fs::remove_file(pin) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing the pin {}", pin.display()))
-        }
-        _ => pin_link(link, pin),
-    }
+    remove_file(pin)?;
+    pin_link(link, pin)
 }

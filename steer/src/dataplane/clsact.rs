@@ -14,6 +14,7 @@ use aya::programs::{ProgramError, SchedClassifier, TcAttachType, tc};
 use aya::util::KernelVersion;
 use nix::libc;
 
+use super::detach::remove_file;
 use super::paths::LinkName;
 use crate::host::filters;
 
@@ -51,12 +52,7 @@ pub(super) fn attach(program: &mut SchedClassifier, pin: &Path, interface: &str)
     };
     // It is to outlive this process; dropping it would detach the program.
     std::mem::forget(program.take_link(id)?);
-    match std::fs::remove_file(pin) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("removing the pin {}", pin.display()));
-        }
-        _ => {}
-    }
+    remove_file(pin)?;
     program.pin(pin).with_context(|| format!("pinning the program at {}", pin.display()))
 }
 

@@ -78,7 +78,8 @@ fn remove_all(directory: &Path) -> Result<()> {
     remove_directory(directory)
 }
 
-fn remove_file(path: &Path) -> Result<()> {
+/// Removes a file, if it is there.
+pub(super) fn remove_file(path: &Path) -> Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("removing {}", path.display()))
