@@ -37,6 +37,16 @@ pub struct Report {
     pub request_ms: Quantiles,
     /// Requests per `X-Backend`.
     pub backends: BTreeMap<String, u64>,
+    /// When the run began, in seconds since 1970.
+    #[serde(default)]
+    pub began: f64,
+    /// When each of these had answered for the first time, in seconds of the run.
+    #[serde(default)]
+    pub first_answers: BTreeMap<String, f64>,
+    /// Established connections that ended before their answer did (`reset` and `closed`), by the backend that had answered on them
+    /// before; without a name where none had.
+    #[serde(default)]
+    pub broken: BTreeMap<String, u64>,
     /// The first failures in words: second of the run, client address, what happened.
     pub samples: Vec<String>,
 }

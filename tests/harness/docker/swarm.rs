@@ -85,8 +85,13 @@ impl ServiceSpec {
     }
 
     #[must_use]
-    pub fn healthcheck(mut self) -> Self {
-        self.health = Some(Health::default());
+    pub fn healthcheck(self) -> Self {
+        self.health(Health::default())
+    }
+
+    #[must_use]
+    pub fn health(mut self, health: Health) -> Self {
+        self.health = Some(health);
         self
     }
 
@@ -105,11 +110,6 @@ impl ServiceSpec {
 
     fn body(self) -> Body {
         let Self { name, image, replicas, publish, labels, args, health, start_first, networks } = self;
-        let order = if start_first {
-            ServiceSpecUpdateConfigOrderEnum::START_FIRST
-        } else {
-            ServiceSpecUpdateConfigOrderEnum::STOP_FIRST
-        };
         let mode = match replicas {
             Some(replicas) => ServiceSpecMode {
                 replicated: Some(ServiceSpecModeReplicated { replicas: Some(replicas) }),
@@ -137,15 +137,21 @@ impl ServiceSpec {
                 ..Default::default()
             }),
             mode: Some(mode),
-            update_config: Some(ServiceSpecUpdateConfig {
-                parallelism: Some(1),
-                order: Some(order),
-                ..Default::default()
-            }),
+            update_config: Some(update_config(start_first)),
             endpoint_spec: Some(EndpointSpec { ports: Some(ports(&publish)), ..Default::default() }),
             ..Default::default()
         }
     }
+}
+
+/// One task after the other.
+fn update_config(start_first: bool) -> ServiceSpecUpdateConfig {
+    let order = if start_first {
+        ServiceSpecUpdateConfigOrderEnum::START_FIRST
+    } else {
+        ServiceSpecUpdateConfigOrderEnum::STOP_FIRST
+    };
+    ServiceSpecUpdateConfig { parallelism: Some(1), order: Some(order), ..Default::default() }
 }
 
 /// Published ports as a service's endpoint has them.
@@ -207,6 +213,12 @@ impl Engine {
     #[track_caller]
     pub fn update_service(&self, name: &str, change: impl FnOnce(&mut Body)) {
         self.send_update(name, change, None);
+    }
+
+    /// `docker service update --update-order …`: of updates to come.
+    #[track_caller]
+    pub fn update_order(&self, name: &str, start_first: bool) {
+        self.update_service(name, |body| body.update_config = Some(update_config(start_first)));
     }
 
     /// With another image.

@@ -14,6 +14,7 @@ mod results;
 mod session;
 mod suite;
 mod tools;
+mod versus;
 
 use std::{
     fs,
@@ -54,15 +55,19 @@ pub(crate) struct Args {
     /// A prompt in the machine of one system, instead of tests
     #[arg(long)]
     shell: bool,
+    /// Instead of tests: Swarm's routing mesh alone, then with steer, side by side, in one system [default: trixie]. What is behind
+    /// `--` are parts of rows' names, such as `kill`
+    #[arg(long, conflicts_with_all = ["tests", "shell"])]
+    versus: bool,
     /// Build the root disks anew, with the packages of today
     #[arg(long)]
     fresh: bool,
     /// Debian's mirror for the root disks [default: the one that this system uses]
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
-    /// How long one test binary may run
-    #[arg(long, value_name = "SECONDS", default_value_t = LIMIT)]
-    limit: u64,
+    /// How long one test binary may run [default: 900], or all of --versus [default: 2700]
+    #[arg(long, value_name = "SECONDS")]
+    limit: Option<u64>,
     /// How long all of them together may run in one machine
     #[arg(long, value_name = "SECONDS", default_value_t = MACHINE_LIMIT)]
     machine_limit: u64,
@@ -99,9 +104,10 @@ impl Default for Args {
             suites: Vec::new(),
             tests: Vec::new(),
             shell: false,
+            versus: false,
             fresh: false,
             mirror: None,
-            limit: LIMIT,
+            limit: None,
             machine_limit: MACHINE_LIMIT,
             memory: MEMORY_MIB,
             nocapture: false,
@@ -129,9 +135,12 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     println!("== vm: tools");
     tools::ensure(privilege)?;
     println!("== vm: building what is tested");
-    let payload = Payload::build(&dir, &args.tests)?;
-    let suites = suite::chosen(&args.suites);
+    let payload = if args.versus { Payload::of_programs(&dir)? } else { Payload::build(&dir, &args.tests)? };
     let mut harness = Harness { args, payload, privilege, dir: &dir, accelerator: None };
+    if args.versus {
+        return versus::run(&mut harness);
+    }
+    let suites = suite::chosen(&args.suites);
     if args.shell {
         let [suite] = suites[..] else { bail!("--shell wants one system: `cargo xtask vm trixie --shell`") };
         return harness.shell(suite);
@@ -237,12 +246,11 @@ impl Harness<'_> {
                 column.problems.push(over);
                 break;
             }
-            let limit = left.min(Duration::from_secs(args.limit));
+            let limit = left.min(Duration::from_secs(args.limit.unwrap_or(LIMIT)));
             let request = session::request(name, words(args), vars(accelerator), limit);
-            let binary = session.run(name, request, logs, |piece| {
+            let binary = session.test(name, request, logs, |piece| {
                 if args.nocapture {
-                    print!("{piece}");
-                    drop(std::io::stdout().flush());
+                    show(piece);
                 }
             })?;
             println!("  {name}: {} ({:.0} s)", binary.tally(), binary.took.as_secs_f64());
@@ -258,6 +266,12 @@ impl Harness<'_> {
         }
         Ok(())
     }
+}
+
+/// Something that is printed in a machine, here and now.
+fn show(piece: &str) {
+    print!("{piece}");
+    drop(std::io::stdout().flush());
 }
 
 /// What a test binary is told: as by `cargo xtask test`.

@@ -40,7 +40,15 @@ impl Payload {
     pub(crate) fn build(dir: &Path, wanted: &[String]) -> Result<Self> {
         let programs = Programs::build()?;
         let binaries = test::binaries(&build_tests(wanted)?, &test::test_package()?);
+        Self::pack(dir, &programs, binaries.into_iter().map(|(_, name, path)| (name, path)))
+    }
 
+    /// The same without tests.
+    pub(crate) fn of_programs(dir: &Path) -> Result<Self> {
+        Self::pack(dir, &Programs::build()?, [])
+    }
+
+    fn pack(dir: &Path, programs: &Programs, binaries: impl IntoIterator<Item = (String, PathBuf)>) -> Result<Self> {
         let folder = dir.join("payload");
         let image = dir.join("payload.img");
         drop(fs::remove_dir_all(&folder));
@@ -50,7 +58,7 @@ impl Payload {
             link(&path, &folder.join(name))?;
         }
         let mut tests = Vec::new();
-        for (_, name, path) in binaries {
+        for (name, path) in binaries {
             link(&path, &folder.join(in_machine(&name)))?;
             tests.push(name);
         }

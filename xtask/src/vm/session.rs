@@ -36,6 +36,13 @@ pub(crate) struct Session {
     pub(crate) booted_in: Duration,
 }
 
+/// What became of a program.
+pub(crate) struct Ran {
+    pub(crate) output: String,
+    pub(crate) took: Duration,
+    pub(crate) exit: Exit,
+}
+
 /// Why there is no answer.
 #[derive(Debug, PartialEq, Eq)]
 enum Silence {
@@ -88,7 +95,14 @@ impl Session {
     }
 
     /// Runs a test binary; what it prints goes to a file, and to `each` piece by piece.
-    pub(crate) fn run(&mut self, name: &str, run: Run, logs: &Path, mut each: impl FnMut(&str)) -> Result<Binary> {
+    pub(crate) fn test(&mut self, name: &str, run: Run, logs: &Path, each: impl FnMut(&str)) -> Result<Binary> {
+        let Ran { output, took, exit } = self.run(name, run, logs, each)?;
+        let (tests, verified) = (results::tests(&output), results::verified(&output));
+        Ok(Binary { name: name.to_owned(), tests, verified, took, exit })
+    }
+
+    /// Runs a program; what it prints goes to a file, and to `each` piece by piece.
+    pub(crate) fn run(&mut self, name: &str, run: Run, logs: &Path, mut each: impl FnMut(&str)) -> Result<Ran> {
         let began = Instant::now();
         let until = began + Duration::from_secs(run.limit_seconds) + GRACE;
         let path = logs.join(format!("{name}.log"));
@@ -113,13 +127,7 @@ impl Session {
                 Err(Silence::Closed) => break Exit::MachineLost,
             }
         };
-        Ok(Binary {
-            name: name.to_owned(),
-            tests: results::tests(&output),
-            verified: results::verified(&output),
-            took: began.elapsed(),
-            exit,
-        })
+        Ok(Ran { output, took: began.elapsed(), exit })
     }
 }
 
@@ -164,7 +172,12 @@ fn next(from: &Receiver<Report>, limit: Duration) -> std::result::Result<Report,
 
 /// A test binary's run, as a request.
 pub(crate) fn request(name: &str, args: Vec<String>, env: Vec<(String, String)>, limit: Duration) -> Run {
-    Run { program: payload::in_machine(name), args, env, limit_seconds: limit.as_secs() }
+    program(&payload::in_machine(name), args, env, limit)
+}
+
+/// A program's run, as a request.
+pub(crate) fn program(name: &str, args: Vec<String>, env: Vec<(String, String)>, limit: Duration) -> Run {
+    Run { program: name.to_owned(), args, env, limit_seconds: limit.as_secs() }
 }
 
 /// What in a kernel's log is worth a sentence: the lines, a few of them.

@@ -21,14 +21,20 @@ pub(crate) struct Client {
     turn: usize,
     /// Requests that the connection in use has carried.
     carried: u32,
+    /// What the first connection counts as carried already, so that not all clients open their next one at the same time.
+    head_start: u32,
     /// Address of the connection in use, for the words about a failure.
     local: Option<SocketAddr>,
+    /// Who has answered on the connection in use; empty before the first answer.
+    backend: String,
 }
 
 impl Client {
     pub(crate) fn new(run: Rc<Run>, ports: Option<Ports>, index: u16) -> Self {
         let room = if run.mode == Mode::Bulk { 256 << 10 } else { 4 << 10 };
-        Self { run, ports, buffer: Vec::with_capacity(room), stream: None, turn: index.into(), carried: 0, local: None }
+        let buffer = Vec::with_capacity(room);
+        let (turn, head_start) = (index.into(), u32::from(index) % run.per_connection.max(1));
+        Self { run, ports, buffer, stream: None, turn, carried: 0, head_start, local: None, backend: String::new() }
     }
 
     pub(crate) async fn run(mut self) {
@@ -45,7 +51,7 @@ impl Client {
                 Ok((response, took)) => run.tally.success(&response, took),
                 Err(err) => {
                     self.stream = None;
-                    run.tally.failure(&err, self.local.take(), started.elapsed());
+                    run.tally.failure(&err, &self.backend, self.local.take(), started.elapsed());
                 }
             }
             if let Some(pause) = run.pause {
@@ -68,6 +74,7 @@ impl Client {
         let response = response::read(&mut stream, &mut self.buffer).await?;
         let took = asked.elapsed();
         self.carried += 1;
+        self.backend.clone_from(&response.backend);
         if response.stays {
             // Dropping it closes it: clients do not keep a connection for ever.
             self.stream = (self.carried < self.run.per_connection).then_some(stream);
@@ -82,13 +89,14 @@ impl Client {
     async fn connect(&mut self, started: Instant) -> io::Result<TcpStream> {
         let target = self.run.targets[self.turn % self.run.targets.len()];
         self.turn = self.turn.wrapping_add(1);
+        self.backend.clear();
         let socket = if target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if let Some(ports) = &mut self.ports {
             ports.bind(&socket, target)?;
             self.local = socket.local_addr().ok();
         }
         let stream = socket.connect(target).await?;
-        self.carried = 0;
+        self.carried = std::mem::take(&mut self.head_start);
         stream.set_nodelay(true)?;
         self.run.tally.connected(started.elapsed());
         if self.local.is_none() || self.ports.is_none() {

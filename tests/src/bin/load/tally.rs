@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
 use steer_tests::report::{Failures, Quantiles, Report};
@@ -23,6 +23,7 @@ pub(crate) struct Tally {
 }
 
 struct Inner {
+    began: SystemTime,
     started: Instant,
     ended: Option<Instant>,
     connect: Histogram<u64>,
@@ -34,9 +35,18 @@ struct Inner {
     stalled: u64,
     failures: Failures,
     /// A handful of backends: looking through a list beats hashing.
-    backends: Vec<(String, u64)>,
+    backends: Vec<Known>,
+    /// Fewer still: by the backend that had answered before.
+    broken: Vec<(String, u64)>,
     samples: Vec<String>,
     shown: Shown,
+}
+
+/// A backend that has answered.
+struct Known {
+    name: String,
+    requests: u64,
+    first: Duration,
 }
 
 /// What the progress line before this one knew.
@@ -54,6 +64,7 @@ impl Tally {
         let started = Instant::now();
         let shown = Shown { at: started, requests: 0, failed: 0, slowest: Duration::ZERO };
         let inner = Inner {
+            began: SystemTime::now(),
             started,
             ended: None,
             connect: histogram(),
@@ -65,6 +76,7 @@ impl Tally {
             stalled: 0,
             failures: Failures::default(),
             backends: Vec::new(),
+            broken: Vec::new(),
             samples: Vec::new(),
             shown,
         };
@@ -88,13 +100,17 @@ impl Tally {
         inner.requests += 1;
         inner.bytes += response.body;
         inner.request.saturating_record(micros(took));
-        match inner.backends.iter_mut().find(|(name, _)| *name == response.backend) {
-            Some((_, count)) => *count += 1,
-            None => inner.backends.push((response.backend.clone(), 1)),
+        match inner.backends.iter_mut().find(|known| known.name == response.backend) {
+            Some(known) => known.requests += 1,
+            None => {
+                let first = inner.started.elapsed();
+                inner.backends.push(Known { name: response.backend.clone(), requests: 1, first });
+            }
         }
     }
 
-    pub(crate) fn failure(&self, err: &io::Error, local: Option<SocketAddr>, took: Duration) {
+    /// `backend`: who has answered on this connection before, if anybody has.
+    pub(crate) fn failure(&self, err: &io::Error, backend: &str, local: Option<SocketAddr>, took: Duration) {
         let mut inner = self.inner.borrow_mut();
         inner.slow(took);
         let Failures { refused, reset, timeout, closed, status: _, other } = &mut inner.failures;
@@ -105,6 +121,12 @@ impl Tally {
             ErrorKind::UnexpectedEof => closed,
             _ => other,
         } += 1;
+        if had_begun(err.kind()) {
+            match inner.broken.iter_mut().find(|(name, _)| name == backend) {
+                Some((_, count)) => *count += 1,
+                None => inner.broken.push((backend.to_owned(), 1)),
+            }
+        }
         inner.sample(local, &format!("{err} after {:.1} ms", millis(took)));
     }
 
@@ -131,6 +153,7 @@ impl Tally {
     pub(crate) fn report(&self, mode: &str) -> Report {
         let inner = self.inner.borrow();
         let seconds = inner.ended.unwrap_or_else(Instant::now).duration_since(inner.started).as_secs_f64();
+        let first_answers = inner.backends.iter().map(|known| (known.name.clone(), known.first.as_secs_f64()));
         Report {
             mode: mode.to_owned(),
             seconds,
@@ -145,7 +168,10 @@ impl Tally {
             stalled: inner.stalled,
             connect_ms: quantiles(&inner.connect),
             request_ms: quantiles(&inner.request),
-            backends: inner.backends.iter().cloned().collect(),
+            backends: inner.backends.iter().map(|known| (known.name.clone(), known.requests)).collect(),
+            began: inner.began.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
+            first_answers: first_answers.collect(),
+            broken: inner.broken.iter().cloned().collect(),
             samples: inner.samples.clone(),
         }
     }
@@ -164,6 +190,12 @@ impl Inner {
             self.samples.push(format!("{:.3} s: {client}{words}", self.started.elapsed().as_secs_f64()));
         }
     }
+}
+
+/// The connection was established, and ended before its answer did.
+fn had_begun(kind: ErrorKind) -> bool {
+    use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(kind, ConnectionReset | ConnectionAborted | BrokenPipe | UnexpectedEof)
 }
 
 fn micros(took: Duration) -> u64 {

@@ -1,0 +1,131 @@
+//! `cargo xtask vm --versus`: Swarm's routing mesh alone, then with steer in front of it, side by side.
+//!
+//! Problem: what steer is good for shows where the mesh fails, and an honest comparison shows also where it does not. Approach:
+//! one machine, one Docker, one run; each [row](rows) is measured first with the mesh alone and at once again with steer
+//! ([`scenario`]), with the same app, the same clients and the same [deed](deed); what clients met is counted ([`measure`]) and
+//! becomes a [`table`] for the README.
+//!
+//! It says what it measured and claims nothing: the exit code tells only whether everything could be measured. It needs a kernel
+//! with `ip_vs`; without, the mesh is dead, and `--way steer` measures steer alone.
+
+mod deed;
+mod measure;
+mod poll;
+mod rows;
+mod scenario;
+mod table;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+use nix::sys::utsname::uname;
+use steer_tests::signals;
+use steer_tests::skip::{self, Need};
+use steer_tests::world::Bpffs;
+
+use crate::poll::Stop;
+use crate::rows::Row;
+use crate::scenario::{Fared, Site, Way};
+use crate::table::{Machine, Measured};
+
+const INTERRUPTED: u8 = 130;
+
+#[derive(Parser)]
+#[command(about = "Compares Swarm's routing mesh alone with steer in front of it")]
+struct Args {
+    /// Only this way; both, one after the other, if none is named
+    #[arg(long, value_enum)]
+    way: Vec<Way>,
+    /// Only rows whose name contains one of these, such as `kill` or `none: docker stop`
+    filter: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if let Err(err) = signals::listen(poll::interrupt) {
+        return fail(&format!("cannot listen to signals: {err}"));
+    }
+    if let Some(missing) = skip::missing(&[Need::Root, Need::Docker, Need::Steer]) {
+        return fail(&format!("cannot compare here: {missing}"));
+    }
+    let rows = Row::matching(&args.filter);
+    if rows.is_empty() {
+        return fail(&format!("no row has a name with one of {:?}; all of them: {}", args.filter, names()));
+    }
+    let ways: Vec<Way> = [Way::Mesh, Way::Steer].into_iter().filter(|way| args.way.is_empty() || args.way.contains(way)).collect();
+    // Guards clean up while a panic of the harness unwinds; its words are on standard error by then.
+    match std::panic::catch_unwind(|| run(&rows, &ways)) {
+        Ok(Ok((machine, measured))) => {
+            print!("\n{}\n{}", table::MARK, table::render(&machine, &measured));
+            if measured.iter().all(|row| row.is_whole(&ways)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Ok(Err(Stop::Interrupted)) => {
+            eprintln!("versus: interrupted; nothing is left behind");
+            ExitCode::from(INTERRUPTED)
+        }
+        Ok(Err(Stop::Failed(words))) => fail(&words),
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn run(rows: &[Row], ways: &[Way]) -> Result<(Machine, Vec<Measured>), Stop> {
+    let began = Instant::now();
+    let _bpffs = Bpffs::new();
+    eprintln!("a Swarm of one node");
+    let mut site = Site::build();
+    if ways.contains(&Way::Mesh) && !site.mesh_answers(rows[0])? {
+        let words = "nothing answers at a published port without steer: this kernel has no ip_vs, or it does not work; \
+                     `--way steer` measures steer alone";
+        return Err(Stop::Failed(words.to_owned()));
+    }
+    let mut measured = Vec::new();
+    for (index, row) in rows.iter().enumerate() {
+        let mut both = Measured { row: *row, mesh: None, steer: None };
+        for way in ways {
+            let label = format!("[{}/{}, {:.0} s] {row}, {}", index + 1, rows.len(), began.elapsed().as_secs_f64(), way.name());
+            let outcome = site.measure(*row, *way);
+            match &outcome {
+                Ok(fared) => tell(&label, fared),
+                Err(Stop::Failed(why)) => eprintln!("{label}: NOT MEASURED: {why}"),
+                Err(Stop::Interrupted) => return Err(Stop::Interrupted),
+            }
+            let place = if *way == Way::Mesh { &mut both.mesh } else { &mut both.steer };
+            *place = outcome.ok();
+        }
+        measured.push(both);
+    }
+    Ok((machine(&site, began.elapsed().as_secs_f64()), measured))
+}
+
+fn machine(site: &Site, seconds: f64) -> Machine {
+    let kernel = uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default();
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    Machine {
+        kernel,
+        docker: site.docker_version(),
+        cores: std::thread::available_parallelism().map_or(0, usize::from),
+        cpu: model.map(|(_, model)| model.trim().to_owned()).unwrap_or_default(),
+        seconds,
+    }
+}
+
+/// What came of one measurement, as soon as it is known.
+fn tell(label: &str, fared: &Fared) {
+    eprintln!("{label} ({:.0} s)", fared.seconds);
+    for (kind, figures) in [("close", &fared.close), ("keep-alive", &fared.keepalive)] {
+        eprintln!("    {kind}: {}", table::one_line(figures));
+    }
+    const ENOUGH: usize = 6;
+    fared.failures.iter().take(ENOUGH).for_each(|words| eprintln!("    {words}"));
+}
+
+fn names() -> String {
+    Row::matching(&[]).iter().map(Row::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn fail(words: &str) -> ExitCode {
+    eprintln!("versus: failed: {words}");
+    ExitCode::FAILURE
+}

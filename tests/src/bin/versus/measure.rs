@@ -1,0 +1,133 @@
+//! What clients met while a deed was done.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+use steer_tests::clients::cut;
+use steer_tests::report::Report;
+
+/// One way, one deed, one kind of client.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Figures {
+    pub(crate) requests: u64,
+    /// A reset in answer to a SYN.
+    pub(crate) refused: u64,
+    /// Established connections that ended before their answer did.
+    pub(crate) reset: u64,
+    /// Of these, the ones whose task was there all the time.
+    pub(crate) cut: u64,
+    /// Requests that took a second or longer, those that were given up included.
+    pub(crate) stalled: u64,
+    pub(crate) longest_ms: f64,
+    /// From the start of a new task's process to the first request it answered: the median of the new tasks.
+    pub(crate) first_ms: Option<f64>,
+    /// Failures of any other kind, such as no port left.
+    pub(crate) other: u64,
+}
+
+/// The tasks of the service around a deed, by the name under which they answer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tasks {
+    pub(crate) before: BTreeSet<String>,
+    /// With the moment at which the task's process was started, in seconds since 1970.
+    pub(crate) after: BTreeMap<String, f64>,
+}
+
+impl Tasks {
+    fn has_one_ended(&self) -> bool {
+        self.before.iter().any(|name| !self.after.contains_key(name))
+    }
+}
+
+impl Figures {
+    pub(crate) fn of(report: &Report, tasks: &Tasks) -> Self {
+        // A connection that ended before anybody had answered on it may have been at any task. If one has ended, it was there:
+        // none other had a reason.
+        let was_cut = |name: &str| tasks.after.contains_key(name) || (name.is_empty() && !tasks.has_one_ended());
+        let cut_off = report.broken.iter().filter(|(name, _)| was_cut(name)).map(|(_, count)| count).sum();
+        let new = tasks.after.iter().filter(|(name, _)| !tasks.before.contains(*name));
+        let first = new.filter_map(|(name, started)| Some((report.began + report.first_answers.get(name)? - started) * 1e3));
+        Self {
+            requests: report.requests,
+            refused: report.failures.refused,
+            reset: cut(report),
+            cut: cut_off,
+            stalled: report.stalled,
+            longest_ms: report.slowest_ms,
+            first_ms: median(first.collect()),
+            other: report.failures.status + report.failures.other,
+        }
+    }
+
+    /// In what clients met more of the bad with steer (`self`) than with the mesh.
+    pub(crate) fn worse_than(&self, mesh: &Self) -> Vec<&'static str> {
+        let counts = |figures: &Self| {
+            let Self { refused, reset, cut, stalled, other, .. } = *figures;
+            [("refused", refused), ("reset", reset), ("cut", cut), ("stalled", stalled), ("other", other)]
+        };
+        let both = counts(self).into_iter().zip(counts(mesh));
+        both.filter(|((_, steer), (_, mesh))| steer > mesh).map(|((name, _), _)| name).collect()
+    }
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use steer_tests::report::Failures;
+
+    use super::*;
+
+    fn tasks(before: &[&str], after: &[(&str, f64)]) -> Tasks {
+        Tasks {
+            before: before.iter().map(|name| (*name).to_owned()).collect(),
+            after: after.iter().map(|(name, started)| ((*name).to_owned(), *started)).collect(),
+        }
+    }
+
+    fn report(broken: &[(&str, u64)]) -> Report {
+        Report {
+            requests: 100,
+            failures: Failures { refused: 3, reset: broken.iter().map(|(_, count)| count).sum(), ..Failures::default() },
+            slowest_ms: 12.0,
+            began: 1000.0,
+            first_answers: [("old", 0.1), ("new", 5.5), ("newer", 7.0)].map(|(name, at)| (name.to_owned(), at)).into(),
+            broken: broken.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect(),
+            ..Report::default()
+        }
+    }
+
+    #[test]
+    fn what_went_with_its_task_is_reset_but_not_cut() {
+        let tasks = tasks(&["old", "stays"], &[("stays", 900.0), ("new", 1005.0)]);
+        let figures = Figures::of(&report(&[("old", 4), ("stays", 2), ("", 1)]), &tasks);
+        assert_eq!((figures.refused, figures.reset, figures.cut), (3, 7, 2));
+    }
+
+    #[test]
+    fn where_no_task_has_ended_every_connection_that_broke_was_cut() {
+        let tasks = tasks(&["stays"], &[("stays", 900.0)]);
+        let figures = Figures::of(&report(&[("stays", 2), ("", 1)]), &tasks);
+        assert_eq!((figures.reset, figures.cut, figures.first_ms), (3, 3, None));
+    }
+
+    #[test]
+    fn the_first_request_is_counted_from_the_start_of_the_process() {
+        let tasks = tasks(&["old"], &[("new", 1005.0), ("newer", 1006.0), ("silent", 1001.0)]);
+        let figures = Figures::of(&report(&[]), &tasks);
+        assert_eq!(figures.first_ms, Some(1000.0));
+    }
+
+    #[test]
+    fn worse_is_what_there_is_more_of() {
+        let tasks = Tasks::default();
+        let mesh = Figures::of(&report(&[]), &tasks);
+        let mut steer = Figures { refused: 0, longest_ms: 99.0, ..mesh.clone() };
+        assert!(steer.worse_than(&mesh).is_empty());
+        steer.stalled = 1;
+        assert_eq!(steer.worse_than(&mesh), ["stalled"]);
+    }
+}

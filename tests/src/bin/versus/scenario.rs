@@ -1,0 +1,241 @@
+//! One Docker for all rows, one service for all rows that can share it, and one measurement after the other.
+
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use steer_tests::World;
+use steer_tests::agent::{Agent, Attach};
+use steer_tests::docker::{Docker, Health, ServiceSpec};
+use steer_tests::http::Http;
+use steer_tests::load::Load;
+use steer_tests::report::Report;
+use steer_tests::world::HOST;
+
+use crate::deed::{self, Wanted};
+use crate::measure::{Figures, Tasks};
+use crate::poll::{self, Stop};
+use crate::rows::{Deed, Row};
+
+pub(crate) const SERVICE: &str = "web";
+const PORT: u16 = 9000;
+
+/// Clients that open a connection for each request, and their requests per second.
+pub(crate) const CLOSERS: (u16, u32) = (40, 100);
+/// Clients that keep theirs for a few requests, and their requests per second.
+pub(crate) const KEEPERS: (u16, u32) = (16, 100);
+pub(crate) const PER_CONNECTION: u32 = 10;
+pub(crate) const HEALTH: Health =
+    Health { interval: Duration::from_secs(2), retries: 3, start_period: Duration::from_secs(10) };
+/// Seconds between the start and the listening of an app that is slow.
+pub(crate) const SLOW: &str = "2";
+/// How long the load goes on when all has been done.
+const TAIL: Duration = Duration::from_secs(2);
+
+/// Who brings connections to tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub(crate) enum Way {
+    /// Swarm's routing mesh alone
+    Mesh,
+    /// steer, with the mesh behind it
+    Steer,
+}
+
+impl Way {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Mesh => "mesh",
+            Self::Steer => "steer",
+        }
+    }
+}
+
+/// What both kinds of clients met.
+#[derive(Clone, Debug)]
+pub(crate) struct Fared {
+    pub(crate) close: Figures,
+    pub(crate) keepalive: Figures,
+    /// Samples of failures, in words.
+    pub(crate) failures: Vec<String>,
+    pub(crate) seconds: f64,
+}
+
+/// An app that rows can share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct App {
+    health: bool,
+    slow: bool,
+}
+
+/// A Swarm of one node, and a client beside it. Fields are dropped in this order.
+pub(crate) struct Site {
+    service: Option<(App, Wanted)>,
+    docker: Docker,
+    world: World,
+}
+
+impl Site {
+    pub(crate) fn build() -> Self {
+        let world = World::new();
+        let docker = Docker::start(&world);
+        docker.import_greeter();
+        docker.swarm_init(HOST);
+        Self { service: None, docker, world }
+    }
+
+    pub(crate) fn docker_version(&self) -> String {
+        let version = self.docker.wait("ask Docker for its version", self.docker.api().version());
+        version.version.unwrap_or_default()
+    }
+
+    /// One row, one way. What panics in the harness has only failed.
+    pub(crate) fn measure(&mut self, row: Row, way: Way) -> Result<Fared, Stop> {
+        let measured = catch_unwind(AssertUnwindSafe(|| {
+            let before = self.prepare(row)?;
+            self.under_load(row.deed, way, before)
+        }));
+        let outcome = measured.unwrap_or_else(|panic| Err(Stop::failed("the harness", words(&*panic))));
+        if outcome.is_err() {
+            // Whatever state it is in: the next row makes a new one.
+            self.remove();
+        }
+        outcome
+    }
+
+    /// Whether a published port answers without steer.
+    pub(crate) fn mesh_answers(&mut self, row: Row) -> Result<bool, Stop> {
+        self.prepare(row)?;
+        let http = Http::new(&self.world.client, (HOST, PORT));
+        Ok((0..4).any(|_| http.get("/").is_ok()))
+    }
+
+    /// The service as a row wants it, and settled.
+    fn prepare(&mut self, row: Row) -> Result<Wanted, Stop> {
+        let app = App { health: row.health, slow: row.deed == Deed::SlowUpdate };
+        let tasks = row.deed.replicas();
+        if self.service.as_ref().is_some_and(|(is, _)| *is != app) {
+            self.remove();
+        }
+        let wanted = match &self.service {
+            Some((_, is)) => {
+                if is.tasks != tasks {
+                    self.docker.scale(SERVICE, tasks as i64);
+                }
+                Wanted { tasks, gone: None, image: is.image }
+            }
+            None => {
+                self.docker.create_service(spec(app, tasks));
+                Wanted { tasks, gone: None, image: "greeter:v1" }
+            }
+        };
+        self.service = Some((app, wanted.clone()));
+        poll::until("the service is as wanted", || wanted.met(&self.docker))?;
+        Ok(wanted)
+    }
+
+    fn remove(&mut self) {
+        if self.service.take().is_none() {
+            return;
+        }
+        self.docker.remove_service(SERVICE);
+        // Its containers take the machine's time until they are gone.
+        let gone = || match self.docker.task_containers(SERVICE).len() {
+            0 => Ok(()),
+            left => Err(format!("{left} containers are left")),
+        };
+        if let Err(Stop::Failed(why)) = poll::until("the service is gone", gone) {
+            eprintln!("versus: {why}");
+        }
+    }
+
+    fn under_load(&mut self, deed: Deed, way: Way, before: Wanted) -> Result<Fared, Stop> {
+        let mut agent = (way == Way::Steer).then(|| Agent::start(&self.world, &self.docker, Attach::Tc));
+        if let Some(agent) = &mut agent {
+            agent.wait_ready(SERVICE, before.tasks);
+        }
+        let begin = Instant::now();
+        let load = Loads::start(&self.world);
+        let running = self.names();
+        load.reach(&running)?;
+
+        let wanted = deed::perform(deed, &self.docker, &before)?;
+        poll::until("Swarm has done its part", || wanted.met(&self.docker))?;
+        load.reach(&self.names())?;
+        poll::sleep_until(Instant::now() + TAIL)?;
+        let [close, keepalive] = load.finish();
+        let seconds = begin.elapsed().as_secs_f64();
+
+        let tasks = Tasks { before: running, after: self.starts() };
+        if let Some((_, is)) = &mut self.service {
+            is.image = wanted.image;
+        }
+        Ok(Fared {
+            close: Figures::of(&close, &tasks),
+            keepalive: Figures::of(&keepalive, &tasks),
+            failures: close.samples.into_iter().chain(keepalive.samples).collect(),
+            seconds,
+        })
+    }
+
+    /// Of the running tasks: as they answer.
+    fn names(&self) -> BTreeSet<String> {
+        self.docker.task_containers(SERVICE).into_iter().map(|container| container.name).collect()
+    }
+
+    /// When Docker started their processes.
+    fn starts(&self) -> BTreeMap<String, f64> {
+        let started = |id: &str| {
+            let words = self.docker.inspect(id).state?.started_at?;
+            let moment = humantime::parse_rfc3339(&words).ok()?;
+            Some(moment.duration_since(UNIX_EPOCH).ok()?.as_secs_f64())
+        };
+        let containers = self.docker.task_containers(SERVICE).into_iter();
+        containers.filter_map(|container| Some((container.name, started(&container.id)?))).collect()
+    }
+}
+
+fn spec(app: App, tasks: usize) -> ServiceSpec {
+    let App { health, slow } = app;
+    let mut spec = ServiceSpec::greeter(SERVICE).publish(PORT, 5000).replicas(tasks as i64);
+    if health {
+        spec = spec.health(HEALTH);
+    }
+    if slow { spec.args(&["--listen-after", SLOW]) } else { spec }
+}
+
+/// Both kinds of clients at once.
+struct Loads([Load; 2]);
+
+impl Loads {
+    fn start(world: &World) -> Self {
+        let load = |words: String| Load::watch(&world.client, (HOST, PORT), &format!("{words} --seconds 3600"));
+        let words = |(clients, rate): (u16, u32)| format!("--connections {clients} --rate {rate}");
+        Self([
+            load(words(CLOSERS)),
+            load(format!("--mode keepalive --per-connection {PER_CONNECTION} {}", words(KEEPERS))),
+        ])
+    }
+
+    /// Waits until each of these tasks has answered once more, to those who ask anew each time.
+    fn reach(&self, tasks: &BTreeSet<String>) -> Result<(), Stop> {
+        let now = || self.0[0].progress().latest().backends;
+        let before = now();
+        poll::until("every task answers", || {
+            let counts = now();
+            let silent: Vec<_> = tasks.iter().filter(|name| counts.get(*name) == before.get(*name)).collect();
+            if silent.is_empty() { Ok(()) } else { Err(format!("nothing from {silent:?}")) }
+        })
+    }
+
+    fn finish(self) -> [Report; 2] {
+        self.0.map(Load::stop)
+    }
+}
+
+/// What a panic says.
+fn words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    // One line of it; all of it is on standard error.
+    text.and_then(|text| text.lines().next()).unwrap_or("panicked").to_owned()
+}

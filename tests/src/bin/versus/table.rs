@@ -1,0 +1,204 @@
+//! The table as Markdown, fit for the README as it is.
+
+use std::fmt::Write;
+
+use crate::deed::PAUSE;
+use crate::measure::Figures;
+use crate::rows::Row;
+use crate::scenario::{CLOSERS, Fared, HEALTH, KEEPERS, PER_CONNECTION, SLOW, Way};
+
+/// The line before the table in what is printed: `cargo xtask vm --versus` keeps what follows it.
+pub(crate) const MARK: &str = "== table";
+
+const COLUMNS: [&str; 8] = ["app", "what is done", "clients", "refused", "reset", "stalled", "longest", "first"];
+const CUT: &str = "cut";
+const NOTHING: &str = "–";
+
+/// Where it was measured, and for how long.
+pub(crate) struct Machine {
+    pub(crate) kernel: String,
+    pub(crate) docker: String,
+    pub(crate) cores: usize,
+    pub(crate) cpu: String,
+    pub(crate) seconds: f64,
+}
+
+/// One row both ways; `None`: it was not asked for, or could not be measured.
+pub(crate) struct Measured {
+    pub(crate) row: Row,
+    pub(crate) mesh: Option<Fared>,
+    pub(crate) steer: Option<Fared>,
+}
+
+impl Measured {
+    pub(crate) fn is_whole(&self, ways: &[Way]) -> bool {
+        ways.iter().all(|way| match way {
+            Way::Mesh => self.mesh.is_some(),
+            Way::Steer => self.steer.is_some(),
+        })
+    }
+
+    fn pairs(&self) -> [(&'static str, [Option<&Figures>; 2]); 2] {
+        let pair = |figures: fn(&Fared) -> &Figures| [self.mesh.as_ref().map(figures), self.steer.as_ref().map(figures)];
+        [("new", pair(|fared| &fared.close)), ("kept", pair(|fared| &fared.keepalive))]
+    }
+}
+
+pub(crate) fn render(machine: &Machine, measured: &[Measured]) -> String {
+    let mut out = String::new();
+    // Writing to a string does not fail.
+    let _ = write(&mut out, machine, measured);
+    out
+}
+
+fn write(out: &mut String, machine: &Machine, measured: &[Measured]) -> std::fmt::Result {
+    let Machine { kernel, docker, cores, cpu, seconds } = machine;
+    writeln!(out, "Linux {kernel}, Docker {docker}, {cores} cores ({cpu}), in {:.0} minutes.\n", seconds / 60.0)?;
+    let mut rows = vec![COLUMNS.into_iter().chain([CUT]).map(str::to_owned).collect::<Vec<_>>()];
+    for row in measured {
+        rows.extend(row.pairs().map(|(clients, pair)| cells(row.row, clients, pair)));
+    }
+    markdown(out, &rows)?;
+    writeln!(out)?;
+    legend(out)?;
+    remarks(out, measured)
+}
+
+fn legend(out: &mut String) -> std::fmt::Result {
+    let rate = |(clients, rate): (u16, u32)| format!("{clients} clients, {rate} requests/s");
+    writeln!(
+        out,
+        "Each cell: mesh / steer. Four tasks (six for scaling). Clients, all at once: *new* opens a connection for each request \
+         ({}), *kept* keeps it for {PER_CONNECTION} requests ({}). healthcheck: every {} s. slow: listens {SLOW} s after its \
+         start. pause: {} s. refused: reset in answer to a SYN. reset: established, and ended before the answer. stalled: requests of a \
+         second or longer. first: from the start of a task's process to the first request it answered, median. cut: of the resets, \
+         those whose task neither ended nor was to end.",
+        rate(CLOSERS),
+        rate(KEEPERS),
+        HEALTH.interval.as_secs(),
+        PAUSE.as_secs(),
+    )
+}
+
+/// What a reader should not have to look for.
+fn remarks(out: &mut String, measured: &[Measured]) -> std::fmt::Result {
+    for row in measured {
+        for (clients, pair) in row.pairs() {
+            let [Some(mesh), Some(steer)] = pair else {
+                writeln!(out, "\nNot measured both ways: {}, {clients}.", row.row)?;
+                continue;
+            };
+            let worse = steer.worse_than(mesh);
+            if !worse.is_empty() {
+                writeln!(out, "\nsteer is worse: {}, {clients}: {}.", row.row, worse.join(", "))?;
+            }
+            if (mesh.other, steer.other) != (0, 0) {
+                writeln!(out, "\nOther failures: {}, {clients}: {} / {}.", row.row, mesh.other, steer.other)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn cells(row: Row, clients: &str, pair: [Option<&Figures>; 2]) -> Vec<String> {
+    let both = |show: fn(&Figures) -> String| {
+        let [mesh, steer] = pair.map(|figures| figures.map_or(NOTHING.to_owned(), show));
+        format!("{mesh} / {steer}")
+    };
+    let seconds = |ms: f64| format!("{:.1} s", ms / 1e3);
+    let name = row.to_string();
+    let (app, deed) = name.split_once(": ").unwrap_or(("", &name));
+    vec![
+        app.to_owned(),
+        deed.to_owned(),
+        clients.to_owned(),
+        both(|figures| figures.refused.to_string()),
+        both(|figures| figures.reset.to_string()),
+        both(|figures| figures.stalled.to_string()),
+        both(|figures| format!("{:.1} s", figures.longest_ms / 1e3)),
+        match pair.map(|figures| figures.and_then(|figures| figures.first_ms)) {
+            [None, None] => NOTHING.to_owned(),
+            times => times.map(|ms| ms.map_or(NOTHING.to_owned(), seconds)).join(" / "),
+        },
+        both(|figures| figures.cut.to_string()),
+    ]
+}
+
+/// With columns as wide as they must be, so that the text can be read too.
+fn markdown(out: &mut String, rows: &[Vec<String>]) -> std::fmt::Result {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |at: usize| rows.iter().map(|cells| cells[at].chars().count()).max().unwrap_or_default();
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    for (index, cells) in rows.iter().enumerate() {
+        for (cell, width) in cells.iter().zip(&widths) {
+            write!(out, "| {cell:width$} ")?;
+        }
+        writeln!(out, "|")?;
+        if index == 0 {
+            widths.iter().try_for_each(|width| write!(out, "|{:-<1$}", "", width + 2))?;
+            writeln!(out, "|")?;
+        }
+    }
+    Ok(())
+}
+
+/// For whoever watches.
+pub(crate) fn one_line(figures: &Figures) -> String {
+    let Figures { requests, refused, reset, cut, stalled, longest_ms, first_ms, other } = figures;
+    let first = first_ms.map(|ms| format!(", first after {ms:.0} ms")).unwrap_or_default();
+    format!(
+        "{requests} requests, refused {refused}, reset {reset} (cut {cut}), stalled {stalled}, longest {longest_ms:.0} ms{first}, \
+         other {other}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rows::Deed;
+
+    fn figures(refused: u64) -> Figures {
+        Figures { requests: 900, refused, reset: 0, cut: 0, stalled: 1, longest_ms: 1040.0, first_ms: None, other: 0 }
+    }
+
+    fn fared(refused: u64) -> Fared {
+        let keepalive = Figures { first_ms: Some(250.0), ..figures(0) };
+        Fared { close: figures(refused), keepalive, failures: Vec::new(), seconds: 1.0 }
+    }
+
+    fn machine() -> Machine {
+        Machine { kernel: "6.12".into(), docker: "26.1.5".into(), cores: 2, cpu: "a model".into(), seconds: 600.0 }
+    }
+
+    fn measured(mesh: Option<Fared>, steer: Option<Fared>) -> Vec<Measured> {
+        vec![Measured { row: Row { health: false, deed: Deed::Stop }, mesh, steer }]
+    }
+
+    #[test]
+    fn a_row_shows_both_ways_side_by_side() {
+        let text = render(&machine(), &measured(Some(fared(50)), Some(fared(0))));
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "Linux 6.12, Docker 26.1.5, 2 cores (a model), in 10 minutes.");
+        let squeeze = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(squeeze(lines[2]), "| app | what is done | clients | refused | reset | stalled | longest | first | cut |");
+        let expected = "| none | docker stop of a task | new | 50 / 0 | 0 / 0 | 1 / 1 | 1.0 s / 1.0 s | – | 0 / 0 |";
+        assert_eq!(squeeze(lines[4]), expected);
+        assert!(squeeze(lines[5]).contains("| kept | 0 / 0 |") && lines[5].contains("| 0.2 s / 0.2 s |"), "{text}");
+        let widths: Vec<usize> = lines[2..6].iter().map(|line| line.chars().count()).collect();
+        assert!(widths.iter().all(|width| *width == widths[0]), "{text}");
+        assert!(!text.contains("worse"), "{text}");
+    }
+
+    #[test]
+    fn where_steer_is_worse_the_table_says_so() {
+        let text = render(&machine(), &measured(Some(fared(0)), Some(fared(2))));
+        assert!(text.contains("\nsteer is worse: none: docker stop of a task, new: refused.\n"), "{text}");
+    }
+
+    #[test]
+    fn what_was_not_measured_is_no_zero() {
+        let text = render(&machine(), &measured(None, Some(fared(0))));
+        assert!(text.contains("| – / 0 "), "{text}");
+        assert!(text.contains("Not measured both ways: none: docker stop of a task, new."), "{text}");
+    }
+}
