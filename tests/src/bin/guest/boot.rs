@@ -41,6 +41,10 @@ pub(super) fn boot() -> Ready {
             eprintln!("guest: `{command}` failed");
         }
     }
+    // As on every Docker host. Namespaces made later begin with what the first one has, and Swarm's mesh forwards in one of those.
+    if let Err(error) = fs::write("/proc/sys/net/ipv4/ip_forward", "1") {
+        eprintln!("guest: forwarding: {error}");
+    }
     let packages = fs::read_to_string("/etc/steer-machine").unwrap_or_default();
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     Ready { kernel: kernel.trim().to_owned(), packages: packages.lines().map(str::to_owned).collect() }

@@ -74,10 +74,12 @@ fn run(rows: &[Row], ways: &[Way]) -> Result<(Machine, Vec<Measured>), Stop> {
     let _bpffs = Bpffs::new();
     eprintln!("a Swarm of one node");
     let mut site = Site::build();
-    if ways.contains(&Way::Mesh) && !site.mesh_answers(rows[0])? {
-        let words = "nothing answers at a published port without steer: this kernel has no ip_vs, or it does not work; \
-                     `--way steer` measures steer alone";
-        return Err(Stop::Failed(words.to_owned()));
+    if ways.contains(&Way::Mesh)
+        && let Err(Stop::Failed(why)) = site.try_mesh(rows[0])
+    {
+        let words = "nothing answers at a published port without steer; if this kernel has no ip_vs, `--way steer` measures \
+                     steer alone";
+        return Err(Stop::failed(words, why));
     }
     let mut measured = Vec::new();
     for (index, row) in rows.iter().enumerate() {

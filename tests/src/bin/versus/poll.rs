@@ -34,13 +34,17 @@ pub(crate) fn check() -> Result<(), Stop> {
     if INTERRUPTED.load(Ordering::Relaxed) { Err(Stop::Interrupted) } else { Ok(()) }
 }
 
-/// Looks until `look` answers `Ok`, for a minute of a machine at full speed.
+/// Looks until `look` answers `Ok`, for a minute of a machine at full speed, and tells how long it took: most of a run is waiting.
 pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> Result<T, Stop> {
-    let deadline = Instant::now() + pace::soon(LIMIT);
+    let began = Instant::now();
+    let deadline = began + pace::soon(LIMIT);
     loop {
         check()?;
         match look() {
-            Ok(found) => return Ok(found),
+            Ok(found) => {
+                eprintln!("    {what}: after {:.1} s", began.elapsed().as_secs_f64());
+                return Ok(found);
+            }
             Err(last) if Instant::now() >= deadline => return Err(Stop::failed(what, format!("not in time: {last}"))),
             Err(_) => thread::sleep(LOOK),
         }

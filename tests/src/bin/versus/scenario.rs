@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use steer_tests::World;
@@ -77,6 +78,9 @@ pub(crate) struct Site {
 
 impl Site {
     pub(crate) fn build() -> Self {
+        // Docker loads it when it is first needed, and cannot set what it wants of it before: here it has been needed before.
+        // Where there is none, the mesh will not answer.
+        drop(Command::new("modprobe").arg("ip_vs").output());
         let world = World::new();
         let docker = Docker::start(&world);
         docker.import_greeter();
@@ -103,11 +107,22 @@ impl Site {
         outcome
     }
 
-    /// Whether a published port answers without steer.
-    pub(crate) fn mesh_answers(&mut self, row: Row) -> Result<bool, Stop> {
+    /// `Err`: nothing answers at a published port without steer.
+    pub(crate) fn try_mesh(&mut self, row: Row) -> Result<(), Stop> {
         self.prepare(row)?;
-        let http = Http::new(&self.world.client, (HOST, PORT));
-        Ok((0..4).any(|_| http.get("/").is_ok()))
+        self.answered()
+    }
+
+    /// Waits until every task has answered once, so that no client meets what is only being set up.
+    fn answered(&self) -> Result<(), Stop> {
+        let http = Http::new(&self.world.client, (HOST, PORT)).within(Duration::from_secs(2));
+        let mut silent = self.names();
+        poll::until("every task answers before the load begins", || {
+            for _ in 0..silent.len() {
+                silent.remove(&http.get("/").map_err(|failure| failure.to_string())?.backend);
+            }
+            if silent.is_empty() { Ok(()) } else { Err(format!("nothing from {silent:?}")) }
+        })
     }
 
     /// The service as a row wants it, and settled.
@@ -150,10 +165,14 @@ impl Site {
     }
 
     fn under_load(&mut self, deed: Deed, way: Way, before: Wanted) -> Result<Fared, Stop> {
-        let mut agent = (way == Way::Steer).then(|| Agent::start(&self.world, &self.docker, Attach::Tc));
-        if let Some(agent) = &mut agent {
-            agent.wait_ready(SERVICE, before.tasks);
+        let agent = (way == Way::Steer).then(|| Agent::start(&self.world, &self.docker, Attach::Tc));
+        if let Some(agent) = &agent {
+            poll::until("steer has every task", || match agent.try_status()? {
+                status if status.service(SERVICE).is_some_and(|web| web.count("ready") == before.tasks) => Ok(()),
+                status => Err(status.to_string()),
+            })?;
         }
+        self.answered()?;
         let begin = Instant::now();
         let load = Loads::start(&self.world);
         let running = self.names();
