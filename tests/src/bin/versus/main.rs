@@ -53,7 +53,8 @@ fn main() -> ExitCode {
     if rows.is_empty() {
         return fail(&format!("no row has a name with one of {:?}; all of them: {}", args.filter, names()));
     }
-    let ways: Vec<Way> = [Way::Mesh, Way::Steer].into_iter().filter(|way| args.way.is_empty() || args.way.contains(way)).collect();
+    let ways: Vec<Way> =
+        [Way::Mesh, Way::Steer].into_iter().filter(|way| args.way.is_empty() || args.way.contains(way)).collect();
     // Guards clean up while a panic of the harness unwinds; its words are on standard error by then.
     match std::panic::catch_unwind(|| run(&rows, &ways)) {
         Ok(Ok((machine, measured))) => {
@@ -85,7 +86,8 @@ fn run(rows: &[Row], ways: &[Way]) -> Result<(Machine, Vec<Measured>), Stop> {
     for (index, row) in rows.iter().enumerate() {
         let mut both = Measured { row: *row, mesh: None, steer: None };
         for way in ways {
-            let label = format!("[{}/{}, {:.0} s] {row}, {}", index + 1, rows.len(), began.elapsed().as_secs_f64(), way.name());
+            let label =
+                format!("[{}/{}, {:.0} s] {row}, {}", index + 1, rows.len(), began.elapsed().as_secs_f64(), way.name());
             let outcome = site.measure(*row, *way);
             match &outcome {
                 Ok(fared) => tell(&label, fared),

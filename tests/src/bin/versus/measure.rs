@@ -46,7 +46,8 @@ impl Figures {
         let was_cut = |name: &str| tasks.after.contains_key(name) || (name.is_empty() && !tasks.has_one_ended());
         let cut_off = report.broken.iter().filter(|(name, _)| was_cut(name)).map(|(_, count)| count).sum();
         let new = tasks.after.iter().filter(|(name, _)| !tasks.before.contains(*name));
-        let first = new.filter_map(|(name, started)| Some((report.began + report.first_answers.get(name)? - started) * 1e3));
+        let first =
+            new.filter_map(|(name, started)| Some((report.began + report.first_answers.get(name)? - started) * 1e3));
         Self {
             requests: report.requests,
             refused: report.failures.refused,
@@ -91,7 +92,11 @@ mod tests {
     fn report(broken: &[(&str, u64)]) -> Report {
         Report {
             requests: 100,
-            failures: Failures { refused: 3, reset: broken.iter().map(|(_, count)| count).sum(), ..Failures::default() },
+            failures: Failures {
+                refused: 3,
+                reset: broken.iter().map(|(_, count)| count).sum(),
+                ..Failures::default()
+            },
             slowest_ms: 12.0,
             began: 1000.0,
             first_answers: [("old", 0.1), ("new", 5.5), ("newer", 7.0)].map(|(name, at)| (name.to_owned(), at)).into(),

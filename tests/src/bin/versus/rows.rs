@@ -28,7 +28,7 @@ impl Deed {
         Self::SlowUpdate,
     ];
 
-    fn words(self) -> &'static str {
+    pub(crate) fn words(self) -> &'static str {
         match self {
             Self::StopFirst => "service update, stop-first",
             Self::StartFirst => "service update, start-first",
@@ -91,7 +91,8 @@ mod tests {
     #[test]
     fn a_filter_takes_rows_by_a_part_of_their_name() {
         assert_eq!(names(&["docker stop"]), ["healthcheck: docker stop of a task", "none: docker stop of a task"]);
-        assert_eq!(names(&["none: kill", "healthcheck: scale"]), ["healthcheck: scale 6 → 2 → 6", "none: kill -9 of a task"]);
+        let two = names(&["none: kill", "healthcheck: scale"]);
+        assert_eq!(two, ["healthcheck: scale 6 → 2 → 6", "none: kill -9 of a task"]);
         assert!(names(&["no such row"]).is_empty());
     }
 }

@@ -185,6 +185,9 @@ impl Site {
         let [close, keepalive] = load.finish();
         let seconds = begin.elapsed().as_secs_f64();
 
+        if let Some(agent) = &agent {
+            account_for(agent, close.failed + keepalive.failed + close.stalled + keepalive.stalled > 0);
+        }
         let tasks = Tasks { before: running, after: self.starts() };
         if let Some((_, is)) = &mut self.service {
             is.image = wanted.image;
@@ -211,6 +214,19 @@ impl Site {
         };
         let containers = self.docker.task_containers(SERVICE).into_iter();
         containers.filter_map(|container| Some((container.name, started(&container.id)?))).collect()
+    }
+}
+
+/// For whoever asks why: what the programs counted, and, where something went wrong, what the agent said of it.
+fn account_for(agent: &Agent, all: bool) {
+    let counters = agent.try_status().map(|status| status.counters).unwrap_or_default();
+    let counted: Vec<_> = counters.iter().filter(|(_, count)| **count > 0).collect();
+    eprintln!(
+        "    counters: {}",
+        counted.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
+    );
+    if all {
+        agent.log().lines().for_each(|line| eprintln!("    {line}"));
     }
 }
 

@@ -10,8 +10,8 @@ use crate::scenario::{CLOSERS, Fared, HEALTH, KEEPERS, PER_CONNECTION, SLOW, Way
 /// The line before the table in what is printed: `cargo xtask vm --versus` keeps what follows it.
 pub(crate) const MARK: &str = "== table";
 
-const COLUMNS: [&str; 8] = ["app", "what is done", "clients", "refused", "reset", "stalled", "longest", "first"];
-const CUT: &str = "cut";
+const COLUMNS: [&str; 9] =
+    ["healthcheck", "what is done", "clients", "refused", "reset", "cut", "stalled", "longest", "first"];
 const NOTHING: &str = "–";
 
 /// Where it was measured, and for how long.
@@ -39,7 +39,8 @@ impl Measured {
     }
 
     fn pairs(&self) -> [(&'static str, [Option<&Figures>; 2]); 2] {
-        let pair = |figures: fn(&Fared) -> &Figures| [self.mesh.as_ref().map(figures), self.steer.as_ref().map(figures)];
+        let pair =
+            |figures: fn(&Fared) -> &Figures| [self.mesh.as_ref().map(figures), self.steer.as_ref().map(figures)];
         [("new", pair(|fared| &fared.close)), ("kept", pair(|fared| &fared.keepalive))]
     }
 }
@@ -54,7 +55,7 @@ pub(crate) fn render(machine: &Machine, measured: &[Measured]) -> String {
 fn write(out: &mut String, machine: &Machine, measured: &[Measured]) -> std::fmt::Result {
     let Machine { kernel, docker, cores, cpu, seconds } = machine;
     writeln!(out, "Linux {kernel}, Docker {docker}, {cores} cores ({cpu}), in {:.0} minutes.\n", seconds / 60.0)?;
-    let mut rows = vec![COLUMNS.into_iter().chain([CUT]).map(str::to_owned).collect::<Vec<_>>()];
+    let mut rows = vec![COLUMNS.map(str::to_owned).to_vec()];
     for row in measured {
         rows.extend(row.pairs().map(|(clients, pair)| cells(row.row, clients, pair)));
     }
@@ -65,18 +66,28 @@ fn write(out: &mut String, machine: &Machine, measured: &[Measured]) -> std::fmt
 }
 
 fn legend(out: &mut String) -> std::fmt::Result {
-    let rate = |(clients, rate): (u16, u32)| format!("{clients} clients, {rate} requests/s");
+    let (new, new_rate) = CLOSERS;
+    let (kept, kept_rate) = KEEPERS;
+    let (probes, pause) = (HEALTH.interval.as_secs(), PAUSE.as_secs());
     writeln!(
         out,
-        "Each cell: mesh / steer. Four tasks (six for scaling). Clients, all at once: *new* opens a connection for each request \
-         ({}), *kept* keeps it for {PER_CONNECTION} requests ({}). healthcheck: every {} s. slow: listens {SLOW} s after its \
-         start. pause: {} s. refused: reset in answer to a SYN. reset: established, and ended before the answer. stalled: requests of a \
-         second or longer. first: from the start of a task's process to the first request it answered, median. cut: of the resets, \
-         those whose task neither ended nor was to end.",
-        rate(CLOSERS),
-        rate(KEEPERS),
-        HEALTH.interval.as_secs(),
-        PAUSE.as_secs(),
+        "* Each cell: the mesh alone / with steer. Four tasks; six for scaling. Healthcheck: every {probes} s. Slow to listen: {SLOW} s after \
+         its start. Pause: {pause} s."
+    )?;
+    writeln!(
+        out,
+        "* Clients, all at once. *new*: {new} that open a connection for each request, {new_rate} requests/s. *kept*: {kept} that keep theirs \
+         for {PER_CONNECTION} requests, {kept_rate} requests/s."
+    )?;
+    writeln!(
+        out,
+        "* *refused*: a reset in answer to a SYN. *reset*: an established connection that ended before its answer. *cut*: those of them whose \
+         task neither ended nor was to end."
+    )?;
+    writeln!(
+        out,
+        "* *stalled*: requests of a second or longer. *first*: from the start of a task's process to the first request it answered, the \
+         median of the new tasks."
     )
 }
 
@@ -106,21 +117,19 @@ fn cells(row: Row, clients: &str, pair: [Option<&Figures>; 2]) -> Vec<String> {
         format!("{mesh} / {steer}")
     };
     let seconds = |ms: f64| format!("{:.1} s", ms / 1e3);
-    let name = row.to_string();
-    let (app, deed) = name.split_once(": ").unwrap_or(("", &name));
     vec![
-        app.to_owned(),
-        deed.to_owned(),
+        if row.health { "yes" } else { "no" }.to_owned(),
+        row.deed.words().to_owned(),
         clients.to_owned(),
         both(|figures| figures.refused.to_string()),
         both(|figures| figures.reset.to_string()),
+        both(|figures| figures.cut.to_string()),
         both(|figures| figures.stalled.to_string()),
         both(|figures| format!("{:.1} s", figures.longest_ms / 1e3)),
         match pair.map(|figures| figures.and_then(|figures| figures.first_ms)) {
             [None, None] => NOTHING.to_owned(),
             times => times.map(|ms| ms.map_or(NOTHING.to_owned(), seconds)).join(" / "),
         },
-        both(|figures| figures.cut.to_string()),
     ]
 }
 
@@ -180,8 +189,11 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "Linux 6.12, Docker 26.1.5, 2 cores (a model), in 10 minutes.");
         let squeeze = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
-        assert_eq!(squeeze(lines[2]), "| app | what is done | clients | refused | reset | stalled | longest | first | cut |");
-        let expected = "| none | docker stop of a task | new | 50 / 0 | 0 / 0 | 1 / 1 | 1.0 s / 1.0 s | – | 0 / 0 |";
+        assert_eq!(
+            squeeze(lines[2]),
+            "| healthcheck | what is done | clients | refused | reset | cut | stalled | longest | first |"
+        );
+        let expected = "| no | docker stop of a task | new | 50 / 0 | 0 / 0 | 0 / 0 | 1 / 1 | 1.0 s / 1.0 s | – |";
         assert_eq!(squeeze(lines[4]), expected);
         assert!(squeeze(lines[5]).contains("| kept | 0 / 0 |") && lines[5].contains("| 0.2 s / 0.2 s |"), "{text}");
         let widths: Vec<usize> = lines[2..6].iter().map(|line| line.chars().count()).collect();
