@@ -35,12 +35,14 @@ pub struct Health {
     pub interval: Duration,
     pub retries: i64,
     pub start_period: Duration,
+    /// Between probes until the first success within `start_period`; Docker 25 and later.
+    pub start_interval: Option<Duration>,
 }
 
 impl Default for Health {
     /// Twice a second, unhealthy after two failures. Each probe is an exec: more would keep two cores busy.
     fn default() -> Self {
-        Self { interval: Duration::from_millis(500), retries: 2, start_period: Duration::ZERO }
+        Self { interval: Duration::from_millis(500), retries: 2, start_period: Duration::ZERO, start_interval: None }
     }
 }
 
@@ -170,7 +172,7 @@ impl Health {
             timeout: nanos(Duration::from_secs(3)),
             retries: Some(self.retries),
             start_period: nanos(self.start_period),
-            start_interval: None,
+            start_interval: self.start_interval.and_then(nanos),
         }
     }
 }

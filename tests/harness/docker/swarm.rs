@@ -154,6 +154,11 @@ fn update_config(start_first: bool) -> ServiceSpecUpdateConfig {
     ServiceSpecUpdateConfig { parallelism: Some(1), order: Some(order), ..Default::default() }
 }
 
+fn set_image(body: &mut Body, image: &str) {
+    let container = body.task_template.as_mut().and_then(|task| task.container_spec.as_mut());
+    container.expect("a service has containers").image = Some(image.to_owned());
+}
+
 /// Published ports as a service's endpoint has them.
 fn ports(publish: &[(u16, u16)]) -> Vec<EndpointPortConfig> {
     let port = |&(published, target): &(u16, u16)| EndpointPortConfig {
@@ -211,22 +216,22 @@ impl Engine {
 
     /// `docker service update`: `change` is given the service as it is.
     #[track_caller]
-    pub fn update_service(&self, name: &str, change: impl FnOnce(&mut Body)) {
+    pub fn update_service(&self, name: &str, change: impl Fn(&mut Body)) {
         self.send_update(name, change, None);
-    }
-
-    /// `docker service update --update-order …`: of updates to come.
-    #[track_caller]
-    pub fn update_order(&self, name: &str, start_first: bool) {
-        self.update_service(name, |body| body.update_config = Some(update_config(start_first)));
     }
 
     /// With another image.
     #[track_caller]
     pub fn update_image(&self, name: &str, image: &str) {
+        self.update_service(name, |body| set_image(body, image));
+    }
+
+    /// With another image, and `--update-order …`.
+    #[track_caller]
+    pub fn update_image_in_order(&self, name: &str, image: &str, start_first: bool) {
         self.update_service(name, |body| {
-            let container = body.task_template.as_mut().and_then(|task| task.container_spec.as_mut());
-            container.expect("a service has containers").image = Some(image.to_owned());
+            set_image(body, image);
+            body.update_config = Some(update_config(start_first));
         });
     }
 
@@ -253,7 +258,23 @@ impl Engine {
     }
 
     #[track_caller]
-    fn send_update(&self, name: &str, change: impl FnOnce(&mut Body), rollback: Option<&str>) {
+    fn send_update(&self, name: &str, change: impl Fn(&mut Body), rollback: Option<&str>) {
+        let sent = wait_until(&format!("docker service update {name}"), LIMIT, || {
+            match self.try_update(name, &change, rollback) {
+                // Swarm has written down between question and answer how the update before this one went.
+                Err(err) if err.to_string().contains("update out of sequence") => Err(err),
+                outcome => Ok(outcome),
+            }
+        });
+        sent.unwrap_or_else(|err| panic!("docker service update {name}: {err}"));
+    }
+
+    fn try_update(
+        &self,
+        name: &str,
+        change: impl Fn(&mut Body),
+        rollback: Option<&str>,
+    ) -> Result<(), bollard::errors::Error> {
         let service = self.wait(&format!("inspect service {name}"), self.api().inspect_service(name, None));
         let version = service.version.and_then(|version| version.index).unwrap_or_default();
         let mut body = service.spec.unwrap_or_default();
@@ -262,8 +283,7 @@ impl Engine {
         if let Some(rollback) = rollback {
             options = options.rollback(rollback);
         }
-        let update = self.api().update_service(name, body, options.build(), None);
-        self.wait(&format!("docker service update {name}"), update);
+        self.try_wait(self.api().update_service(name, body, options.build(), None)).map(drop)
     }
 
     /// `docker service rm`.

@@ -61,9 +61,8 @@ pub(crate) fn perform(deed: Deed, docker: &Engine, before: &Wanted) -> Result<Wa
 }
 
 fn update(docker: &Engine, before: &Wanted, start_first: bool) -> Wanted {
-    docker.update_order(SERVICE, start_first);
     let image = if before.image == "greeter:v1" { "greeter:v2" } else { "greeter:v1" };
-    docker.update_image(SERVICE, image);
+    docker.update_image_in_order(SERVICE, image, start_first);
     Wanted { image, ..before.clone() }
 }
 

@@ -27,8 +27,13 @@ pub(crate) const CLOSERS: (u16, u32) = (40, 100);
 /// Clients that keep theirs for a few requests, and their requests per second.
 pub(crate) const KEEPERS: (u16, u32) = (16, 100);
 pub(crate) const PER_CONNECTION: u32 = 10;
-pub(crate) const HEALTH: Health =
-    Health { interval: Duration::from_secs(2), retries: 3, start_period: Duration::from_secs(10) };
+/// Often enough for a task to be ready soon; seldom later on, since each probe is a process in a machine that may be slow.
+pub(crate) const HEALTH: Health = Health {
+    interval: Duration::from_secs(10),
+    retries: 3,
+    start_period: Duration::from_secs(60),
+    start_interval: Some(Duration::from_secs(1)),
+};
 /// Seconds between the start and the listening of an app that is slow.
 pub(crate) const SLOW: &str = "2";
 /// How long the load goes on when all has been done.

@@ -71,7 +71,7 @@ fn legend(out: &mut String) -> std::fmt::Result {
     let (probes, pause) = (HEALTH.interval.as_secs(), PAUSE.as_secs());
     writeln!(
         out,
-        "* Each cell: the mesh alone / with steer. Four tasks; six for scaling. Healthcheck: every {probes} s. Slow to listen: {SLOW} s after \
+        "* Each cell: the mesh alone / with steer. Four tasks; six for scaling. Healthcheck: every second at the start, then every {probes} s. Slow to listen: {SLOW} s after \
          its start. Pause: {pause} s."
     )?;
     writeln!(
