@@ -32,14 +32,23 @@ fn settled(host: &mut Host, n: usize, image: &str) {
     });
 }
 
+/// How many of the service's tasks have a healthcheck.
+fn probed(host: &Host) -> usize {
+    let tasks = host.docker.task_containers("web");
+    let facts = tasks.iter().map(|task| host.docker.inspect(&task.id));
+    facts.filter(|facts| facts.config.as_ref().is_some_and(|config| config.healthcheck.is_some())).count()
+}
+
 fn updates(spec: ServiceSpec, what: &str) {
     let Some(mut host) = manager(Attach::Tc) else { return };
+    let with_healthcheck = if spec.health.is_some() { 2 } else { 0 };
     host.docker.create_service(spec.replicas(2));
     settled(&mut host, 2, "greeter:v1");
     unharmed(&mut host, &format!("update, {what}"), |host| {
         host.docker.update_image("web", "greeter:v2");
         settled(host, 2, "greeter:v2");
     });
+    assert_eq!(probed(&host), with_healthcheck, "an update changes the image alone");
     let reply = client(&host, PORT).get("/").expect("it serves");
     assert_eq!(reply.version, "v2");
     unharmed(&mut host, &format!("rollback, {what}"), |host| {

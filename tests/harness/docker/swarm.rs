@@ -5,9 +5,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use bollard::models::{
-    EndpointPortConfig, EndpointSpec, NetworkAttachmentConfig, NodeSpecAvailabilityEnum, ServiceSpec as Body,
-    ServiceSpecMode, ServiceSpecModeReplicated, ServiceSpecUpdateConfig, ServiceSpecUpdateConfigOrderEnum,
-    SwarmInitRequest, SwarmJoinRequest, TaskSpec, TaskSpecContainerSpec, TaskSpecRestartPolicy,
+    EndpointPortConfig, EndpointSpec, HealthConfig, NetworkAttachmentConfig, NodeSpecAvailabilityEnum,
+    ServiceSpec as Body, ServiceSpecMode, ServiceSpecModeReplicated, ServiceSpecUpdateConfig,
+    ServiceSpecUpdateConfigOrderEnum, SwarmInitRequest, SwarmJoinRequest, TaskSpec, TaskSpecContainerSpec,
+    TaskSpecRestartPolicy,
 };
 use bollard::query_parameters::{
     ListContainersOptionsBuilder, ListTasksOptionsBuilder, UpdateNodeOptionsBuilder, UpdateServiceOptionsBuilder,
@@ -278,6 +279,10 @@ impl Engine {
         let service = self.wait(&format!("inspect service {name}"), self.api().inspect_service(name, None));
         let version = service.version.and_then(|version| version.index).unwrap_or_default();
         let mut body = service.spec.unwrap_or_default();
+        if let Some(container) = body.task_template.as_mut().and_then(|task| task.container_spec.as_mut()) {
+            // Docker writes it as `Healthcheck`; the client reads `HealthCheck`, and an update would take it away.
+            container.health_check = container.health_check.take().or_else(|| self.healthcheck(name));
+        }
         change(&mut body);
         let mut options = UpdateServiceOptionsBuilder::new().version(i32::try_from(version).unwrap_or_default());
         if let Some(rollback) = rollback {
@@ -382,6 +387,13 @@ impl Engine {
             Container::new(self.clone(), id, name, &facts)
         };
         ids.map(container).collect()
+    }
+
+    /// The healthcheck of a service's tasks, as their containers have it.
+    #[track_caller]
+    fn healthcheck(&self, service: &str) -> Option<HealthConfig> {
+        let task = self.task_containers(service).into_iter().next()?;
+        self.inspect(&task.id).config?.healthcheck
     }
 
     /// Addresses of a service's VIPs, by network id.

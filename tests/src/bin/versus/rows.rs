@@ -58,7 +58,7 @@ pub(crate) struct Row {
 impl Row {
     /// Those whose name contains one of these words; all of them for no words at all.
     pub(crate) fn matching(filter: &[String]) -> Vec<Self> {
-        let rows = [true, false].into_iter().flat_map(|health| Deed::ALL.map(|deed| Self { health, deed }));
+        let rows = [false, true].into_iter().flat_map(|health| Deed::ALL.map(|deed| Self { health, deed }));
         rows.filter(|row| filter.is_empty() || filter.iter().any(|words| row.to_string().contains(words))).collect()
     }
 }
@@ -90,9 +90,9 @@ mod tests {
 
     #[test]
     fn a_filter_takes_rows_by_a_part_of_their_name() {
-        assert_eq!(names(&["docker stop"]), ["healthcheck: docker stop of a task", "none: docker stop of a task"]);
+        assert_eq!(names(&["docker stop"]), ["none: docker stop of a task", "healthcheck: docker stop of a task"]);
         let two = names(&["none: kill", "healthcheck: scale"]);
-        assert_eq!(two, ["healthcheck: scale 6 → 2 → 6", "none: kill -9 of a task"]);
+        assert_eq!(two, ["none: kill -9 of a task", "healthcheck: scale 6 → 2 → 6"]);
         assert!(names(&["no such row"]).is_empty());
     }
 }

@@ -56,7 +56,7 @@ fn write(out: &mut String, machine: &Machine, measured: &[Measured]) -> std::fmt
     let Machine { kernel, docker, cores, cpu, seconds } = machine;
     writeln!(out, "Linux {kernel}, Docker {docker}, {cores} cores ({cpu}), in {:.0} minutes.\n", seconds / 60.0)?;
     let mut rows = vec![COLUMNS.map(str::to_owned).to_vec()];
-    for row in measured {
+    for row in measured.iter().filter(|row| row.mesh.is_some() || row.steer.is_some()) {
         rows.extend(row.pairs().map(|(clients, pair)| cells(row.row, clients, pair)));
     }
     markdown(out, &rows)?;
