@@ -16,6 +16,7 @@
 //!
 //! Where Swarm's routing mesh is behind the frontend too ([`ServiceEntry::MESH`](crate::service::ServiceEntry::MESH)), nobody waits and nothing is reset for want of
 //! a backend: a SYN that finds no ready one, and a packet that no backend has a socket for, pass, and so does what follows: see `mesh`.
+//! A SYN waits all the same where the mesh could only have what is not ready here ([`ServiceEntry::ALL_HERE`](crate::service::ServiceEntry::ALL_HERE)).
 
 use crate::addr::{Addr, Port};
 use crate::backend::{BackendId, BackendState};

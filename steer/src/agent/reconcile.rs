@@ -28,7 +28,8 @@ impl Agent {
         // Whoever leaves the host waits for connections that are open, not for new ones.
         let remembered = if self.closing { Vec::new() } else { remembered };
         let host_addresses = self.host_addresses.clone();
-        let observed = Observed { candidates, remembered, host_addresses, closing: self.closing };
+        let all_here = self.all_here();
+        let observed = Observed { candidates, all_here, remembered, host_addresses, closing: self.closing };
         let (desired, problems) = desired(&observed, &self.applied.port_index());
         self.say(Source::Desired, problems);
         let (ops, problems) = plan(&desired, &self.applied, boot_secs());
@@ -70,12 +71,15 @@ impl Agent {
         self.wake = again.into_iter().chain(ends).min().map(|wait| Instant::now() + wait);
     }
 
-    /// Carries out one operation, and notes it. Whoever waits for a backend is sent on soon after one is ready.
+    /// Carries out one operation, and notes it. Whoever waits for a backend is sent on soon after one is ready, here or (for
+    /// all that is known) behind the mesh.
     pub(super) fn apply(&mut self, op: &Op) -> anyhow::Result<()> {
         self.maps.apply(op)?;
         self.applied.note(op);
-        if matches!(op, Op::SetState { state: BackendState::Ready, .. }) {
-            self.replay_soon();
+        match op {
+            Op::SetState { state: BackendState::Ready, .. } => self.replay_soon(),
+            Op::PutService { entry, .. } if entry.leaves_to_mesh() => self.replay_soon(),
+            _ => {}
         }
         Ok(())
     }

@@ -105,10 +105,11 @@ impl<'a> Planner<'a> {
         self.allow_list(name, id, service);
         let allow_list = if service.allow.is_empty() { 0 } else { ServiceEntry::ALLOW_LIST };
         let mesh = if service.mesh { ServiceEntry::MESH } else { 0 };
+        let all_here = if service.all_here { ServiceEntry::ALL_HERE } else { 0 };
         let entry = ServiceEntry {
             hold_ns: u64::try_from(service.hold.as_nanos()).unwrap_or(u64::MAX),
             balance: service.balance as u8,
-            flags: allow_list | mesh,
+            flags: allow_list | mesh | all_here,
             pad: [0; 6],
         };
         if current.is_none_or(|current| current.entry != entry || current.ports != service.ports) {
