@@ -87,7 +87,7 @@ pub fn steer<T: Tables>(tables: &T, segment: &Segment, uplink: u32, now: Nanos) 
         if !segment.flags.opens() {
             if frontend.flags & FrontendEntry::CLOSED == 0 && tables.may_search(now.secs()) {
                 recover(tables, segment, &mut key, new);
-                if !is_shared && matches!(new.verdict, Verdict::Pass(_)) {
+                if !is_shared && matches!(new.verdict, Verdict::Pass(Counter::PassNoFlow)) {
                     leave_open(tables, segment, &key, new);
                 }
             }
