@@ -130,6 +130,12 @@ impl World {
         self.states.remove(&BackendId(id));
     }
 
+    /// The kernel has seen the end of its process, and nobody else yet.
+    pub(crate) fn end(&mut self, id: u16) {
+        self.backends.get_mut(&BackendId(id)).unwrap().flags |= BackendEntry::ENDED;
+        self.states.insert(BackendId(id), BackendState::Gone);
+    }
+
     pub(crate) fn live_of(&self, id: u16) -> i64 {
         self.live.borrow().get(&BackendId(id)).copied().unwrap_or(0)
     }
@@ -209,6 +215,9 @@ impl Tables for World {
     }
     fn is_connected(&self, backend: &BackendEntry, _: Port, client: Addr, client_port: Port) -> bool {
         self.sockets.contains(&(self.id_of(backend), client, client_port))
+    }
+    fn is_left(&self, backend: &BackendEntry, target: Port, client: Addr, client_port: Port) -> bool {
+        self.is_connected(backend, target, client, client_port)
     }
     fn remembers(&self, _: &BackendEntry, _: Port, _: Addr, _: Port) -> Remembers {
         self.remembers.unwrap_or(Remembers::No)

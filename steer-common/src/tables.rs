@@ -77,6 +77,9 @@ pub trait Tables {
     fn listens(&self, backend: &BackendEntry, target: Port) -> Listening;
     /// Whether a backend has a connection with that client at that port (the handshake may still be under way).
     fn is_connected(&self, backend: &BackendEntry, target: Port, client: Addr, client_port: Port) -> bool;
+    /// Whether anything is left of a connection with that client, of a backend whose process has ended: an interface that leads to it,
+    /// and a socket, which may have the last words still to say. Where sockets cannot be seen: the interface.
+    fn is_left(&self, backend: &BackendEntry, target: Port, client: Addr, client_port: Port) -> bool;
     /// Whether its socket for that connection remembers a flow: steer brought it there, in this life or an earlier one.
     fn remembers(&self, backend: &BackendEntry, target: Port, client: Addr, client_port: Port) -> Remembers;
     /// What the socket that sent the packet at hand remembers of its flow, if it does.

@@ -7,7 +7,7 @@
 use aya_ebpf::bindings::{
     bpf_sock, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Tuple4,
 };
-use aya_ebpf::helpers::{bpf_sk_release, bpf_skc_lookup_tcp};
+use aya_ebpf::helpers::{bpf_check_mtu, bpf_sk_release, bpf_skc_lookup_tcp};
 use core::ffi::c_void;
 use core::ptr::read_volatile;
 
@@ -51,6 +51,20 @@ pub(crate) fn is_connected(
     }
     let state = lookup(ctx, backend.netns_id, client, client_port, backend.addr, target);
     !matches!(state, 0 | state::TIME_WAIT | state::CLOSE | state::LISTEN)
+}
+
+/// Whether anything is left of a connection with that client: an interface that leads to the backend, and a socket of that very
+/// connection. A listener is none: the backend's own has ended with it, and the id of its namespace may be another's by now.
+#[inline(always)]
+pub(crate) fn is_left(ctx: *mut c_void, backend: &BackendEntry, target: Port, client: Addr, client_port: Port) -> bool {
+    // What fits is not asked: only for an interface that is not there the answer is negative.
+    let mut unused = 0;
+    // SAFETY: the context pointer is valid for the life of the program; the length is on the stack.
+    if unsafe { bpf_check_mtu(ctx, backend.ifindex, &raw mut unused, 0, 0) } < 0 {
+        return false;
+    }
+    backend.netns_id < 0
+        || !matches!(lookup(ctx, backend.netns_id, client, client_port, backend.addr, target), 0 | state::LISTEN)
 }
 
 /// Whether a backend's socket for a connection with that client remembers a flow.

@@ -168,6 +168,11 @@ impl<P: Packet> Tables for Maps<P> {
     }
 
     #[inline(always)]
+    fn is_left(&self, backend: &BackendEntry, target: Port, client: Addr, client_port: Port) -> bool {
+        socket::is_left(self.0.ctx(), backend, target, client, client_port)
+    }
+
+    #[inline(always)]
     fn remembers(&self, backend: &BackendEntry, target: Port, client: Addr, client_port: Port) -> Remembers {
         if !P::SEES_MEMORY {
             return Remembers::Unknown;
