@@ -145,6 +145,8 @@ impl<'a> Planner<'a> {
             }
         };
         self.backends.insert(key, id);
+        // The kernel's word, which stands until the id is given back.
+        let ended = current.map_or(0, |current| current.entry.flags & BackendEntry::ENDED);
         let mut entry = BackendEntry {
             addr: Addr::from(backend.address),
             generation,
@@ -154,7 +156,7 @@ impl<'a> Planner<'a> {
             service,
             mac: backend.reach.mac,
             weight: backend.weight(),
-            flags: if backend.reach.xdp { BackendEntry::XDP } else { 0 },
+            flags: if backend.reach.xdp { BackendEntry::XDP } else { 0 } | ended,
             ..BackendEntry::default()
         };
         for (place, target) in entry.targets.iter_mut().zip(backend.targets) {
