@@ -357,6 +357,8 @@ fn a_frozen_container_takes_nothing_until_it_goes_on_over_xdp() {
 /// was reset already.
 fn reset_after(mut stream: &TcpStream) -> Result<Duration, String> {
     let (begin, limit) = (Instant::now(), Duration::from_secs(3));
+    // What nobody takes fills its buffer.
+    stream.set_write_timeout(Some(limit)).expect("a socket has a time limit");
     while begin.elapsed() < limit {
         match stream.write_all(b"x") {
             Ok(()) => std::thread::yield_now(),
@@ -369,35 +371,71 @@ fn reset_after(mut stream: &TcpStream) -> Result<Duration, String> {
     Err(format!("silence for {limit:?}"))
 }
 
+/// Waits until nothing on the host leads to a container any more.
+#[track_caller]
+fn wait_unplugged(host: &Host, ifindex: &str) {
+    wait_until("its veth is gone", LIMIT, || {
+        let links = host.world.host.output("ip", "-o link");
+        let is_there = links.lines().any(|line| line.split(": ").next() == Some(ifindex));
+        if is_there { Err(links) } else { Ok(()) }
+    });
+}
+
 /// An idle connection to a backend that dies; `silent`: its end does not reach the client.
-fn dead(attach: Attach, silent: bool) {
+fn dead(attach: Attach, silent: bool, with_agent: bool) {
     let Some(mut host) = Host::set(attach) else { return };
     let one = host.docker.run(replica("one"));
     host.agent.wait_ready(SERVICE, 1);
     host.docker.run(replica("two"));
+    host.agent.wait_ready(SERVICE, 2);
+    host.agent.steer_ok(&["drain", "two"]);
     let idle = host.world.client.connect(ECHO.into(), None, LIMIT).expect("somebody listens");
     (&idle).write_all(b"?").expect("it is open");
     let mut name = [0; 4];
     (&idle).read_exact(&mut name).expect("the greeter tells its name");
     assert_eq!(&name, b"one\n");
+    host.agent.steer_ok(&["undrain", "two"]);
+    // `2: eth0@if7: ...`: 7 is the host's end.
+    let link = one.ns().output("ip", "-o link show eth0");
+    let ifindex = link.split("@if").nth(1).and_then(|rest| rest.split(':').next()).expect("eth0 has another end");
+    if !with_agent {
+        host.agent.kill9();
+    }
     if silent {
         one.ns().output("ip", "link set eth0 down");
     }
     one.kill("KILL");
-    host.agent.wait_state("one", "gone");
+    if with_agent {
+        host.agent.wait_state("one", "gone");
+    } else {
+        wait_unplugged(&host, ifindex);
+        assert_eq!(host.agent.backend("one").state, "gone");
+    }
     let took = reset_after(&idle);
-    eprintln!("{} silent {silent}: {took:?}", attach.word());
+    eprintln!("{} silent {silent}, agent {with_agent}: {took:?}", attach.word());
     assert!(took.as_ref().is_ok_and(|took| *took < pace::soon(Duration::from_millis(200))), "{took:?}");
 }
 
 #[test]
 fn a_dead_backend_answers_with_a_reset_over_tc() {
-    dead(Attach::Tc, false);
-    dead(Attach::Tc, true);
+    dead(Attach::Tc, false, true);
+    dead(Attach::Tc, true, true);
 }
 
 #[test]
 fn a_dead_backend_answers_with_a_reset_over_xdp() {
-    dead(Attach::Xdp, false);
-    dead(Attach::Xdp, true);
+    dead(Attach::Xdp, false, true);
+    dead(Attach::Xdp, true, true);
+}
+
+#[test]
+fn a_dead_backend_answers_with_a_reset_also_without_an_agent_over_tc() {
+    dead(Attach::Tc, false, false);
+    dead(Attach::Tc, true, false);
+}
+
+#[test]
+fn a_dead_backend_answers_with_a_reset_also_without_an_agent_over_xdp() {
+    dead(Attach::Xdp, false, false);
+    dead(Attach::Xdp, true, false);
 }

@@ -11,7 +11,8 @@ use crate::service::ServiceId;
 #[repr(transparent)]
 pub struct BackendId(pub u16);
 
-/// Where a backend is and how to reach it. Value of `BACKENDS`, index [`BackendId`]; written by the agent only.
+/// Where a backend is and how to reach it. Value of `BACKENDS`, index [`BackendId`]; written by the agent, but for one flag
+/// ([`BackendEntry::ENDED`]).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct BackendEntry {
@@ -29,7 +30,7 @@ pub struct BackendEntry {
     pub mac: [u8; 6],
     /// Port the container listens on, per port of the service; [`Port::NONE`] where it does not serve that one.
     pub targets: [Port; MAX_PORTS],
-    /// Bits of [`BackendEntry::XDP`].
+    /// Bits of [`BackendEntry::XDP`] and [`BackendEntry::ENDED`].
     pub flags: u8,
     pub pad0: u8,
     /// Share of new flows, `0..=`[`crate::limits::MAX_WEIGHT`]; the slot table already holds it, least-conn compares by it.
@@ -39,6 +40,16 @@ pub struct BackendEntry {
 impl BackendEntry {
     /// The container's end takes packets straight from XDP (its NAPI runs).
     pub const XDP: u8 = 1;
+
+    /// Its first process has ended: written by the kernel, and not in [`EdgeEntry`], so that packets of known flows need not look
+    /// there. An agent that writes the entry at the same moment may undo it: that one is told of the end, and gives the id back.
+    pub const ENDED: u8 = 2;
+
+    /// See [`BackendEntry::ENDED`].
+    #[inline(always)]
+    pub const fn has_ended(&self) -> bool {
+        self.flags & Self::ENDED != 0
+    }
 
     /// The container's port behind a port of the service, if it serves that one.
     #[inline(always)]

@@ -17,7 +17,7 @@ use crate::reverse::reverse;
 use crate::service::{AllowKey, Balance, FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceState};
 use crate::slot::SlotTable;
 use crate::steer::{Nanos, Segment, steer};
-use crate::tables::{Listening, NoneSince, Table, Tables};
+use crate::tables::{Listening, NoneSince, Remembers, Table, Tables};
 use crate::tcp::TcpFlags;
 use crate::verdict::{Counter, Forward, Reply, Returned, Verdict};
 
@@ -45,6 +45,8 @@ pub(crate) struct World {
     /// Connections that backends have.
     pub sockets: BTreeSet<(BackendId, Addr, Port)>,
     pub foreign: BTreeSet<ForeignKey>,
+    /// What the socket of such a connection remembers.
+    pub remembers: Option<Remembers>,
     /// What the socket that sends the next packet remembers.
     pub remembered: RefCell<Option<SocketEntry>>,
     pub search_exhausted: bool,
@@ -128,6 +130,12 @@ impl World {
         self.states.remove(&BackendId(id));
     }
 
+    /// The kernel has seen the end of its process, and nobody else yet.
+    pub(crate) fn end(&mut self, id: u16) {
+        self.backends.get_mut(&BackendId(id)).unwrap().flags |= BackendEntry::ENDED;
+        self.states.insert(BackendId(id), BackendState::Gone);
+    }
+
     pub(crate) fn live_of(&self, id: u16) -> i64 {
         self.live.borrow().get(&BackendId(id)).copied().unwrap_or(0)
     }
@@ -207,6 +215,12 @@ impl Tables for World {
     }
     fn is_connected(&self, backend: &BackendEntry, _: Port, client: Addr, client_port: Port) -> bool {
         self.sockets.contains(&(self.id_of(backend), client, client_port))
+    }
+    fn is_left(&self, backend: &BackendEntry, target: Port, client: Addr, client_port: Port) -> bool {
+        self.is_connected(backend, target, client, client_port)
+    }
+    fn remembers(&self, _: &BackendEntry, _: Port, _: Addr, _: Port) -> Remembers {
+        self.remembers.unwrap_or(Remembers::No)
     }
     fn remembered(&self) -> Option<SocketEntry> {
         *self.remembered.borrow()

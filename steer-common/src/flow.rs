@@ -127,7 +127,8 @@ pub struct PendingEntry {
     pub syn: SynEntry,
 }
 
-/// A connection that was open before steer came, by way of Docker's own port mapping: never to be taken over. Key of `FOREIGN`.
+/// A connection that was open before steer came, by way of Docker's own port mapping: never to be taken over, unless its socket
+/// remembers that another version of steer brought it there. Key of `FOREIGN`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 #[repr(C)]
 pub struct ForeignKey {

@@ -1,7 +1,12 @@
 //! Every bound of the data plane in one place. At each limit the behaviour is defined: see the item.
 
-/// Version of the map layout. Part of the pin path, so an agent never adopts maps it would misread.
+/// Version of the map layout. Part of the pin path, so an agent never adopts maps it would misread. Between versions connections are
+/// known again by what their sockets remember.
 pub const ABI: u32 = 3;
+
+/// Version of what sockets remember of their flows ([`SocketEntry`](crate::flow::SocketEntry)). One of its own: what is in a socket can
+/// be filled in at its handshake alone, and is what an agent with another [`ABI`] knows open connections by.
+pub const SOCKETS_ABI: u32 = 1;
 
 /// Services, counted by name. One more is an error that names the service; the others go on. Id 0 is never valid.
 pub const MAX_SERVICES: u32 = 256;

@@ -6,7 +6,7 @@
 //!
 //! | packet | flow entry | verdict |
 //! |---|---|---|
-//! | SYN | none, and no backend is ready | pass; the flow is the mesh's |
+//! | SYN | none, and no backend is ready | pass; the flow is the mesh's. Is every task of the service on this node: it waits |
 //! | other | none, and no backend has its socket | pass; the flow is the mesh's |
 //! | SYN, the same sequence number, or the flow is established | the mesh's | pass, whoever is ready by now |
 //! | SYN, another sequence number | the mesh's, opening, half-closed or reset | steer anew |
@@ -78,7 +78,9 @@ mod tests {
     use crate::backend::BackendState::{Draining, Ready, Unready};
     use crate::fixtures::{ACK, CLIENT, FIN, HOST2, RST, WEB, World, addr, backend_of, from_client, to};
     use crate::limits::{ESTABLISHED_SECS, PENDING_SECS};
-    use crate::verdict::Counter::{FollowRecovered, PassMesh, PassMeshFlow, SteerNew, SteerReuse};
+    use crate::verdict::Counter::{
+        DropHold, FollowRecovered, PassMesh, PassMeshFlow, ResetNoBackend, SteerNew, SteerReuse,
+    };
 
     const PORT: u16 = 40_000;
     const TO_MESH: Verdict = Verdict::Pass(PassMesh);
@@ -110,6 +112,29 @@ mod tests {
         assert_eq!(world.syn(PORT, 1, 1), TO_MESH);
         assert!(world.held.borrow().is_empty());
         assert_eq!(world.none_since_secs(), 0);
+    }
+
+    #[test]
+    fn where_the_mesh_has_nobody_else_clients_wait() {
+        let mut world = nobody();
+        world.services.get_mut(&WEB).unwrap().flags |= ServiceEntry::ALL_HERE;
+        assert_eq!(world.syn(PORT, 1, 1), TO_MESH, "steer.hold=0: nobody is to wait");
+        world.services.get_mut(&WEB).unwrap().hold_ns = 10_000_000_000;
+        assert_eq!(world.syn(PORT + 1, 1, 1), Verdict::Drop(DropHold));
+        world.set(1, Draining);
+        assert_eq!(
+            world.syn(PORT + 1, 1, 2),
+            Verdict::Drop(DropHold),
+            "who is to end gets nothing new, however it serves on"
+        );
+        assert_eq!(world.client(PORT + 2, ACK, 2), OF_MESH, "what is open through the mesh stays there");
+        world.set(2, Ready);
+        assert_eq!(world.syn(PORT + 1, 1, 3), to(2, SteerNew));
+        world.set(2, Unready);
+        assert_eq!(world.syn(PORT + 3, 1, 4), Verdict::Drop(DropHold));
+        assert_eq!(world.syn(PORT + 3, 1, 14), Verdict::Reset(ResetNoBackend), "not for longer than the service says");
+        world.services.get_mut(&WEB).unwrap().flags = ServiceEntry::MESH;
+        assert_eq!(world.syn(PORT + 4, 1, 15), TO_MESH, "there is one on another node now");
     }
 
     #[test]

@@ -12,15 +12,15 @@ use crate::flow::{FlowEntry, FlowKey, ForeignKey, SocketEntry};
 use crate::limits::{LANES, MAX_SCAN};
 use crate::open::{NewFlow, entry_of};
 use crate::reverse::find;
-use crate::service::ServiceId;
+use crate::service::{FrontendKey, ServiceId};
 use crate::steer::{Nanos, Segment, lookup};
-use crate::tables::Tables;
+use crate::tables::{Remembers, Tables};
 use crate::tcp::{Direction, TcpFlags, TcpState};
 use crate::verdict::{Counter, Forward, Reply, Returned, Verdict};
 
 /// A packet of a connection that is not known: its entry was evicted, or the table is a new one. The backends know: the one that
 /// has the socket gets the packet, and the flow is known again. What Docker's own port mapping brought there before steer came
-/// stays with Docker.
+/// stays with Docker: of what was open then, steer's is only what a socket remembers as such.
 #[inline(never)]
 pub(crate) fn recover<T: Tables>(tables: &T, segment: &Segment, key: &mut FlowKey, lost: &mut NewFlow) {
     let NewFlow { frontend, uplink, now, ref mut verdict, .. } = *lost;
@@ -39,7 +39,14 @@ pub(crate) fn recover<T: Tables>(tables: &T, segment: &Segment, key: &mut FlowKe
     let generation = backend.generation;
     let foreign = ForeignKey { client: segment.src, client_port: segment.src_port, backend: found, generation };
     if tables.is_foreign(&foreign) {
-        return;
+        match tables.remembers(backend, target, segment.src, segment.src_port) {
+            Remembers::Yes => {}
+            Remembers::No => return,
+            Remembers::Unknown => {
+                *verdict = Verdict::Pass(Counter::PassToTc);
+                return;
+            }
+        }
     }
     *verdict = Verdict::Forward(Forward { backend: found, target, reason: Counter::FollowRecovered });
     let state = TcpState::Established.advance(Direction::Forward, segment.flags);
@@ -83,6 +90,8 @@ pub(crate) fn restore<T: Tables>(tables: &T, key: &mut FlowKey, lost: &Lost, ret
     let Some(known) = tables.remembered() else { return };
     let Lost { endpoint, flags, now } = *lost;
     let SocketEntry { frontend, frontend_port, port_index, pad: _, isn, uplink } = known;
+    let at = FrontendKey::new(frontend, frontend_port, key.proto);
+    let port_index = port_index_now(tables, &at, endpoint.service, port_index);
     if !endpoint.serves(port_index) || is_reused(tables, key, frontend, frontend_port, now) {
         return;
     }
@@ -105,6 +114,14 @@ pub(crate) fn restore<T: Tables>(tables: &T, key: &mut FlowKey, lost: &Lost, ret
     if state.is_live() && free_lane(tables, key) && tables.add_flow(key, &entry) {
         tables.count_established(endpoint.backend);
     }
+}
+
+/// Which port of the service is behind a frontend: another version of steer may have counted them in another order than this one.
+/// `otherwise` where that is not to be said by now. A function of its own: the verifier wants no register that one path alone fills.
+#[inline(never)]
+fn port_index_now<T: Tables>(tables: &T, at: &FrontendKey, service: ServiceId, otherwise: u8) -> u8 {
+    let Some(now) = tables.frontend(at) else { return otherwise };
+    if now.service == service { now.port_index } else { otherwise }
 }
 
 /// Whether the client's port has a newer flow to that frontend: what an older one's backend still sends must not be taken for its.
@@ -142,8 +159,11 @@ mod tests {
     use super::*;
     use crate::addr::TCP;
     use crate::backend::BackendState;
-    use crate::fixtures::{ACK, CLIENT, FIN, HOST2, RST, SYN_ACK, UPLINK, World, addr, backend_addr, from_client, to};
-    use crate::verdict::Counter::{Follow, FollowRecovered, PassNoFlow, ReplyRecovered};
+    use crate::fixtures::{
+        ACK, CLIENT, FIN, HOST2, RST, SYN_ACK, UPLINK, WEB, World, addr, backend_addr, from_client, to,
+    };
+    use crate::service::ServiceEntry;
+    use crate::verdict::Counter::{Follow, FollowRecovered, PassMeshFlow, PassNoFlow, PassToTc, ReplyRecovered};
 
     const PORT: u16 = 40_000;
 
@@ -183,13 +203,39 @@ mod tests {
 
     #[test]
     fn what_was_there_before_steer_passes() {
-        let mut world = forgotten();
-        let (client, client_port) = (addr(CLIENT), Port::new(PORT));
-        world.foreign.insert(ForeignKey { client, client_port, backend: BackendId(2), generation: 1 });
+        let mut world = marked();
         assert_eq!(world.client(PORT, ACK, 1), Verdict::Pass(PassNoFlow));
         // The id has a new tenant, which is another matter.
         world.replace(2);
         assert_eq!(world.client(PORT, ACK, 1), to(2, FollowRecovered));
+    }
+
+    /// As an agent finds it that comes upon connections of a version whose tables it cannot read.
+    fn marked() -> World {
+        let mut world = forgotten();
+        let (client, client_port) = (addr(CLIENT), Port::new(PORT));
+        world.foreign.insert(ForeignKey { client, client_port, backend: BackendId(2), generation: 1 });
+        world
+    }
+
+    #[test]
+    fn what_a_version_with_other_tables_steered_is_steered_on_if_its_socket_remembers() {
+        let mut world = marked();
+        world.remembers = Some(Remembers::Yes);
+        assert_eq!(world.client(PORT, ACK, 1), to(2, FollowRecovered));
+        assert_eq!(world.client(PORT, ACK, 1), to(2, Follow));
+    }
+
+    #[test]
+    fn where_nobody_can_look_into_the_socket_tc_has_the_last_word() {
+        let mut world = marked();
+        world.services.get_mut(&WEB).unwrap().flags = ServiceEntry::MESH;
+        world.remembers = Some(Remembers::Unknown);
+        assert_eq!(world.client(PORT, ACK, 1), Verdict::Pass(PassToTc));
+        assert_eq!(world.sizes(), (0, 0), "nothing is decided yet, neither that it is the mesh's");
+        world.remembers = Some(Remembers::No);
+        assert_eq!(world.client(PORT, ACK, 1), Verdict::Pass(PassMeshFlow));
+        assert_eq!(world.client(PORT, ACK, 1), Verdict::Pass(PassMeshFlow));
     }
 
     #[test]
@@ -265,12 +311,25 @@ mod tests {
         let mut world = World::with_backends(&[1]);
         world.connect(PORT, 7, 1);
         let known = remembers(&world, 1).expect("it has a flow");
+        let frontends = core::mem::take(&mut world.frontends);
         *world.remembered.borrow_mut() = Some(SocketEntry { port_index: 3, ..known });
         loses_all(&world);
         assert_eq!(world.returned(1, PORT, ACK, 2), None);
+        world.frontends = frontends;
         world.set(1, BackendState::Draining);
         *world.remembered.borrow_mut() = Some(known);
         assert!(world.answer(1, PORT, ACK, 2).is_some(), "a draining one keeps its flows");
+    }
+
+    #[test]
+    fn an_agent_may_count_the_ports_of_a_service_in_another_order_than_the_one_before() {
+        let world = World::with_backends(&[1]);
+        world.connect(PORT, 7, 1);
+        let known = remembers(&world, 1).expect("it has a flow");
+        *world.remembered.borrow_mut() = Some(SocketEntry { port_index: 3, ..known });
+        loses_all(&world);
+        assert!(world.answer(1, PORT, ACK, 2).is_some(), "its frontend says which it is by now");
+        assert_eq!(world.client(PORT, ACK, 2), to(1, Follow));
     }
 
     #[test]

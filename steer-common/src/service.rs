@@ -82,7 +82,7 @@ pub struct ServiceEntry {
     pub hold_ns: u64,
     /// A [`Balance`].
     pub balance: u8,
-    /// Bits of [`ServiceEntry::ALLOW_LIST`] and [`ServiceEntry::MESH`].
+    /// Bits of [`ServiceEntry::ALLOW_LIST`], [`ServiceEntry::MESH`] and [`ServiceEntry::ALL_HERE`].
     pub flags: u8,
     pub pad: [u8; 6],
 }
@@ -93,11 +93,20 @@ impl ServiceEntry {
     /// There is somebody else behind its frontends, Swarm's routing mesh: a new flow that finds no ready backend here is not
     /// held or reset, nor given to a draining one, but left to the kernel.
     pub const MESH: u8 = 2;
+    /// All tasks of the service are on this node. Whatever the mesh has for a new flow is a backend here, and is not ready: it
+    /// would be refused, so it waits as where there is no mesh.
+    pub const ALL_HERE: u8 = 4;
 
-    /// Whether the mesh takes what finds no backend.
+    /// Whether there is a mesh, which has connections of its own.
     #[inline(always)]
     pub const fn has_mesh(&self) -> bool {
         self.flags & Self::MESH != 0
+    }
+
+    /// Whether the mesh takes a new flow that finds no backend: it may have one on another node, or nobody is to wait.
+    #[inline(always)]
+    pub const fn leaves_to_mesh(&self) -> bool {
+        self.has_mesh() && (self.flags & Self::ALL_HERE == 0 || self.hold_ns == 0)
     }
 }
 

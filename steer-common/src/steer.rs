@@ -13,12 +13,14 @@
 //! | other | none | – | pass, counted |
 //! | other | present | there, draining or not | follow |
 //! | other | present | gone | reset, counted |
+//! | other | present | its process has ended, and nothing is left of the connection | reset, counted |
 //!
 //! Where Swarm's routing mesh is behind the frontend too ([`ServiceEntry::MESH`](crate::service::ServiceEntry::MESH)), nobody waits and nothing is reset for want of
 //! a backend: a SYN that finds no ready one, and a packet that no backend has a socket for, pass, and so does what follows: see `mesh`.
+//! A SYN waits all the same where the mesh could only have what is not ready here ([`ServiceEntry::ALL_HERE`](crate::service::ServiceEntry::ALL_HERE)).
 
 use crate::addr::{Addr, Port};
-use crate::backend::{BackendId, BackendState};
+use crate::backend::{BackendEntry, BackendId, BackendState};
 use crate::flow::{FlowEntry, FlowKey};
 use crate::limits::LANES;
 use crate::mesh::{leave_open, pass_on};
@@ -87,7 +89,7 @@ pub fn steer<T: Tables>(tables: &T, segment: &Segment, uplink: u32, now: Nanos) 
         if !segment.flags.opens() {
             if frontend.flags & FrontendEntry::CLOSED == 0 && tables.may_search(now.secs()) {
                 recover(tables, segment, &mut key, new);
-                if !is_shared && matches!(new.verdict, Verdict::Pass(_)) {
+                if !is_shared && matches!(new.verdict, Verdict::Pass(Counter::PassNoFlow)) {
                     leave_open(tables, segment, &key, new);
                 }
             }
@@ -95,7 +97,7 @@ pub fn steer<T: Tables>(tables: &T, segment: &Segment, uplink: u32, now: Nanos) 
         }
         if let Some(flow) = &found {
             let same_syn = flow.isn == segment.seq;
-            if let Some(verdict) = again(tables, same_syn, flow, &frontend, uplink, now) {
+            if let Some(verdict) = again(tables, segment, flow, &frontend, uplink, now) {
                 new.verdict = verdict;
                 return;
             }
@@ -174,16 +176,17 @@ pub(crate) fn lookup<'t, T: Tables>(tables: &'t T, key: &FlowKey) -> Option<(Tab
 #[inline(always)]
 fn again<T: Tables>(
     tables: &T,
-    same_syn: bool,
+    segment: &Segment,
     flow: &T::Flow<'_>,
     frontend: &FrontendEntry,
     uplink: u32,
     now: Nanos,
 ) -> Option<Verdict> {
+    let same_syn = flow.isn == segment.seq;
     let verdict = if flow.is_of_mesh() {
         Verdict::Pass(Counter::PassMesh)
     } else {
-        let target = live_target(tables, flow, frontend.service)?;
+        let target = target_left(tables, segment, flow, frontend.service)?;
         Verdict::Forward(Forward { backend: flow.backend, target, reason: Counter::SteerRetransmit })
     };
     let keep = match flow.tcp() {
@@ -213,11 +216,34 @@ fn takes_new((state, if_listening): (BackendState, bool)) -> bool {
 /// The container port of a flow's backend, if that backend is still the one the flow began on.
 #[inline(always)]
 pub(crate) fn live_target<T: Tables>(tables: &T, flow: &FlowEntry, service: ServiceId) -> Option<Port> {
+    live_backend(tables, flow, service)?.target(flow.port_index)
+}
+
+/// A flow's backend, if that is still the one the flow began on.
+#[inline(always)]
+fn live_backend<'t, T: Tables>(tables: &'t T, flow: &FlowEntry, service: ServiceId) -> Option<&'t BackendEntry> {
     let backend = tables.backend(flow.backend)?;
-    if backend.generation != flow.generation || backend.service != service {
+    (backend.generation == flow.generation && backend.service == service).then_some(backend)
+}
+
+/// The container port of such a backend, if it can still be reached: the process of a backend may have ended with no agent there to see it, and then a packet
+/// to it would vanish without an answer.
+#[inline(always)]
+fn target_left<T: Tables>(tables: &T, segment: &Segment, flow: &FlowEntry, service: ServiceId) -> Option<Port> {
+    let backend = live_backend(tables, flow, service)?;
+    let target = backend.target(flow.port_index)?;
+    if backend.has_ended() && !is_left(tables, segment, flow.backend, target) {
         return None;
     }
-    backend.target(flow.port_index)
+    Some(target)
+}
+
+/// Whether anything is left of a connection of a backend that has ended. Seldom, and a function of its own: what is asked for would
+/// stand on the stack of each packet.
+#[inline(never)]
+fn is_left<T: Tables>(tables: &T, segment: &Segment, id: BackendId, target: Port) -> bool {
+    let Some(backend) = tables.backend(id) else { return false };
+    tables.is_left(backend, target, segment.src, segment.src_port)
 }
 
 /// A packet of a known flow goes where the flow began.
@@ -234,7 +260,7 @@ fn follow<T: Tables>(
     if flow.is_of_mesh() {
         return pass_on(tables, segment, flow, uplink, now);
     }
-    let Some(target) = live_target(tables, flow, key.service) else {
+    let Some(target) = target_left(tables, segment, flow, key.service) else {
         // The entry stays, so that the next packet is answered likewise, until the agent sweeps it away.
         // A reset is never answered with a reset (RFC 9293, 3.5.2).
         let is_reset = segment.flags.has(TcpFlags::RST);

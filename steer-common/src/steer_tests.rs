@@ -234,6 +234,30 @@ fn a_flow_whose_backend_is_gone_is_reset_as_often_as_it_asks() {
 }
 
 #[test]
+fn a_flow_whose_backend_has_ended_with_no_agent_there_is_reset_when_nothing_is_left_of_it() {
+    let mut world = World::with_backends(&[1, 2]);
+    assert_eq!(world.connect(40_000, 1, 0), 1);
+    assert_eq!(world.connect(40_001, 1, 0), 2);
+    world.end(1);
+    world.sockets.insert((BackendId(1), addr(CLIENT), Port::new(40_000)));
+    assert_eq!(world.client(40_000, ACK, 1), to(1, Follow), "its last words are not out yet");
+    world.sockets.clear();
+    assert_eq!(world.client(40_000, ACK, 1), Verdict::Reset(ResetGone));
+    assert_eq!(world.client(40_000, RST, 1), pass(PassNoFlow));
+    assert_eq!(world.client(40_001, ACK, 1), to(2, Follow), "nobody looks at those of a backend that lives");
+    assert_eq!(world.syn(40_000, 2, 1), to(2, SteerReuse));
+}
+
+#[test]
+fn a_syn_that_was_answered_by_a_backend_that_has_ended_since_is_steered_anew() {
+    let mut world = World::with_backends(&[1, 2]);
+    assert_eq!(world.syn(40_000, 1, 0), to(1, SteerNew));
+    assert!(world.answer(1, 40_000, SYN_ACK, 0).is_some());
+    world.end(1);
+    assert_eq!(world.syn(40_000, 1, 1), to(2, SteerAgain));
+}
+
+#[test]
 fn a_syn_to_a_backend_that_is_gone_is_steered_anew() {
     let mut world = World::with_backends(&[1, 2]);
     assert_eq!(world.connect(40_000, 1, 0), 1);

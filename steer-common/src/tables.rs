@@ -32,6 +32,15 @@ pub enum Listening {
     Unknown,
 }
 
+/// Whether a backend's socket remembers a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Remembers {
+    Yes,
+    No,
+    /// It cannot be seen from here: XDP may not look into sockets.
+    Unknown,
+}
+
 /// When new flows of a service found no backend; all zero while they do find one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct NoneSince {
@@ -68,9 +77,15 @@ pub trait Tables {
     fn listens(&self, backend: &BackendEntry, target: Port) -> Listening;
     /// Whether a backend has a connection with that client at that port (the handshake may still be under way).
     fn is_connected(&self, backend: &BackendEntry, target: Port, client: Addr, client_port: Port) -> bool;
+    /// Whether anything is left of a connection with that client, of a backend whose process has ended: an interface that leads to it,
+    /// and a socket, which may have the last words still to say. Where sockets cannot be seen: the interface.
+    fn is_left(&self, backend: &BackendEntry, target: Port, client: Addr, client_port: Port) -> bool;
+    /// Whether its socket for that connection remembers a flow: steer brought it there, in this life or an earlier one.
+    fn remembers(&self, backend: &BackendEntry, target: Port, client: Addr, client_port: Port) -> Remembers;
     /// What the socket that sent the packet at hand remembers of its flow, if it does.
     fn remembered(&self) -> Option<SocketEntry>;
-    /// Whether that connection was there before steer came.
+    /// Whether that connection was there when the backend was first seen: before steer came, or by a version of steer whose tables
+    /// cannot be read.
     fn is_foreign(&self, key: &ForeignKey) -> bool;
     /// Whether backends may be asked whose a connection is, once more: bounded per second.
     fn may_search(&self, now_secs: u32) -> bool;

@@ -5,15 +5,17 @@
 //! taken for the old one's. The end of the container's first process takes it out sooner than its namespace can end.
 
 use aya_ebpf::bindings::{
-    bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Tuple4,
+    bpf_sock, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 as Tuple4,
 };
-use aya_ebpf::helpers::{bpf_sk_release, bpf_skc_lookup_tcp};
+use aya_ebpf::helpers::{bpf_check_mtu, bpf_sk_release, bpf_skc_lookup_tcp};
 use core::ffi::c_void;
 use core::ptr::read_volatile;
 
 use steer_common::addr::{Addr, Port};
 use steer_common::backend::BackendEntry;
 use steer_common::tables::Listening;
+
+use crate::maps;
 
 /// Socket states (`include/net/tcp_states.h`).
 mod state {
@@ -51,22 +53,66 @@ pub(crate) fn is_connected(
     !matches!(state, 0 | state::TIME_WAIT | state::CLOSE | state::LISTEN)
 }
 
+/// Whether anything is left of a connection with that client: an interface that leads to the backend, and a socket of that very
+/// connection. A listener is none: the backend's own has ended with it, and the id of its namespace may be another's by now.
+#[inline(always)]
+pub(crate) fn is_left(ctx: *mut c_void, backend: &BackendEntry, target: Port, client: Addr, client_port: Port) -> bool {
+    // What fits is not asked: only for an interface that is not there the answer is negative.
+    let mut unused = 0;
+    // SAFETY: the context pointer is valid for the life of the program; the length is on the stack.
+    if unsafe { bpf_check_mtu(ctx, backend.ifindex, &raw mut unused, 0, 0) } < 0 {
+        return false;
+    }
+    backend.netns_id < 0
+        || !matches!(lookup(ctx, backend.netns_id, client, client_port, backend.addr, target), 0 | state::LISTEN)
+}
+
+/// Whether a backend's socket for a connection with that client remembers a flow.
+#[inline(always)]
+pub(crate) fn remembers(
+    ctx: *mut c_void,
+    backend: &BackendEntry,
+    target: Port,
+    client: Addr,
+    client_port: Port,
+) -> bool {
+    let Some(socket) = find(ctx, backend.netns_id, client, client_port, backend.addr, target) else { return false };
+    // SAFETY: a socket that is held; one whose handshake is under way has no storage, which the helper knows.
+    unsafe {
+        let remembers = maps::remembered(socket.cast()).is_some();
+        bpf_sk_release(socket.cast());
+        remembers
+    }
+}
+
 /// The state of the socket that a packet would find; 0 = there is none.
 #[inline(always)]
 fn lookup(ctx: *mut c_void, netns_id: i32, src: Addr, src_port: Port, dst: Addr, dst_port: Port) -> u32 {
+    let Some(socket) = find(ctx, netns_id, src, src_port, dst, dst_port) else { return 0 };
+    // SAFETY: a socket that is held.
+    unsafe {
+        let state = read_volatile(&raw const (*socket).state);
+        bpf_sk_release(socket.cast());
+        state
+    }
+}
+
+/// The socket that a packet would find, which must be released.
+#[inline(always)]
+fn find(
+    ctx: *mut c_void,
+    netns_id: i32,
+    src: Addr,
+    src_port: Port,
+    dst: Addr,
+    dst_port: Port,
+) -> Option<*mut bpf_sock> {
     let mut tuple = bpf_sock_tuple {
         __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 {
             ipv4: Tuple4 { saddr: src.v4_be(), daddr: dst.v4_be(), sport: src_port.0, dport: dst_port.0 },
         },
     };
     // SAFETY: the context pointer is valid for the life of the program; the tuple is on the stack, its IPv4 part initialised.
-    unsafe {
-        let socket = bpf_skc_lookup_tcp(ctx, &raw mut tuple, size_of::<Tuple4>() as u32, netns_id as u64, 0);
-        if socket.is_null() {
-            return 0;
-        }
-        let state = read_volatile(&raw const (*socket).state);
-        bpf_sk_release(socket.cast());
-        state
-    }
+    let socket = unsafe { bpf_skc_lookup_tcp(ctx, &raw mut tuple, size_of::<Tuple4>() as u32, netns_id as u64, 0) };
+    (!socket.is_null()).then_some(socket)
 }

@@ -9,11 +9,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::netns::Ns;
-use crate::pace;
+use crate::{pace, wait_until};
 
 const EVERY: Duration = Duration::from_millis(100);
 /// A retransmission may take a second or two; longer is a broken connection.
 const LIMIT: Duration = Duration::from_secs(10);
+/// How long it may take until all have moved.
+const GOES_ON: Duration = Duration::from_secs(30);
 
 /// A running connection to a greeter's echo port; [`LongLived::finish`] ends it.
 #[derive(Debug)]
@@ -101,6 +103,18 @@ impl LongLived {
         assert_eq!(life.backend, Some(first), "{life:?}");
         life
     }
+}
+
+/// Waits until each has sent and got back a few bytes more.
+#[track_caller]
+pub fn go_on(lives: &[LongLived]) {
+    let now = || lives.iter().map(|life| life.exchanged.load(Ordering::Relaxed));
+    let before: Vec<u64> = now().collect();
+    wait_until("long connections go on", GOES_ON, || {
+        assert!(!lives.iter().any(LongLived::is_over), "one broke");
+        let is_enough = now().zip(&before).all(|(now, before)| now >= before + 3);
+        if is_enough { Ok(()) } else { Err("some have not moved") }
+    });
 }
 
 fn exchange(stream: &mut TcpStream, byte: u8) -> io::Result<()> {

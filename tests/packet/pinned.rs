@@ -1,12 +1,13 @@
 //! A flow stays where it began, until it ends or its backend is gone.
 
+use steer_common::backend::BackendEntry;
 use steer_common::backend::BackendState::{Drained, Draining, Gone, Maintenance, Ready, Starting, Unready};
 use steer_common::service::Balance;
 use steer_common::tcp::TcpState::{Established, SynReceived, SynSent};
 use steer_common::verdict::Counter::{
     Follow, PassNoFlow, ResetGone, SteerAgain, SteerNew, SteerRetransmit, SteerReuse,
 };
-use steer_tests::bpf::{Bench, CLIENT_PORT, FRONTEND, Flow, Hook, from_backend, from_client};
+use steer_tests::bpf::{Bench, CLIENT_PORT, FRONTEND, Flow, Hook, from_backend, from_client, ifindex};
 
 use super::story::connect;
 
@@ -18,6 +19,7 @@ stories! {
     a_syn_without_an_answer_leaves_a_backend_that_is_no_longer_ready: [SteerNew, SteerAgain, Reply, Follow],
     a_syn_that_was_answered_stays: [SteerNew, SteerRetransmit, Reply, Follow],
     packets_to_a_backend_that_is_gone_are_answered_with_a_reset: [SteerNew, Follow, Reply, ResetGone, PassToTc, PassNoFlow, SteerReuse],
+    packets_to_a_backend_that_has_ended_are_answered_with_a_reset: [SteerNew, Follow, Reply, ResetGone, PassToTc, PassNoFlow, SteerReuse],
     a_reused_id_inherits_no_flows: [SteerNew, Follow, Reply, ResetGone, PassToTc],
 }
 
@@ -145,6 +147,43 @@ fn packets_to_a_backend_that_is_gone_are_answered_with_a_reset(bench: &mut Bench
         assert_eq!(bench.flows().last(), Some(&Flow::of(port + 1, 2, SynSent)));
         assert_eq!((bench.live(1), bench.live(2)), (0, 0));
         bench.remove_backend(2);
+        bench.add_backend(1);
+        bench.deal(&[1]);
+    }
+}
+
+/// With no agent there: the kernel alone has seen its end.
+fn packets_to_a_backend_that_has_ended_are_answered_with_a_reset(bench: &mut Bench) {
+    /// No namespace has this id, no interface this index.
+    const NOBODY: i32 = 4_000;
+    bench.serve(&[1]);
+    for (hook, port) in Hook::BOTH.into_iter().zip([CLIENT_PORT, CLIENT_PORT + 10]) {
+        let packet = from_client(port).payload(b"anyone?");
+        connect(bench, hook, port);
+        // Its interface is there, and its sockets cannot be seen: it may still have something to say.
+        bench.change_backend(1, |entry| entry.flags |= BackendEntry::ENDED);
+        bench.set_state(1, Gone);
+        bench.send(hook, &packet).goes_to(1, Follow);
+        let whole = |entry: &mut BackendEntry| (entry.netns_id, entry.ifindex) = (-1, ifindex(1));
+        for part in [
+            (|entry: &mut BackendEntry| entry.netns_id = NOBODY) as fn(&mut BackendEntry),
+            |entry: &mut BackendEntry| entry.ifindex = NOBODY as u32,
+        ] {
+            bench.change_backend(1, part);
+            for _ in 0..2 {
+                bench.send(hook, &packet).is_reset(ResetGone);
+            }
+            bench.send(hook, &from_client(port).rst()).passes(PassNoFlow);
+            bench.change_backend(1, whole);
+            bench.send(hook, &packet).goes_to(1, Follow);
+        }
+        // A new connection from that port goes to somebody else.
+        bench.change_backend(1, |entry| entry.netns_id = NOBODY);
+        bench.add_backend(2);
+        bench.deal(&[2]);
+        bench.send(hook, &from_client(port).syn(8)).goes_to(2, SteerReuse);
+        bench.remove_backend(2);
+        bench.remove_backend(1);
         bench.add_backend(1);
         bench.deal(&[1]);
     }

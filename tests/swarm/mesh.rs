@@ -1,4 +1,4 @@
-//! No ready task on this node: whatever it is that answers then, steer leaves it alone.
+//! No ready task on this node, but one on another: whatever it is that answers then, steer leaves it alone.
 //!
 //! What answers here is a greeter on another machine, behind a rule in front of Docker's own: the same in both worlds, with a
 //! mesh that lives and with one that does not.
@@ -16,38 +16,46 @@ use steer_tests::long_lived::LongLived;
 use steer_tests::skip::{self, Need};
 use steer_tests::world::{HOST, OTHER};
 
+use super::worker::nodes;
 use super::{PORT, web};
 
 const ECHO: u16 = 9001;
 
-/// A manager with something that answers instead of the mesh, and no agent yet.
-fn stage() -> Option<(Greeter, Docker, World)> {
+/// A task on each of two nodes, on the manager something that answers instead of the mesh, and no agent yet. Fields are dropped in
+/// this order.
+struct Stage {
+    _elsewhere: Greeter,
+    _worker: Docker,
+    docker: Docker,
+    world: World,
+}
+
+fn stage() -> Option<Stage> {
     if skip::without(&[Need::Root, Need::Docker, Need::Steer]) {
         return None;
     }
     let world = World::with_other();
-    let docker = Docker::start(&world);
-    docker.import_greeter();
-    docker.swarm_init(HOST);
-    docker.create_service(web().publish(ECHO, 5001));
-    docker.wait_tasks("web", 1, "greeter:v1");
+    let (docker, worker) = nodes(&world);
+    docker.create_service(web().replicas(2).publish(ECHO, 5001));
+    docker.wait_tasks("web", 2, "greeter:v1");
     let elsewhere = Greeter::start(world.other(), "elsewhere", &[]);
     for (port, target) in [(PORT, 5000), (ECHO, 5001)] {
         let rule = format!("PREROUTING -d {HOST} -p tcp --dport {port} -j DNAT --to-destination {OTHER}:{target}");
         world.host.output("iptables", &format!("-t nat -I {rule}"));
     }
     world.host.output("iptables", "-I FORWARD -j ACCEPT");
-    Some((elsewhere, docker, world))
+    Some(Stage { _elsewhere: elsewhere, _worker: worker, docker, world })
 }
 
 #[test]
 fn what_finds_no_ready_task_here_goes_on_to_the_mesh_and_stays_there() {
-    let Some((_elsewhere, docker, world)) = stage() else { return };
+    let Some(stage) = stage() else { return };
+    let Stage { docker, world, .. } = &stage;
     let http = Http::new(&world.client, SocketAddr::from((HOST, PORT)));
     assert_eq!(http.backend(), "elsewhere");
     let before = LongLived::start(&world.client, (HOST, ECHO));
 
-    let mut agent = Agent::start(&world, &docker, Attach::Tc);
+    let mut agent = Agent::start(world, docker, Attach::Tc);
     agent.wait_ready("web", 1);
     let task = docker.task_containers("web").remove(0);
     assert_eq!(http.backend(), task.name, "new connections are steered");
@@ -82,8 +90,9 @@ fn what_finds_no_ready_task_here_goes_on_to_the_mesh_and_stays_there() {
 /// The first SYN got lost behind steer; when the client tries again, a task is ready, and the mesh may have answered already.
 #[test]
 fn a_syn_that_went_to_the_mesh_goes_there_again() {
-    let Some((_elsewhere, docker, world)) = stage() else { return };
-    let mut agent = Agent::start(&world, &docker, Attach::Tc);
+    let Some(stage) = stage() else { return };
+    let Stage { docker, world, .. } = &stage;
+    let mut agent = Agent::start(world, docker, Attach::Tc);
     agent.wait_ready("web", 1);
     let task = docker.task_containers("web").remove(0);
     task.flip_listeners();

@@ -1,14 +1,20 @@
 //! What operators do to a service, under load: nobody may notice.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use steer_tests::agent::Attach;
 use steer_tests::clients::{Clients, Host, cut};
 use steer_tests::docker::ServiceSpec;
+use steer_tests::http::Failure;
 use steer_tests::long_lived::LongLived;
 use steer_tests::world::HOST;
+use steer_tests::{pace, wait_until};
 
 use super::{PORT, client, manager, split, web};
+
+const LIMIT: Duration = Duration::from_secs(30);
+/// What `steer.hold` is where no label says otherwise.
+const HOLD_MS: f64 = 10_000.0;
 
 /// Does it under load, and panics unless every request was answered, on the connection that it was sent on.
 #[track_caller]
@@ -64,23 +70,45 @@ fn an_update_that_starts_first_loses_nothing() {
 }
 
 /// Swarm takes a task without a healthcheck for one that serves as soon as it was started, and ends the old one. Until the new one
-/// listens there is nobody on this node, and what the mesh makes of that is the mesh's.
+/// listens there is nobody, on any node: who comes meanwhile waits.
 #[test]
-fn an_update_of_slow_starters_without_a_healthcheck_loses_what_the_mesh_loses() {
-    let Some(mut host) = manager(Attach::Tc) else { return };
-    host.docker.create_service(web().start_first().args(&["--listen-after", "1"]));
-    settled(&mut host, 1, "greeter:v1");
-    let clients = Clients::start(&host.world, PORT);
-    host.docker.update_image("web", "greeter:v2");
-    settled(&mut host, 1, "greeter:v2");
-    clients.flow_on();
-    let fared = clients.finish();
-    let left = host.agent.counter("pass_mesh");
-    eprintln!("slow starters: {fared}; {left} new flows left to the mesh");
-    for report in [&fared.close, &fared.keepalive] {
-        assert_eq!(cut(report), 0, "{report:#?}");
+fn an_update_of_the_only_task_loses_nothing_however_slow_it_is_to_listen() {
+    for (what, order) in
+        [("start-first", ServiceSpec::start_first as fn(ServiceSpec) -> ServiceSpec), ("stop-first", |spec| spec)]
+    {
+        let Some(mut host) = manager(Attach::Tc) else { return };
+        host.docker.create_service(order(web().args(&["--listen-after", "1"])));
+        settled(&mut host, 1, "greeter:v1");
+        let clients = Clients::start(&host.world, PORT);
+        host.docker.update_image("web", "greeter:v2");
+        settled(&mut host, 1, "greeter:v2");
+        clients.flow_on();
+        let fared = clients.finish();
+        eprintln!("a slow starter, {what}: {fared}");
+        for report in [&fared.close, &fared.keepalive] {
+            assert_eq!((report.failed, cut(report)), (0, 0), "{what}: {report:#?}");
+            assert!(report.slowest_ms < HOLD_MS, "{what}: nobody waits for longer: {report:#?}");
+        }
     }
-    assert!(fared.close.failed + fared.keepalive.failed <= left, "{left}: {fared}");
+}
+
+/// In the end it is told that there is nobody.
+#[test]
+fn clients_of_the_only_task_do_not_wait_for_longer_than_its_label_says() {
+    let Some(host) = manager(Attach::Tc) else { return };
+    host.docker.create_service(web().label("steer.hold", "1s").args(&["--listen-after", "600"]));
+    host.docker.wait_tasks("web", 1, "greeter:v1");
+    let http = client(&host, PORT);
+    wait_until("a client waits, and is told", LIMIT, || {
+        let (began, told) = (Instant::now(), http.get("/"));
+        let (took, counters) = (began.elapsed(), host.agent.status().counters);
+        if counters["drop_hold"] == 0 || counters["reset_no_backend"] == 0 {
+            return Err(format!("{told:?} after {took:?}: {counters:?}"));
+        }
+        assert_eq!(told, Err(Failure::Refused));
+        assert!(took < pace::soon(Duration::from_secs(3)), "{took:?}");
+        Ok(())
+    });
 }
 
 #[test]

@@ -28,20 +28,7 @@ impl Cluster {
             return None;
         }
         let world = World::with_other();
-        world.other().sysctl("net/ipv4/ip_forward", "1");
-        // No way to a name server either: a lookup must fail at once, as it does on the host, and not by a timeout.
-        world.other().ip("route del default");
-        world.other().ip(&format!("route add {CLIENT} via {HOST_FAR}"));
-        let manager = Docker::start(&world);
-        let worker = Docker::start_on_other(&world);
-        manager.import_greeter();
-        worker.import_greeter();
-        manager.swarm_init(HOST_FAR);
-        worker.swarm_join(OTHER, &manager, HOST_FAR);
-        wait_until("the worker is ready", std::time::Duration::from_secs(30), || {
-            let nodes = manager.nodes();
-            if nodes.iter().filter(|state| *state == "ready").count() == 2 { Ok(()) } else { Err(format!("{nodes:?}")) }
-        });
+        let (manager, worker) = nodes(&world);
         let agent = Agent::start(&world, &manager, Attach::Tc);
         let there = Agent::start_on_other(&world, &worker);
         Some(Self { there, agent, worker, manager, world })
@@ -50,6 +37,25 @@ impl Cluster {
     fn http(&self, address: Ipv4Addr) -> Http {
         Http::new(&self.world.client, SocketAddr::from((address, PORT)))
     }
+}
+
+/// A swarm of two: a manager, and a worker on the machine behind it.
+pub(super) fn nodes(world: &World) -> (Docker, Docker) {
+    world.other().sysctl("net/ipv4/ip_forward", "1");
+    // No way to a name server either: a lookup must fail at once, as it does on the host, and not by a timeout.
+    world.other().ip("route del default");
+    world.other().ip(&format!("route add {CLIENT} via {HOST_FAR}"));
+    let manager = Docker::start(world);
+    let worker = Docker::start_on_other(world);
+    manager.import_greeter();
+    worker.import_greeter();
+    manager.swarm_init(HOST_FAR);
+    worker.swarm_join(OTHER, &manager, HOST_FAR);
+    wait_until("the worker is ready", std::time::Duration::from_secs(30), || {
+        let nodes = manager.nodes();
+        if nodes.iter().filter(|state| *state == "ready").count() == 2 { Ok(()) } else { Err(format!("{nodes:?}")) }
+    });
+    (manager, worker)
 }
 
 #[test]

@@ -249,6 +249,12 @@ pub(crate) fn demote(init: &InitEntry, kind: EdgeKind, signal: u32) {
         (*edge).at_ns = at_ns;
         atomic::add(&raw mut (*edge).count, 1) as u32 + 1
     };
+    if kind == EdgeKind::Exit
+        && let Some(backend) = BACKENDS.get_ptr_mut(init.backend.0.into())
+    {
+        // SAFETY: an aligned byte of a map value; see `BackendEntry::ENDED` for who else writes it.
+        unsafe { (*backend).flags |= BackendEntry::ENDED };
+    }
     let notice = Notice {
         at_ns,
         generation: init.generation,

@@ -18,7 +18,7 @@ use steer_common::open::NewFlow;
 use steer_common::pick::Fit;
 use steer_common::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceState};
 use steer_common::slot::SlotTable;
-use steer_common::tables::{Listening, NoneSince, Table, Tables};
+use steer_common::tables::{Listening, NoneSince, Remembers, Table, Tables};
 use steer_common::verdict::{Counter, Verdict};
 
 use super::{
@@ -165,6 +165,23 @@ impl<P: Packet> Tables for Maps<P> {
     #[inline(always)]
     fn is_connected(&self, backend: &BackendEntry, target: Port, client: Addr, client_port: Port) -> bool {
         socket::is_connected(self.0.ctx(), backend, target, client, client_port)
+    }
+
+    #[inline(always)]
+    fn is_left(&self, backend: &BackendEntry, target: Port, client: Addr, client_port: Port) -> bool {
+        socket::is_left(self.0.ctx(), backend, target, client, client_port)
+    }
+
+    #[inline(always)]
+    fn remembers(&self, backend: &BackendEntry, target: Port, client: Addr, client_port: Port) -> Remembers {
+        if !P::SEES_MEMORY {
+            return Remembers::Unknown;
+        }
+        if socket::remembers(self.0.ctx(), backend, target, client, client_port) {
+            Remembers::Yes
+        } else {
+            Remembers::No
+        }
     }
 
     #[inline(always)]

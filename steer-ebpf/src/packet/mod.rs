@@ -65,6 +65,8 @@ pub(crate) trait Packet {
     /// # Safety
     /// `to` has room for `len` bytes.
     unsafe fn load(&self, offset: usize, to: *mut u8, len: u32) -> bool;
+    /// Whether the program may look into what sockets remember: the kernel does not let XDP.
+    const SEES_MEMORY: bool;
     /// The socket that sent the packet, where the hook knows.
     fn sender(&self) -> Option<*mut c_void> {
         None
@@ -84,6 +86,8 @@ pub(crate) struct TcPacket(pub(crate) *mut c_void);
 pub(crate) struct NoPacket(pub(crate) *mut c_void);
 
 impl Packet for XdpPacket {
+    const SEES_MEMORY: bool = false;
+
     #[inline(always)]
     fn ctx(&self) -> *mut c_void {
         self.0
@@ -97,6 +101,8 @@ impl Packet for XdpPacket {
 }
 
 impl Packet for TcPacket {
+    const SEES_MEMORY: bool = true;
+
     #[inline(always)]
     fn ctx(&self) -> *mut c_void {
         self.0
@@ -119,6 +125,8 @@ impl Packet for TcPacket {
 }
 
 impl Packet for NoPacket {
+    const SEES_MEMORY: bool = false;
+
     #[inline(always)]
     fn ctx(&self) -> *mut c_void {
         self.0

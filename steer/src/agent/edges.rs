@@ -9,6 +9,7 @@ use steer_common::backend::{BackendId, InitEntry, Notice, NoticeKind};
 use steer_common::flow::ForeignKey;
 
 use super::Agent;
+use super::takeover::Takeover;
 use super::tracked::Tracked;
 use crate::dataplane::notices::Notices;
 use crate::dataplane::paths::Paths;
@@ -154,11 +155,13 @@ impl Agent {
     }
 
     /// What a new backend is connected to already came by Docker's own port mapping, and stays with Docker: the kernel must not
-    /// take it for flows that it has lost.
+    /// take it for flows that it has lost. Where another version of steer was, most of it is that one's, which sockets remember; those
+    /// whose handshake is under way do not yet, and Docker has none at frontends that are steered.
     pub(super) fn mark_foreign(&mut self, key: &BackendKey, backend: BackendId, generation: u32) {
         let Some(tracked) = self.tracked.values().find(|tracked| tracked.key() == *key) else { return };
         for port in &tracked.spec.ports {
-            let clients = match connections::clients(&tracked.netns, port.target) {
+            let is_takeover = self.takeover != Takeover::Done;
+            let clients = match connections::clients(&tracked.netns, port.target, !is_takeover) {
                 Ok(clients) => clients,
                 Err(error) => {
                     tracing::warn!(backend = tracked.name, %error, "listing its connections failed");

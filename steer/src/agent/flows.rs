@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use steer_common::backend::BackendId;
 
 use super::Agent;
+use super::takeover::Takeover;
 use super::tracked::Tracked;
 use crate::dataplane::count::FlowCounts;
 use crate::dataplane::detach;
@@ -27,7 +28,7 @@ pub(super) struct Seen {
 impl Agent {
     /// Counts the flows of who is stopping, and of all when steer is being detached; whether that changed anything.
     pub(super) fn look_at_flows(&mut self) -> bool {
-        if self.closing {
+        if self.closing && self.takeover == Takeover::Done {
             let all: Vec<_> =
                 self.applied.backends.values().map(|backend| (backend.id, backend.entry.generation)).collect();
             if self.are_without_flows(&all) {

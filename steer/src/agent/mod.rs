@@ -11,6 +11,7 @@
 //! | `vips` | virtual addresses inside overlay networks |
 //! | `statics` | the same for the static services of the configuration file |
 //! | `uplinks` | where clients come in: attach, follow the host's interfaces and addresses |
+//! | `takeover` | the place of another version of steer |
 //! | `reconcile` | desired, plan, apply |
 //! | `edges` | what the kernel saw happen to backends, and the clients that wait for one |
 //! | `happened` | what is told of backends: the history, and who told first of a stop |
@@ -30,6 +31,7 @@ mod reconcile;
 mod run;
 mod statics;
 mod swarm;
+mod takeover;
 pub mod tracked;
 mod uplinks;
 mod vips;
@@ -101,6 +103,7 @@ pub struct Agent {
     listed: bool,
     /// Which services outlive their last backend.
     memory: Memory,
+    takeover: takeover::Takeover,
     /// When to reconcile though nothing has happened.
     wake: Option<Instant>,
     closing: bool,
@@ -133,6 +136,7 @@ impl Agent {
         }
         let (questions, answers) = questions::Questions::new();
         let edges = edges::Edges::open(&settings.paths)?;
+        let takeover = takeover::Takeover::of(&settings.paths)?;
         Ok(Self {
             settings,
             bpf,
@@ -156,6 +160,7 @@ impl Agent {
             notify: notify::Notify::default(),
             listed: false,
             memory: Memory::default(),
+            takeover,
             wake: None,
             closing: false,
             done: false,

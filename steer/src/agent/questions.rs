@@ -125,6 +125,11 @@ impl Questions {
         self.containers.insert(id.clone(), Asked { turn, waiting, overrun: false });
     }
 
+    /// Whether nothing is being asked about containers.
+    pub(super) fn are_answered(&self) -> bool {
+        self.list.is_none() && self.containers.is_empty()
+    }
+
     /// Whether a container is being asked about.
     pub(super) fn is_asked(&self, id: &ContainerId) -> bool {
         self.containers.contains_key(id)
@@ -162,7 +167,7 @@ impl Questions {
 
     /// Forgets what only questions under way need.
     pub(super) fn rest(&mut self) {
-        if self.list.is_none() && self.containers.is_empty() {
+        if self.are_answered() {
             self.order.rest();
         }
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use steer_common::backend::BackendState;
 
 use super::docker::is_docker;
+use super::takeover::{Takeover, at_one_go};
 use super::{Agent, Source, unix_micros};
 use crate::dataplane::attach;
 use crate::dataplane::paths::LinkName;
@@ -17,8 +18,11 @@ use crate::model::{Candidate, ContainerId, Observed, Problem};
 const AGAIN: Duration = Duration::from_millis(500);
 
 impl Agent {
-    /// Brings the maps in line with what is known. Does nothing when they are.
+    /// Brings the maps in line with what is known. Does nothing when they are, or while another version of steer has to go on.
     pub(super) fn reconcile(&mut self) {
+        if self.must_wait() {
+            return;
+        }
         let mut candidates: Vec<_> = self.tracked.values().map(super::tracked::Tracked::candidate).collect();
         if self.settings.docker.is_some() && !self.listed {
             candidates.extend(self.inherited());
@@ -28,11 +32,14 @@ impl Agent {
         // Whoever leaves the host waits for connections that are open, not for new ones.
         let remembered = if self.closing { Vec::new() } else { remembered };
         let host_addresses = self.host_addresses.clone();
-        let observed = Observed { candidates, remembered, host_addresses, closing: self.closing };
+        let all_here = self.all_here();
+        let observed = Observed { candidates, all_here, remembered, host_addresses, closing: self.closing };
         let (desired, problems) = desired(&observed, &self.applied.port_index());
         self.say(Source::Desired, problems);
         let (ops, problems) = plan(&desired, &self.applied, boot_secs());
         self.say(Source::Plan, problems);
+        let ops =
+            if self.takeover == Takeover::Waits && self.applied.backends.is_empty() { at_one_go(ops) } else { ops };
         let mut removed = false;
         let mut blocked = Blocked::default();
         for op in ops {
@@ -65,17 +72,22 @@ impl Agent {
         if self.is_replaying() {
             self.replay();
         }
+        self.take_over();
         let again = (!blocked.is_empty()).then_some(AGAIN);
         let ends = self.memory.next_end(now).map(|end| end - now);
-        self.wake = again.into_iter().chain(ends).min().map(|wait| Instant::now() + wait);
+        let waits = again.into_iter().chain(ends).map(|wait| Instant::now() + wait);
+        self.wake = waits.chain(self.takeover.due()).min();
     }
 
-    /// Carries out one operation, and notes it. Whoever waits for a backend is sent on soon after one is ready.
+    /// Carries out one operation, and notes it. Whoever waits for a backend is sent on soon after one is ready, here or (for
+    /// all that is known) behind the mesh.
     pub(super) fn apply(&mut self, op: &Op) -> anyhow::Result<()> {
         self.maps.apply(op)?;
         self.applied.note(op);
-        if matches!(op, Op::SetState { state: BackendState::Ready, .. }) {
-            self.replay_soon();
+        match op {
+            Op::SetState { state: BackendState::Ready, .. } => self.replay_soon(),
+            Op::PutService { entry, .. } if entry.leaves_to_mesh() => self.replay_soon(),
+            _ => {}
         }
         Ok(())
     }

@@ -1,6 +1,9 @@
 //! What the swarm says, taken in: which ports a task serves, and whether it leaves.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
+
+use steer_common::service::ServiceEntry;
 
 use super::{Agent, Source};
 use crate::docker::{Role, Told};
@@ -8,7 +11,7 @@ use crate::host::clock::since_boot;
 use crate::model::labels::{spec, spec_of_task};
 use crate::model::swarm::polls::Polls;
 use crate::model::swarm::{Leaving, Membership, Swarm};
-use crate::model::{Container, ContainerId, PortSpec, Problem, Spec};
+use crate::model::{Container, ContainerId, PortSpec, Problem, ServiceName, Spec};
 
 /// What is known of the swarm that this Docker is part of.
 #[derive(Debug, Default)]
@@ -88,6 +91,18 @@ impl Agent {
             None => Default::default(),
         };
         self.sync_vips(&vips, running.as_ref());
+    }
+
+    /// The Swarm services whose tasks are all on this node. As long as nobody has told, what is in the maps.
+    pub(super) fn all_here(&self) -> BTreeSet<ServiceName> {
+        match &self.known.swarm {
+            Some(swarm) => swarm.all_here.clone(),
+            None => {
+                let has_it = |entry: &ServiceEntry| entry.flags & ServiceEntry::ALL_HERE != 0;
+                let services = self.applied.services.iter().filter(|(_, service)| has_it(&service.entry));
+                services.map(|(name, _)| name.clone()).collect()
+            }
+        }
     }
 
     /// Who leaves gets nothing new from now on.

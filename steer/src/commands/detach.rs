@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::bail;
 use tokio::time::sleep;
 
+use super::lock::lock;
 use super::report::count;
 use crate::api::client::{Client, ClientError};
 use crate::cli::DetachArgs;
@@ -28,9 +29,12 @@ pub(super) async fn detach(args: &DetachArgs, paths: &Paths) -> anyhow::Result<(
             if !args.now {
                 empty(paths).await?;
             }
-            if !paths.pins.exists() {
+            if !paths.all.exists() {
                 bail!(ReadError::NoDataPlane { instance: paths.instance.clone() });
             }
+            let Ok(_lock) = lock(paths)? else {
+                bail!("an agent of this instance is just starting: once it is up, `steer detach` again");
+            };
             dataplane::detach::now(paths)?;
         }
         Err(error) => return Err(error.into()),

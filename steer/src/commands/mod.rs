@@ -10,6 +10,7 @@ pub mod drain;
 pub mod events;
 pub mod explain;
 pub mod flows;
+mod lock;
 pub mod report;
 pub mod run;
 pub mod services;

@@ -1,13 +1,10 @@
 //! `steer run`: the agent, in the foreground.
 
-use std::fs::File;
-use std::io::Read as _;
-
-use anyhow::{Context as _, Result, bail};
-use nix::fcntl::{Flock, FlockArg};
+use anyhow::{Context as _, Result, anyhow, bail};
 use steer_common::limits::MAX_FLOWS;
 use tokio::sync::mpsc;
 
+use super::lock::lock;
 use crate::agent::{Agent, Settings, check_interfaces};
 use crate::api::server;
 use crate::cli::RunArgs;
@@ -15,7 +12,7 @@ use crate::config::{self, Config};
 use crate::dataplane::load::{self, Options};
 use crate::dataplane::maps::Maps;
 use crate::dataplane::paths::Paths;
-use crate::dataplane::{attach, detach, kernel_log, prepare};
+use crate::dataplane::{attach, kernel_log, prepare};
 use crate::docker::Docker;
 use crate::host::btf::Offsets;
 use crate::host::netns::own_cookie;
@@ -43,7 +40,12 @@ pub async fn run(args: RunArgs, instance: &str) -> Result<()> {
     let docker_host = args.docker_host.or_else(|| config.agent.docker_host.clone());
     let docker = if args.no_docker { None } else { Some(Docker::at(docker_host.as_deref())?) };
     let attach_mode = args.attach.or(config.agent.attach).unwrap_or_default();
-    let _lock = lock(&paths)?;
+    let _lock = lock(&paths)?.map_err(|holder| {
+        anyhow!(
+            "another steer agent is alive (instance {instance}, pid {holder}): stop it first, or run this one with another \
+             `--instance`"
+        )
+    })?;
 
     prepare::bpffs()?;
     prepare::directories(&paths)?;
@@ -55,9 +57,6 @@ pub async fn run(args: RunArgs, instance: &str) -> Result<()> {
         offsets: Offsets::read()?,
     };
     let mut bpf = load::load(&paths, options)?;
-    if detach::others(&paths)? {
-        tracing::warn!("what another version of steer had attached is gone: its maps cannot be read by this one");
-    }
     let messages = kernel_log::follow(&mut bpf)?;
     attach::sockets(&mut bpf, &paths, &cgroup)?;
     attach::tracepoints(&mut bpf, &paths)?;
@@ -73,32 +72,4 @@ pub async fn run(args: RunArgs, instance: &str) -> Result<()> {
     };
     messages.abort();
     ended
-}
-
-/// Holds the instance's lock for as long as this process lives, or says who does.
-fn lock(paths: &Paths) -> Result<Flock<File>> {
-    let directory = paths.lock.parent().context("the lock file has no directory")?;
-    std::fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&paths.lock)
-        .with_context(|| format!("opening {}", paths.lock.display()))?;
-    let mut holder = String::new();
-    let _ = file.read_to_string(&mut holder);
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => {
-            std::fs::write(&paths.lock, std::process::id().to_string())
-                .with_context(|| format!("writing {}", paths.lock.display()))?;
-            Ok(lock)
-        }
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => bail!(
-            "another steer agent is alive (instance {}, pid {}): stop it first, or run this one with another `--instance`",
-            paths.instance,
-            holder.trim()
-        ),
-        Err((_, error)) => Err(error).with_context(|| format!("locking {}", paths.lock.display())),
-    }
 }

@@ -14,14 +14,16 @@ use aya::programs::xdp::{XdpLink, XdpMode};
 use aya::programs::{
     CgroupAttachMode, CgroupSock, CgroupSockAddr, LinkOrder, RawTracePoint, SchedClassifier, SockOps, TcAttachType, Xdp,
 };
+use steer_common::limits::ABI;
 
-use super::clsact;
 use super::detach::remove_file;
 use super::load::{program, program_mut};
 use super::paths::{LinkName, Paths};
+use super::{clsact, others};
 
-/// Attaches to an uplink by XDP.
+/// Attaches to an uplink by XDP. Where another version's program is, this one's takes its place in one step.
 pub fn xdp(bpf: &mut Ebpf, paths: &Paths, interface: &str, mode: XdpMode) -> Result<()> {
+    others::inherit_xdp(paths, interface)?;
     let pin = paths.link(&LinkName::Xdp(interface.to_owned()));
     let xdp: &mut Xdp = program_mut(bpf, program::UPLINK_XDP)?;
     if let Some(link) = pinned(&pin)? {
@@ -47,7 +49,8 @@ pub fn xdp(bpf: &mut Ebpf, paths: &Paths, interface: &str, mode: XdpMode) -> Res
     pin_link(link, &pin)
 }
 
-/// Attaches a program to an interface's tcx ingress, before other programs; to clsact, where there is no tcx.
+/// Attaches a program to an interface's tcx ingress, before other programs, those of other versions of steer among them; to clsact,
+/// where there is no tcx.
 fn tcx(bpf: &mut Ebpf, name: &str, pin: &Path, interface: &str) -> Result<()> {
     let tc: &mut SchedClassifier = program_mut(bpf, name)?;
     if clsact::is_needed() {
@@ -127,10 +130,15 @@ fn cgroup_refused(name: &str, cgroup: &Path) -> String {
 
 /// Takes one link away, if it is there.
 pub fn remove(paths: &Paths, name: &LinkName) -> io::Result<()> {
-    if clsact::is_needed() && paths.link(name).exists() {
-        clsact::detach(name)?;
+    if paths.link(name).exists() {
+        clsact::detach(name, ABI)?;
     }
-    match std::fs::remove_file(paths.link(name)) {
+    unpin(&paths.links, name)
+}
+
+/// Takes the pin of a link away, if it is there.
+pub(super) fn unpin(directory: &Path, name: &LinkName) -> io::Result<()> {
+    match std::fs::remove_file(directory.join(name.to_string())) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }

@@ -3,7 +3,8 @@
 //! Problem: a filter of `clsact` is no BPF link. It stays with the interface until someone removes it, nothing can be pinned that
 //! would take it along, and a new agent has to find the old one's. Approach: steer's filter has a place of its own, always the same
 //! one (priority and handle), where a new program replaces the old one in one step. At the pin of the link that tcx would have
-//! stands the program instead: what is attached is read, listed and removed by the same names on every kernel.
+//! stands the program instead: what is attached is read, listed and removed by the same names on every kernel. Each version of the
+//! maps' layout has its own place; of two, the one that came last is asked first (`net/sched/cls_bpf.c`, `list_add_rcu`).
 
 use std::io;
 use std::path::Path;
@@ -13,6 +14,7 @@ use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType, tc};
 use aya::util::KernelVersion;
 use nix::libc;
+use steer_common::limits::ABI;
 
 use super::detach::remove_file;
 use super::paths::LinkName;
@@ -20,8 +22,10 @@ use crate::host::filters;
 
 /// Before the filters of others: clients of frontends are nobody else's business.
 const PRIORITY: u16 = 1;
-/// Of all filters with that priority, this one is steer's ("st").
-const HANDLE: TcHandle = TcHandle::new(0, 0x7374);
+/// Of all filters with that priority, this one is steer's, of that version ("st" is the third's).
+const fn handle(version: u32) -> TcHandle {
+    TcHandle::new(0, 0x7371 + version as u16)
+}
 
 /// Whether this kernel has no tcx.
 pub(super) fn is_needed() -> bool {
@@ -36,12 +40,12 @@ pub(super) fn attach(program: &mut SchedClassifier, pin: &Path, interface: &str)
         }
         _ => {}
     }
-    let place = SchedClassifierLink::attached(interface, TcAttachType::Ingress, PRIORITY, HANDLE, None)
+    let place = SchedClassifierLink::attached(interface, TcAttachType::Ingress, PRIORITY, handle(ABI), None)
         .with_context(|| format!("looking up interface {interface}"))?;
     let id = match program.attach_to_link(place) {
         Ok(id) => id,
         Err(error) if is_absent(&error) => {
-            let place = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+            let place = NlOptions { priority: PRIORITY, handle: handle(ABI), classid: None };
             program
                 .attach_with_options(interface, TcAttachType::Ingress, TcAttachOptions::Netlink(place))
                 .with_context(|| format!("attaching to clsact ingress of {interface}"))?
@@ -56,9 +60,12 @@ pub(super) fn attach(program: &mut SchedClassifier, pin: &Path, interface: &str)
     program.pin(pin).with_context(|| format!("pinning the program at {}", pin.display()))
 }
 
-/// Takes steer's filter off the interface that a pin is named after, and the qdisc with it if nobody else has a filter there. An
-/// interface that is gone has taken both along.
-pub(super) fn detach(name: &LinkName) -> io::Result<()> {
+/// Where filters are needed, takes a version's one off the interface that a pin is named after, and the qdisc with it if nobody else
+/// has a filter there. An interface that is gone has taken both along.
+pub(super) fn detach(name: &LinkName, version: u32) -> io::Result<()> {
+    if !is_needed() {
+        return Ok(());
+    }
     let interface = match name {
         LinkName::Tcx(interface) => interface.clone(),
         LinkName::Veth(ifindex) => match nix::net::if_::if_indextoname(*ifindex) {
@@ -68,7 +75,7 @@ pub(super) fn detach(name: &LinkName) -> io::Result<()> {
         LinkName::Xdp(_) | LinkName::Cgroup(_) | LinkName::Tracepoint(_) => return Ok(()),
     };
     let Ok(ifindex) = nix::net::if_::if_nametoindex(interface.as_str()) else { return Ok(()) };
-    filters::remove(ifindex, PRIORITY, HANDLE.into())
+    filters::remove(ifindex, PRIORITY, handle(version).into())
 }
 
 fn is_there(error: &TcError) -> bool {

@@ -4,20 +4,21 @@ use std::io;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use steer_common::limits::ABI;
 
-use super::paths::Paths;
-use super::{attach, clsact};
+use super::paths::{MAPS, Paths};
+use super::{attach, clsact, others};
 
-/// Detaches all programs and removes all maps, at once: steered connections that are open break.
+/// Detaches all programs and removes all maps, those of other versions too, at once: steered connections that are open break.
 pub fn now(paths: &Paths) -> Result<()> {
     // Links first: a program without maps is no use, maps without a program do no harm.
     remove_links(&paths.links)?;
+    others::remove(paths)?;
+    remove_all(&paths.memory.join(MAPS))?;
+    remove_directory(&paths.memory)?;
     remove_all(&paths.maps)?;
     remove_directory(&paths.pins)?;
-    if let Some(instance) = paths.pins.parent() {
-        // Another ABI's pins may be there.
-        let _ = std::fs::remove_dir(instance);
-    }
+    remove_directory(&paths.all)?;
     for file in [&paths.socket, &paths.lock] {
         remove_file(file)?;
     }
@@ -32,40 +33,16 @@ pub fn now(paths: &Paths) -> Result<()> {
     Ok(())
 }
 
-/// Takes away what another version of steer left, if it did; whether it did. Its maps have another layout, so nothing of it can be
-/// taken over: connections that it steered are known again by their sockets.
-pub fn others(paths: &Paths) -> Result<bool> {
-    let Some(instance) = paths.pins.parent() else { return Ok(false) };
-    let entries = match std::fs::read_dir(instance) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(error).with_context(|| format!("listing {}", instance.display())),
-    };
-    let mut found = false;
-    for entry in entries {
-        let path = entry.with_context(|| format!("listing {}", instance.display()))?.path();
-        if path == paths.pins {
-            continue;
-        }
-        remove_links(&path.join("links"))?;
-        remove_all(&path.join("maps"))?;
-        remove_directory(&path)?;
-        found = true;
-    }
-    Ok(found)
-}
-
 /// Where a pin is not all there is to a link (see [`clsact`]), the rest goes first.
 fn remove_links(directory: &Path) -> Result<()> {
-    if clsact::is_needed() {
-        for name in attach::links_in(directory)? {
-            clsact::detach(&name).with_context(|| format!("detaching {name}"))?;
-        }
+    for name in attach::links_in(directory)? {
+        clsact::detach(&name, ABI).with_context(|| format!("detaching {name}"))?;
     }
     remove_all(directory)
 }
 
-fn remove_all(directory: &Path) -> Result<()> {
+/// Removes a directory of pins, with all that is in it.
+pub(super) fn remove_all(directory: &Path) -> Result<()> {
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -88,7 +65,8 @@ pub(super) fn remove_file(path: &Path) -> Result<()> {
     }
 }
 
-fn remove_directory(path: &Path) -> Result<()> {
+/// Removes a directory, if it is there.
+pub(super) fn remove_directory(path: &Path) -> Result<()> {
     match std::fs::remove_dir(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("removing {}", path.display()))

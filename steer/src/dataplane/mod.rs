@@ -16,6 +16,7 @@
 //! | [`replay`] | clients that wait are sent on |
 //! | [`sweep`] | flows that nobody ended |
 //! | [`vips`] | virtual addresses inside overlay networks |
+//! | [`others`] | what another version of steer has here |
 //! | [`detach`] | takes everything away |
 //! | [`read`] | what inspection commands see |
 //! | [`explain`] | what the program would do with a packet |
@@ -33,6 +34,7 @@ pub mod kernel_log;
 pub mod load;
 pub mod maps;
 pub mod notices;
+pub mod others;
 pub mod paths;
 pub mod prepare;
 pub mod read;

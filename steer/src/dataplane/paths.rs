@@ -3,17 +3,25 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use steer_common::limits::ABI;
+use steer_common::limits::{ABI, SOCKETS_ABI, names};
 
 /// Instance name of an agent that was given none.
 pub const DEFAULT_INSTANCE: &str = "steer";
+
+/// Directories of what is pinned, inside that of a version.
+pub(super) const MAPS: &str = "maps";
+pub(super) const LINKS: &str = "links";
 
 /// The places of one instance.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Paths {
     pub instance: String,
-    /// Directory of everything pinned. Holds the ABI version, so maps are never read with another layout than they have.
+    /// Directory of everything that this instance has pinned, of any version.
+    pub all: PathBuf,
+    /// Directory of what this version pins. Holds the ABI version, so maps are never read with another layout than they have.
     pub pins: PathBuf,
+    /// The same for what sockets remember, which has a version of its own: it outlives the others.
+    pub memory: PathBuf,
     /// Pinned maps, each under its name.
     pub maps: PathBuf,
     /// Pinned links, each under its [`LinkName`].
@@ -32,12 +40,15 @@ impl Paths {
 
     /// The same below other roots: a private bpffs, a test's directory.
     pub fn under(bpffs: &Path, run: &Path, instance: &str) -> Self {
-        let pins = bpffs.join(instance).join(format!("v{ABI}"));
+        let all = bpffs.join(instance);
+        let pins = all.join(format!("v{ABI}"));
         let run = run.join(instance);
         Self {
             instance: instance.to_owned(),
-            maps: pins.join("maps"),
-            links: pins.join("links"),
+            memory: all.join(format!("sockets-v{SOCKETS_ABI}")),
+            all,
+            maps: pins.join(MAPS),
+            links: pins.join(LINKS),
             pins,
             socket: run.join("steer.sock"),
             lock: run.join("steer.lock"),
@@ -46,7 +57,8 @@ impl Paths {
 
     /// The pin of a map: see [`steer_common::limits::names`].
     pub fn map(&self, name: &str) -> PathBuf {
-        self.maps.join(name)
+        // In a directory below, as in a version's own: whoever takes that for a version can remove it as one.
+        if name == names::SOCKETS { self.memory.join(MAPS).join(name) } else { self.maps.join(name) }
     }
 
     /// The pin of a link.
@@ -118,6 +130,7 @@ mod tests {
     fn an_instance_has_its_own_directory_in_both_places() {
         let paths = Paths::of("blue");
         assert_eq!(paths.map("FLOWS"), Path::new("/sys/fs/bpf/blue/v3/maps/FLOWS"));
+        assert_eq!(paths.map("SOCKETS"), Path::new("/sys/fs/bpf/blue/sockets-v1/maps/SOCKETS"));
         assert_eq!(paths.link(&LinkName::Xdp("eth0".into())), Path::new("/sys/fs/bpf/blue/v3/links/xdp-eth0"));
         assert_eq!(paths.socket, Path::new("/run/blue/steer.sock"));
         assert_eq!(paths.lock, Path::new("/run/blue/steer.lock"));

@@ -6,6 +6,8 @@ use anyhow::{Context as _, Result, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, FsType, statfs};
 
+use super::paths::{MAPS, Paths};
+
 const BPFFS: &str = "/sys/fs/bpf";
 /// Where cgroup2 is usually found: alone, or beside version 1.
 const CGROUP2: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
@@ -39,8 +41,8 @@ pub fn cgroup2(run: &Path) -> Result<PathBuf> {
 }
 
 /// Creates the directories of the pins.
-pub fn directories(paths: &super::paths::Paths) -> Result<()> {
-    for directory in [&paths.maps, &paths.links] {
+pub fn directories(paths: &Paths) -> Result<()> {
+    for directory in [&paths.maps, &paths.links, &paths.memory.join(MAPS)] {
         std::fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
     }
     if !is(&paths.maps, BPF_FS_MAGIC) {

@@ -9,18 +9,21 @@ use super::sock_diag::{AF_INET, AF_INET6, address, sockets};
 
 /// Every state in which packets may still come: not CLOSE, LISTEN or TIME_WAIT.
 const TCPF_OPEN: u32 = !(1 << 7 | 1 << 10 | 1 << 6);
+/// SYN_RECV, of both kinds: the handshake is under way.
+const TCPF_OPENING: u32 = 1 << 3 | 1 << 12;
 
 /// Where `inet_diag_msg` has the remote port and address.
 const ANSWER_PORT: usize = 6;
 const ANSWER_ADDRESS: usize = 24;
 
-/// Who is connected to a local port, in that namespace.
-pub fn clients(netns: &Netns, port: u16) -> io::Result<Vec<(IpAddr, u16)>> {
+/// Who is connected to a local port, in that namespace; `opening`: or about to be.
+pub fn clients(netns: &Netns, port: u16, opening: bool) -> io::Result<Vec<(IpAddr, u16)>> {
+    let states = if opening { TCPF_OPEN } else { TCPF_OPEN & !TCPF_OPENING };
     netns.visit(|| {
         let mut netlink = Netlink::sockets()?;
         let mut clients = Vec::new();
         for family in [AF_INET, AF_INET6] {
-            let answers = sockets(&mut netlink, family, TCPF_OPEN, port)?;
+            let answers = sockets(&mut netlink, family, states, port)?;
             clients.extend(answers.iter().filter_map(|answer| client(&answer.bytes)));
         }
         Ok(clients)

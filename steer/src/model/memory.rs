@@ -45,8 +45,10 @@ impl Memory {
         self.left.retain(|name, _| empty(name));
         let mut remembered = Vec::new();
         for (name, service) in applied.services.iter().filter(|(name, _)| empty(name)) {
-            let hold = Duration::from_nanos(service.entry.hold_ns);
-            let left = self.left.entry(name.clone()).or_insert(Left { since: now, hold });
+            // The mesh takes over at once.
+            let hold_ns = if service.entry.leaves_to_mesh() { 0 } else { service.entry.hold_ns };
+            let left = self.left.entry(name.clone()).or_insert(Left { since: now, hold: Duration::ZERO });
+            left.hold = Duration::from_nanos(hold_ns);
             if now.saturating_sub(left.since) < left.hold {
                 remembered.push(told(applied, name, service));
             }
@@ -113,6 +115,17 @@ mod tests {
         let names: Vec<_> = remembered.iter().map(|service| service.name.as_str()).collect();
         assert_eq!(names, if stays { vec!["web"] } else { Vec::new() });
         assert_eq!(memory.next_end(now), until.map(Duration::from_secs));
+    }
+
+    /// A mesh that may have a task elsewhere needs no memory; as long as it has none, clients wait as everywhere.
+    #[rstest]
+    #[case::it_may(ServiceEntry::MESH, false)]
+    #[case::it_cannot(ServiceEntry::MESH | ServiceEntry::ALL_HERE, true)]
+    fn a_swarm_service_is_left_to_the_mesh_at_once(#[case] flags: u8, #[case] stays: bool) {
+        let mut applied = web(10);
+        applied.services.get_mut("web").unwrap().entry.flags = flags;
+        let remembered = Memory::default().remember(&applied, &[], Duration::from_secs(1));
+        assert_eq!(remembered.len(), usize::from(stays));
     }
 
     #[test]

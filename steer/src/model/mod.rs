@@ -129,7 +129,8 @@ pub struct Spec {
     pub hold: Duration,
     /// Empty = everyone.
     pub allow: Vec<IpNet>,
-    /// Swarm publishes the ports too: what finds no ready backend here is its routing mesh's, and nobody waits.
+    /// Swarm publishes the ports too: what finds no ready backend here is its routing mesh's, and nobody waits, unless there are
+    /// no tasks elsewhere.
     pub mesh: bool,
 }
 
@@ -244,6 +245,8 @@ pub struct Candidate {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Observed {
     pub candidates: Vec<Candidate>,
+    /// Swarm services whose tasks are all on this node: behind their frontends is nobody else.
+    pub all_here: BTreeSet<ServiceName>,
     /// Services in the maps that have no candidate and stay for now.
     pub remembered: Vec<memory::Remembered>,
     /// Addresses of this host, loopback left out.

@@ -1,5 +1,6 @@
 //! The product under test: `steer run` in a world's `host` namespace, and its command line.
 
+mod older;
 mod status;
 mod tables;
 

@@ -165,7 +165,7 @@ fn isolate() {
 }
 
 /// Index of the host end of a backend's veth.
-pub(crate) const fn ifindex(backend: u16) -> u32 {
+pub const fn ifindex(backend: u16) -> u32 {
     100 + backend as u32
 }
 

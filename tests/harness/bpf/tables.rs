@@ -101,6 +101,13 @@ impl Bench {
         self.set_state(id, BackendState::Ready);
     }
 
+    /// Changes what stands of a backend.
+    pub fn change_backend(&mut self, id: u16, change: impl FnOnce(&mut BackendEntry)) {
+        let mut entry = self.maps.backends.get(&id.into(), 0).expect("every id has an entry");
+        change(&mut entry);
+        self.apply(&Op::PutBackend { key: key(id), id: BackendId(id), entry });
+    }
+
     pub fn set_state(&mut self, id: u16, state: BackendState) {
         self.apply(&Op::SetState { key: key(id), id: BackendId(id), state, gate: Gate::default() });
     }

@@ -57,7 +57,11 @@ impl Docker {
             Role::Manager(node) => {
                 // Services first: who is in the second answer has its service in the first, or that is gone.
                 let services = self.ask("/services").await?;
-                read::manager(services, self.ask(&tasks(&[("node", &[node.as_str()])])).await?)
+                let own: Vec<read::TaskAnswer> = self.ask(&tasks(&[("node", &[node.as_str()])])).await?;
+                let here = read::services_of(&own);
+                let mut swarm = read::manager(services, own);
+                swarm.all_here = self.all_here(&swarm, node, &here).await;
+                swarm
             }
             Role::Worker => self.worker().await?,
         };
@@ -71,6 +75,24 @@ impl Docker {
             swarm.running = Some(read::running(running));
         }
         Ok(Some(swarm))
+    }
+
+    /// The published services with tasks `here` of which none is on another node.
+    async fn all_here(&self, swarm: &Swarm, node: &str, here: &BTreeSet<String>) -> BTreeSet<String> {
+        let is_of_interest = |id: &&str| here.contains(*id);
+        let published = swarm.services.iter().filter(|service| !service.ports.is_empty());
+        let ids: Vec<&str> = published.filter_map(|service| service.id.as_deref()).filter(is_of_interest).collect();
+        if ids.is_empty() {
+            return BTreeSet::new();
+        }
+        match self.ask(&tasks(&[("service", &ids), ("desired-state", &["running", "ready", "accepted"])])).await {
+            Ok(everywhere) => read::all_here(&swarm.services, everywhere, node),
+            Err(error) => {
+                // A service that went meanwhile, mostly. The mesh may have somebody, for all that is known.
+                tracing::debug!(error = format!("{error:#}"), "asking for tasks on other nodes failed");
+                BTreeSet::new()
+            }
+        }
     }
 
     /// The virtual addresses in a network; none in one that is not an overlay, or is gone.

@@ -71,6 +71,11 @@ struct UpdateStatus {
 pub(super) struct TaskAnswer {
     #[serde(rename = "ID")]
     id: String,
+    #[serde(rename = "ServiceID", default)]
+    service: String,
+    /// Empty before it has one.
+    #[serde(rename = "NodeID", default)]
+    node: String,
     #[serde(default)]
     desired_state: String,
     #[serde(default)]
@@ -151,6 +156,22 @@ pub(super) fn manager(services: Vec<ServiceAnswer>, tasks: Vec<TaskAnswer>) -> S
         tasks: Some(tasks.into_iter().map(|task| (task.id, Task { desired: desired(&task.desired_state) })).collect()),
         ..Swarm::default()
     }
+}
+
+/// The services, by their ids, that any of the tasks is of.
+pub(super) fn services_of(tasks: &[TaskAnswer]) -> BTreeSet<String> {
+    tasks.iter().map(|task| task.service.clone()).collect()
+}
+
+/// The names of the services that have `tasks`, none of them on another node.
+pub(super) fn all_here(services: &[Service], tasks: Vec<TaskAnswer>, node: &str) -> BTreeSet<String> {
+    let to_serve: Vec<_> =
+        tasks.into_iter().filter(|task| desired(&task.desired_state) == DesiredState::Serve).collect();
+    let is_it = |service: &Service| {
+        let mut own = to_serve.iter().filter(|task| service.id.as_ref() == Some(&task.service)).peekable();
+        own.peek().is_some() && own.all(|task| task.node.is_empty() || task.node == node)
+    };
+    services.iter().filter(|service| is_it(service)).map(|service| service.name.clone()).collect()
 }
 
 /// Those that serve: healthy, where they have a healthcheck. Their addresses are known before that.

@@ -57,6 +57,24 @@ fn a_manager_tells_what_is_published_by_the_mesh_and_what_becomes_of_tasks() {
     );
 }
 
+#[test]
+fn a_service_is_all_here_if_none_of_its_tasks_is_elsewhere() {
+    let services = r#"[{"ID":"a","Spec":{"Name":"here"}},{"ID":"b","Spec":{"Name":"both"}},
+        {"ID":"c","Spec":{"Name":"elsewhere"}},{"ID":"d","Spec":{"Name":"scaled-to-none"}},{"ID":"e","Spec":{"Name":"moved"}}]"#;
+    let tasks = r#"[{"ID":"1","ServiceID":"a","NodeID":"n1","DesiredState":"running"},
+        {"ID":"2","ServiceID":"a","DesiredState":"running","Status":{"State":"pending"}},
+        {"ID":"3","ServiceID":"b","NodeID":"n1","DesiredState":"running"},
+        {"ID":"4","ServiceID":"b","NodeID":"n2","DesiredState":"running"},
+        {"ID":"5","ServiceID":"c","NodeID":"n2","DesiredState":"running"},
+        {"ID":"6","ServiceID":"d","NodeID":"n1","DesiredState":"shutdown"},
+        {"ID":"7","ServiceID":"e","NodeID":"n1","DesiredState":"running"},
+        {"ID":"8","ServiceID":"e","NodeID":"n2","DesiredState":"shutdown"}]"#;
+    let swarm = manager(read(services), Vec::new());
+    assert_eq!(services_of(&read::<Vec<TaskAnswer>>(tasks)).len(), 5);
+    let found = all_here(&swarm.services, read(tasks), "n1");
+    assert_eq!(found.iter().collect::<Vec<_>>(), ["here", "moved"]);
+}
+
 #[rstest]
 #[case("updating", true)]
 #[case("rollback_started", true)]

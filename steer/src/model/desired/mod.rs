@@ -57,6 +57,8 @@ pub struct DesiredService {
     pub hold: Duration,
     pub allow: Vec<IpNet>,
     pub mesh: bool,
+    /// See [`ServiceEntry::ALL_HERE`](steer_common::service::ServiceEntry::ALL_HERE).
+    pub all_here: bool,
     pub backends: BTreeMap<BackendKey, DesiredBackend>,
 }
 
@@ -122,8 +124,12 @@ pub fn desired(observed: &Observed, current: &PortIndex) -> (Desired, Vec<Proble
         let ports = still_held(name, current.get(name), &claimed);
         if ports.iter().any(Option::is_some) {
             let (balance, hold, allow, mesh, backends) = (*balance, *hold, allow.clone(), *mesh, BTreeMap::new());
-            services.insert(name.clone(), DesiredService { ports, balance, hold, allow, mesh, backends });
+            services
+                .insert(name.clone(), DesiredService { ports, balance, hold, allow, mesh, all_here: false, backends });
         }
+    }
+    for (name, service) in &mut services {
+        service.all_here = service.mesh && observed.all_here.contains(name);
     }
     // In an order that does not hang on who came first.
     problems.sort();
@@ -249,7 +255,15 @@ fn service<'a>(
         }
     }
     let Spec { balance, hold, allow, mesh, .. } = newest?;
-    Some(DesiredService { ports, balance: *balance, hold: *hold, allow: allow.clone(), mesh: *mesh, backends })
+    Some(DesiredService {
+        ports,
+        balance: *balance,
+        hold: *hold,
+        allow: allow.clone(),
+        mesh: *mesh,
+        all_here: false,
+        backends,
+    })
 }
 
 /// The index of a port, a new one if need be; `None` when all are taken.

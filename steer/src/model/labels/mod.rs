@@ -111,11 +111,6 @@ pub fn spec_of_task(
         None => Some(published.to_vec()),
     };
     let mesh = !labels.contains_key(PORT);
-    if mesh && labels.contains_key(HOLD) {
-        let message = "says nothing about ports that Swarm publishes: while no task of this node is ready their connections are \
-                       the routing mesh's; take the label away";
-        read.problem(HOLD, message.to_owned());
-    }
     let is_task = labels.contains_key(SWARM_SERVICE);
     let service = read.service();
     let network = read.optional(NETWORK, value::network);
@@ -138,7 +133,7 @@ pub fn spec_of_task(
         balance: balance.unwrap_or(defaults.balance),
         ready: ready.unwrap_or(defaults.ready),
         drain: drain.unwrap_or(defaults.drain),
-        hold: if mesh { Duration::ZERO } else { hold.unwrap_or(defaults.hold) },
+        hold: hold.unwrap_or(defaults.hold),
         allow: allow.unwrap_or_else(|| defaults.allow.clone()),
         mesh,
     }))

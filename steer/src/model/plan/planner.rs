@@ -105,10 +105,11 @@ impl<'a> Planner<'a> {
         self.allow_list(name, id, service);
         let allow_list = if service.allow.is_empty() { 0 } else { ServiceEntry::ALLOW_LIST };
         let mesh = if service.mesh { ServiceEntry::MESH } else { 0 };
+        let all_here = if service.all_here { ServiceEntry::ALL_HERE } else { 0 };
         let entry = ServiceEntry {
             hold_ns: u64::try_from(service.hold.as_nanos()).unwrap_or(u64::MAX),
             balance: service.balance as u8,
-            flags: allow_list | mesh,
+            flags: allow_list | mesh | all_here,
             pad: [0; 6],
         };
         if current.is_none_or(|current| current.entry != entry || current.ports != service.ports) {
@@ -144,6 +145,8 @@ impl<'a> Planner<'a> {
             }
         };
         self.backends.insert(key, id);
+        // The kernel's word, which stands until the id is given back.
+        let ended = current.map_or(0, |current| current.entry.flags & BackendEntry::ENDED);
         let mut entry = BackendEntry {
             addr: Addr::from(backend.address),
             generation,
@@ -153,7 +156,7 @@ impl<'a> Planner<'a> {
             service,
             mac: backend.reach.mac,
             weight: backend.weight(),
-            flags: if backend.reach.xdp { BackendEntry::XDP } else { 0 },
+            flags: if backend.reach.xdp { BackendEntry::XDP } else { 0 } | ended,
             ..BackendEntry::default()
         };
         for (place, target) in entry.targets.iter_mut().zip(backend.targets) {

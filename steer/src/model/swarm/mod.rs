@@ -31,6 +31,8 @@ pub struct Swarm {
     pub services: Vec<Service>,
     /// Of this node; `None` = nobody tells (a worker).
     pub tasks: Option<BTreeMap<String, Task>>,
+    /// The names of services that are to have tasks, all of them on this node or on none yet; empty where nobody tells (a worker).
+    pub all_here: BTreeSet<String>,
     /// A rolling update or rollback is under way somewhere: more changes without an event.
     pub is_updating: bool,
     /// Of the networks that were asked about.

@@ -71,7 +71,7 @@ fn a_published_port_asks_for_no_label() {
     let spec = asked(&[], Some(9000)).unwrap().unwrap();
     assert_eq!((spec.service.as_str(), spec.ports.len(), spec.mesh), ("web", 1, true));
     assert_eq!(spec.network.as_deref(), Some(GATEWAY), "whatever is the default of other containers");
-    assert!(spec.hold.is_zero(), "there is the mesh");
+    assert_eq!(spec.hold, Defaults::default().hold, "as long as all its tasks are here");
     assert_eq!(asked(&[], None), Ok(None));
 }
 
@@ -81,15 +81,9 @@ fn labels_refine() {
     let spec = spec.unwrap().unwrap();
     assert_eq!((spec.weight, spec.service.as_str(), spec.network.as_deref()), (3, "shop", Some("bridge")));
     assert_eq!(asked(&[("steer.ignore", "true")], Some(9000)), Ok(None));
+    assert_eq!(asked(&[("steer.hold", "3s")], Some(9000)).unwrap().unwrap().hold.as_secs(), 3);
     let own = asked(&[("steer.port", "80:8080"), ("steer.hold", "3s")], Some(9000)).unwrap().unwrap();
     assert_eq!((own.ports[0].port, own.mesh, own.hold.as_secs()), (80, false, 3), "no mesh has that port");
-}
-
-#[test]
-fn nobody_waits_where_there_is_a_mesh() {
-    let problems = asked(&[("steer.hold", "3s")], Some(9000)).unwrap_err();
-    assert_eq!(problems.len(), 1);
-    assert_eq!(problems[0].label.as_deref(), Some("steer.hold"));
 }
 
 #[test]

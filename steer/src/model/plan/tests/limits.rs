@@ -79,9 +79,8 @@ fn more_frontends_than_fit_are_told_and_those_that_are_there_stay() {
     let addresses = |count: u32| (0..count).map(|number| std::net::Ipv4Addr::from(0x0a00_0000 + number).into());
     let at = |candidates: Vec<Candidate>| Observed {
         candidates,
-        remembered: Vec::new(),
         host_addresses: addresses(MAX_FRONTENDS - 3).collect(),
-        closing: false,
+        ..Observed::default()
     };
     let mut host = Host::default();
     let (ops, _) = host.planned(&at(vec![candidate("web", 1, "80:1")]));

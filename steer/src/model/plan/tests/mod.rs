@@ -409,6 +409,26 @@ fn a_service_without_backends_that_are_ready_keeps_its_frontends() {
 }
 
 #[test]
+fn clients_of_a_swarm_service_wait_here_as_long_as_all_its_tasks_are_here() {
+    let at = |mesh: bool, all_here: &[&str]| {
+        let mut one = candidate("web", 1, "80:1");
+        one.spec.mesh = mesh;
+        Observed { all_here: all_here.iter().map(|&name| name.to_owned()).collect(), ..observed([one]) }
+    };
+    let mut host = Host::default();
+    let cases = [
+        (at(true, &["api"]), ServiceEntry::MESH),
+        (at(true, &["api", "web"]), ServiceEntry::MESH | ServiceEntry::ALL_HERE),
+        (at(true, &[]), ServiceEntry::MESH),
+        (at(false, &["web"]), 0),
+    ];
+    for (observed, flags) in cases {
+        host.steer(observed);
+        assert_eq!(host.applied.services["web"].entry.flags, flags);
+    }
+}
+
+#[test]
 fn a_service_that_is_remembered_keeps_all_but_its_backends_and_is_taken_over_as_it_is() {
     let replica = |run: u8| {
         let mut one = candidate("web", run, "80:1,443:2").allowing("10.0.0.0/8");

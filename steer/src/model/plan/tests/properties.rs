@@ -56,7 +56,8 @@ fn an_observation() -> impl Strategy<Value = Observed> {
         let remembered = remembered.into_iter().map(remembered_service).collect();
         candidates.sort_by(|a, b| a.id.cmp(&b.id));
         candidates.dedup_by(|a, b| a.id == b.id);
-        Observed { candidates, remembered, host_addresses: addresses.into_iter().collect(), closing }
+        let host_addresses = addresses.into_iter().collect();
+        Observed { candidates, remembered, host_addresses, closing, ..Observed::default() }
     })
 }
 

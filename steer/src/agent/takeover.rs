@@ -1,0 +1,95 @@
+//! Another version of steer is on this host, and this one takes its place: no connection breaks, none is refused.
+//!
+//! Its tables have another layout, so this version begins with empty ones, and until they are filled it must not decide anything.
+//!
+//! | when | this version | the other one |
+//! |---|---|---|
+//! | at the start | attached before the other one; with no frontends it passes everything on | steers, over tc where XDP was: that has room for one |
+//! | Docker has said all that runs | its tables are filled at one go: it steers | has what this one passes on |
+//! | [`LINGER`] later | steers | is removed |
+//!
+//! What the other one steered, this one finds by the sockets of the backends: see `steer_common::recover`. A connection whose handshake
+//! is under way has no socket that remembers yet: its SYN-ACK is the other one's to send out, which is there long enough for that.
+//! For as long as Docker does not answer, all stays as it is.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::Agent;
+use crate::dataplane::others;
+use crate::dataplane::paths::Paths;
+use crate::model::plan::Op;
+
+/// For how long the other version stays attached behind this one, once this one steers.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How far it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Takeover {
+    /// There is no other version, or there was.
+    Done,
+    /// This one does not know yet what runs: the other one steers.
+    Waits,
+    /// Both are attached, this one steers.
+    Since(Instant),
+}
+
+impl Takeover {
+    pub(super) fn of(paths: &Paths) -> Result<Self> {
+        if !others::are_there(paths)? {
+            return Ok(Self::Done);
+        }
+        tracing::info!("another version of steer is attached: it steers until this one knows what runs");
+        Ok(Self::Waits)
+    }
+
+    /// When there is something to be done about it.
+    pub(super) fn due(self) -> Option<Instant> {
+        match self {
+            Self::Since(begin) => Some(begin + LINGER),
+            Self::Done | Self::Waits => None,
+        }
+    }
+}
+
+impl Agent {
+    /// Whether another version steers still, and must for now.
+    pub(super) fn must_wait(&self) -> bool {
+        self.takeover == Takeover::Waits && !self.knows_all()
+    }
+
+    fn knows_all(&self) -> bool {
+        self.settings.docker.is_none() || self.listed && self.questions.are_answered()
+    }
+
+    /// The next step, now that the tables are filled.
+    pub(super) fn take_over(&mut self) {
+        match self.takeover {
+            Takeover::Done => {}
+            Takeover::Waits => {
+                self.takeover = Takeover::Since(Instant::now());
+                tracing::info!("this version steers");
+            }
+            Takeover::Since(begin) if begin.elapsed() < LINGER => {}
+            Takeover::Since(_) => {
+                self.takeover = Takeover::Done;
+                match others::remove(&self.settings.paths) {
+                    Ok(()) => tracing::info!("the other version is gone"),
+                    Err(error) => tracing::error!(error = format!("{error:#}"), "removing the other version failed"),
+                }
+            }
+        }
+    }
+}
+
+/// Operations on empty tables, in such an order that both directions of a connection change hands in the same moment: who sees one
+/// of them alone would never see it end. All that takes long comes first.
+pub(super) fn at_one_go(mut ops: Vec<Op>) -> Vec<Op> {
+    ops.sort_by_key(|op| match op {
+        Op::PutEndpoint { .. } => 1,
+        Op::PutFrontend { .. } => 2,
+        _ => 0,
+    });
+    ops
+}

@@ -1,0 +1,127 @@
+//! What another version of steer has on this host: its maps have another layout, so that nothing in them can be taken over.
+//!
+//! Its programs steer on until this version's do: see `agent::takeover`. What both know is what the sockets of backends remember,
+//! which is pinned beside the versions: by that this one knows the other's connections again.
+
+use std::io;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+
+use super::detach::{remove_all, remove_directory};
+use super::paths::{LINKS, LinkName, MAPS, Paths};
+use super::{attach, clsact};
+
+/// A directory beside this version's.
+struct Other {
+    path: PathBuf,
+    /// `None` = of no version's maps: what sockets remember, as an earlier version had it.
+    version: Option<u32>,
+}
+
+/// Whether another version has pinned anything.
+pub fn are_there(paths: &Paths) -> Result<bool> {
+    Ok(!list(paths)?.is_empty())
+}
+
+/// Takes over another version's link at an interface's XDP, if it has one: there is room for one program alone. The link, this
+/// version's own from here on, still has the other one's program.
+pub(super) fn inherit_xdp(paths: &Paths, interface: &str) -> Result<()> {
+    let name = LinkName::Xdp(interface.to_owned());
+    for other in list(paths)? {
+        let (from, to) = (other.path.join(LINKS).join(name.to_string()), paths.link(&name));
+        match std::fs::rename(&from, &to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("moving {} to {}", from.display(), to.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Takes away all that other versions have.
+pub fn remove(paths: &Paths) -> Result<()> {
+    for Other { path, version } in list(paths)? {
+        let links = path.join(LINKS);
+        let mut names = attach::links_in(&links)?;
+        // Where clients come in, then where replies do: what the one lets in, the other must let out.
+        names.sort_by_key(|name| matches!(name, LinkName::Veth(_)));
+        for name in names {
+            if let Some(version) = version {
+                clsact::detach(&name, version).with_context(|| format!("detaching {name}"))?;
+            }
+            attach::unpin(&links, &name).with_context(|| format!("removing the link {name} of {}", path.display()))?;
+        }
+        remove_all(&links)?;
+        remove_all(&path.join(MAPS))?;
+        remove_directory(&path)?;
+    }
+    Ok(())
+}
+
+fn list(paths: &Paths) -> Result<Vec<Other>> {
+    let entries = match std::fs::read_dir(&paths.all) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("listing {}", paths.all.display())),
+    };
+    let mut others = Vec::new();
+    for entry in entries {
+        let path = entry.with_context(|| format!("listing {}", paths.all.display()))?.path();
+        if path == paths.pins || path == paths.memory {
+            continue;
+        }
+        let name = path.file_name().and_then(|name| name.to_str());
+        let version = name.and_then(|name| name.strip_prefix('v')?.parse().ok());
+        others.push(Other { path, version });
+    }
+    Ok(others)
+}
+
+#[cfg(test)]
+mod tests {
+    use steer_common::limits::ABI;
+
+    use super::*;
+
+    /// The places of an instance in a directory of its own, with these directories in it.
+    fn with(name: &str, directories: &[&str]) -> Paths {
+        let root = std::env::temp_dir().join(format!("steer-others-{name}-{}", std::process::id()));
+        let paths = Paths::under(&root, &root.join("run"), "blue");
+        for directory in directories {
+            std::fs::create_dir_all(paths.all.join(directory)).unwrap();
+        }
+        paths
+    }
+
+    fn clean(paths: &Paths) {
+        std::fs::remove_dir_all(paths.all.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn nobody_is_there_beside_oneself_and_what_sockets_remember() {
+        let own = format!("v{ABI}/links");
+        let paths = with("none", &[&own, "sockets-v1/maps"]);
+        assert!(!are_there(&paths).unwrap());
+        clean(&paths);
+        assert!(!are_there(&paths).unwrap(), "nor where nothing is at all");
+    }
+
+    #[test]
+    fn another_version_goes_and_leaves_its_place_at_xdp() {
+        let own = format!("v{ABI}/links");
+        let paths = with("one", &[&own, "v1/links", "v1/maps", "sockets-v0/maps"]);
+        for file in ["v1/links/xdp-eth0", "v1/links/cgroup-release", "v1/maps/FLOWS", "sockets-v0/maps/SOCKETS"] {
+            std::fs::write(paths.all.join(file), "").unwrap();
+        }
+        assert!(are_there(&paths).unwrap());
+        inherit_xdp(&paths, "eth0").unwrap();
+        inherit_xdp(&paths, "eth1").unwrap();
+        remove(&paths).unwrap();
+        assert!(!are_there(&paths).unwrap());
+        assert!(paths.links.join("xdp-eth0").exists());
+        assert_eq!(std::fs::read_dir(&paths.all).unwrap().count(), 1, "{}", paths.all.display());
+        clean(&paths);
+    }
+}
