@@ -103,6 +103,8 @@ impl World {
     /// A host and, if asked for, a client at the wire between the machines of `cargo xtask vm`, instead of at an uplink of their own.
     pub(crate) fn at_the_wire(address: Ipv4Addr, with_client: bool) -> Self {
         SWEPT.call_once(Self::sweep);
+        // As on every Docker host. The mesh's own namespace takes it from there, not from `host`, and forwards its answers by it.
+        Ns::own().sysctl("net/ipv4/ip_forward", "1");
         let tag = unique_tag();
         let dir = make_dir(&tag);
         let host = Ns::create(&format!("{tag}-host"));
