@@ -119,6 +119,7 @@ fn a_drained_worker_loses_nothing() {
         .wait_for("it has no task any more", |status| status.service("web").is_none_or(|web| web.backends.is_empty()));
     settled(&mut cluster, nodes, "greeter:v1");
     clients.flow_on();
+    eprintln!("drain: {} new flows left to the mesh by the worker", cluster.workers[0].counter("pass_mesh"));
     clients.finish_unharmed("drain");
     assert!(names(&cluster.workers[0].docker).is_empty());
     is_of_the_mesh(&cluster, cluster.workers[0].address, &all_names(&cluster));

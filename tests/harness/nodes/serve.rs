@@ -55,6 +55,7 @@ fn live(number: u8, line: &mut Line) -> io::Result<()> {
 fn answer(ask: Ask, world: &World, docker: &Docker, agent: &mut Option<Agent>) -> Answer {
     match (ask, &agent) {
         (Ask::StartAgent, _) => {
+            *agent = None;
             *agent = Some(Agent::start(world, docker, Attach::Tc));
             Answer::Done
         }
