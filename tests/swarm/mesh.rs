@@ -7,8 +7,6 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use steer_tests::World;
 use steer_tests::agent::{Agent, Attach};
 use steer_tests::docker::Docker;
@@ -58,7 +56,7 @@ fn what_finds_no_ready_task_here_goes_on_to_the_mesh_and_stays_there() {
     assert_eq!(before.backend, "elsewhere");
 
     // It listens no more, and lives.
-    kill(Pid::from_raw(task.pid), Signal::SIGUSR2).expect("it runs");
+    task.flip_listeners();
     // The kernel sees it with the first SYN, and tells.
     assert_eq!(http.backend(), "elsewhere");
     agent.wait_state(&task.name, "unready");
@@ -67,7 +65,7 @@ fn what_finds_no_ready_task_here_goes_on_to_the_mesh_and_stays_there() {
     let why = agent.steer_ok(&["explain", "10.203.0.2:1", &format!("{HOST}:{PORT}")]);
     assert!(why.contains("pass_mesh (a new flow of a Swarm service that has no ready task on this node"), "{why}");
 
-    kill(Pid::from_raw(task.pid), Signal::SIGUSR2).expect("it runs");
+    task.flip_listeners();
     agent.wait_ready("web", 1);
     assert_eq!(http.backend(), task.name);
     agent.wait_for("more packets of the mesh's flows pass", |status| status.counters["pass_mesh_flow"] > 20);
@@ -88,7 +86,7 @@ fn a_syn_that_went_to_the_mesh_goes_there_again() {
     let mut agent = Agent::start(&world, &docker, Attach::Tc);
     agent.wait_ready("web", 1);
     let task = docker.task_containers("web").remove(0);
-    kill(Pid::from_raw(task.pid), Signal::SIGUSR2).expect("it runs");
+    task.flip_listeners();
     let http = Http::new(&world.client, SocketAddr::from((HOST, PORT)));
     assert_eq!(http.backend(), "elsewhere");
     agent.wait_state(&task.name, "unready");
@@ -99,7 +97,7 @@ fn a_syn_that_went_to_the_mesh_goes_there_again() {
         thread::spawn(move || http.get("/"))
     };
     agent.wait_for("its SYN has come", |status| status.counters["pass_mesh"] > before);
-    kill(Pid::from_raw(task.pid), Signal::SIGUSR2).expect("it runs");
+    task.flip_listeners();
     agent.wait_ready("web", 1);
     world.host.output("iptables", "-D FORWARD -p tcp --syn -j DROP");
     let reply = asked.join().expect("it does not panic").expect("it is answered");

@@ -8,9 +8,17 @@ use bollard::query_parameters::{
     KillContainerOptionsBuilder, RestartContainerOptions, StartContainerOptions, StopContainerOptionsBuilder,
 };
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use super::engine::Engine;
 use super::spec::PORT;
 use crate::netns::Ns;
+use crate::wait_until;
+
+/// Of a greeter: one for HTTP, one for its echo.
+const LISTENERS: usize = 2;
+const FLIP_LIMIT: Duration = Duration::from_secs(10);
 
 /// A started container. A handle, not a guard: what is not removed goes with the [`Docker`](super::Docker).
 #[derive(Clone, Debug)]
@@ -48,6 +56,32 @@ impl Container {
     /// Its network namespace, to act as a program inside it would.
     pub fn ns(&self) -> Ns {
         Ns::of_process(self.pid)
+    }
+
+    /// Has its greeter close its listeners, or open them again (`SIGUSR2`), and waits until that is done.
+    #[track_caller]
+    pub fn flip_listeners(&self) {
+        let wanted = if self.listeners() == 0 { LISTENERS } else { 0 };
+        kill(Pid::from_raw(self.pid), Signal::SIGUSR2)
+            .unwrap_or_else(|error| panic!("{}: no first process to signal: {error}", self.name));
+        wait_until(&self.what("open or close the listeners of"), FLIP_LIMIT, || match self.listeners() {
+            now if now == wanted => Ok(()),
+            now => Err(format!("{now} listeners")),
+        });
+    }
+
+    /// How many sockets listen in its network namespace, without Docker's own name server.
+    fn listeners(&self) -> usize {
+        const LISTEN: &str = "0A";
+        const NAME_SERVER: &str = "0B00007F:";
+        let table = |name| std::fs::read_to_string(format!("/proc/{}/net/{name}", self.pid)).unwrap_or_default();
+        let rows = [table("tcp"), table("tcp6")].concat();
+        let is_listener = |row: &&str| {
+            let mut words = row.split_whitespace().skip(1);
+            let (local, _remote, state) = (words.next(), words.next(), words.next());
+            state == Some(LISTEN) && !local.is_some_and(|local| local.starts_with(NAME_SERVER))
+        };
+        rows.lines().filter(is_listener).count()
     }
 
     /// `docker stop`; `seconds` overrides the container's own stop timeout.
