@@ -31,6 +31,8 @@ pub mod long_lived;
 #[cfg(feature = "harness")]
 pub mod netns;
 #[cfg(feature = "harness")]
+pub mod nodes;
+#[cfg(feature = "harness")]
 pub mod pace;
 #[cfg(feature = "harness")]
 pub mod packet;

@@ -4,7 +4,7 @@
 
 use std::io::Write;
 
-use crate::programs;
+use crate::{nodes, programs};
 
 /// What a test needs of the machine beyond a kernel.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +15,8 @@ pub enum Need {
     Docker,
     /// The binary under test.
     Steer,
+    /// Several, on one network.
+    Machines,
     /// A program on the search path, such as `ab`.
     Program(&'static str),
 }
@@ -30,6 +32,9 @@ impl Need {
                 ["dockerd", "containerd", "runc", "iptables"].into_iter().find_map(program).or(greeter)
             }
             Self::Steer => programs::steer().err(),
+            Self::Machines => {
+                nodes::machines().is_none().then(|| "one machine alone (cargo xtask vm --test nodes)".to_owned())
+            }
             Self::Program(name) => program(name),
         }
     }

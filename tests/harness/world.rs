@@ -13,9 +13,10 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use crate::netns::{Ns, run};
-use crate::{cleanup, subnet};
+use crate::{cleanup, nodes, subnet, wait_until};
 
 pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 203, 0, 1);
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 203, 0, 2);
@@ -24,6 +25,8 @@ pub const HOST_FAR: Ipv4Addr = Ipv4Addr::new(10, 204, 0, 1);
 pub const OTHER: Ipv4Addr = Ipv4Addr::new(10, 204, 0, 2);
 /// The host's interface towards the client.
 pub const UPLINK: &str = "u0";
+
+const PLUG_LIMIT: Duration = Duration::from_secs(30);
 
 static SWEPT: Once = Once::new();
 
@@ -94,6 +97,25 @@ impl World {
         let world = Self { host, client, other: None, backends: Vec::new(), uplink, address, tag, dir };
         join((&world.host, &world.uplink, address), (&world.client, "c0", subnet::second(address)));
         world.client.ip(&format!("route add default via {address}"));
+        world
+    }
+
+    /// A host and, if asked for, a client at the wire between the machines of `cargo xtask vm`, instead of at an uplink of their own.
+    pub(crate) fn at_the_wire(address: Ipv4Addr, with_client: bool) -> Self {
+        SWEPT.call_once(Self::sweep);
+        // As on every Docker host. The mesh's own namespace takes it from there, not from `host`, and forwards its answers by it.
+        Ns::own().sysctl("net/ipv4/ip_forward", "1");
+        let tag = unique_tag();
+        let dir = make_dir(&tag);
+        let host = Ns::create(&format!("{tag}-host"));
+        let client = Ns::create(&format!("{tag}-client"));
+        let uplink = nodes::NODE_NIC.to_owned();
+        let world = Self { host, client, other: None, backends: Vec::new(), uplink, address, tag, dir };
+        world.host.sysctl("net/ipv4/ip_forward", "1");
+        plug((&world.host, nodes::NODE_NIC, address));
+        if with_client {
+            plug((&world.client, nodes::CLIENT_NIC, CLIENT));
+        }
         world
     }
 
@@ -201,6 +223,17 @@ fn join((a, a_name, a_address): (&Ns, &str, Ipv4Addr), (b, b_name, b_address): (
         ns.ip(&format!("addr add {address}/{length} dev {name}"));
         ns.ip(&format!("link set {name} up"));
     }
+}
+
+/// Moves an interface of this machine into a namespace, with an address, up. The kernel moves it back when the namespace goes.
+fn plug((ns, name, address): (&Ns, &str, Ipv4Addr)) {
+    // The last world's namespaces may still be going.
+    wait_until(&format!("the machine's {name} is free"), PLUG_LIMIT, || {
+        Path::new("/sys/class/net").join(name).exists().then_some(()).ok_or("it is not here")
+    });
+    run("ip", &format!("link set {name} netns {}", ns.handle()));
+    ns.ip(&format!("addr add {address}/24 dev {name}"));
+    ns.ip(&format!("link set {name} up"));
 }
 
 fn make_dir(tag: &str) -> PathBuf {

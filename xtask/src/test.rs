@@ -29,6 +29,9 @@ pub(crate) enum Tier {
     Netns,
     /// A real dockerd and real containers
     Docker,
+    /// Several machines: only `cargo xtask vm` has them
+    #[value(skip)]
+    Nodes,
 }
 
 #[derive(clap::Args)]
@@ -155,8 +158,12 @@ fn run_root_tiers(args: &Args, tiers: &[Tier], privilege: Privilege, outcome: &m
 
     let package = test_package()?;
     let directory = package.manifest_path.parent().map_or_else(cmd::root, |dir| dir.as_std_path().to_path_buf());
-    let mut binaries = binaries(&tests, &package);
+    let (on_nodes, mut binaries): (Vec<_>, Vec<_>) =
+        binaries(&tests, &package).into_iter().partition(|(tier, ..)| *tier == Tier::Nodes);
     binaries.retain(|(tier, ..)| tiers.contains(tier));
+    for (_, name, _) in on_nodes {
+        println!("== test: {name} needs several machines: `cargo xtask vm --test {name}`");
+    }
     for (tier, name, path) in binaries {
         println!("== test: {tier:?}: {name}");
         let mut command = test_command(args, privilege, &path, &vars);
@@ -210,13 +217,13 @@ pub(crate) fn test_package() -> Result<Package> {
 }
 
 /// The tier of a test file: as `[package.metadata.tiers]` in `tests/Cargo.toml` says (`docker = ["rolling", ...]`), else by its
-/// name: `packet*`, `docker*`, and any other needs network namespaces.
+/// name: `packet*`, `docker*`, `nodes*`, and any other needs network namespaces.
 fn tier_of(name: &str, metadata: &serde_json::Value) -> Tier {
     let says = |tier: &str| {
         let names = metadata.get("tiers").and_then(|tiers| tiers.get(tier)).and_then(|names| names.as_array());
         names.is_some_and(|names| names.iter().any(|listed| listed == name))
     };
-    let tiers = [(Tier::Packet, "packet"), (Tier::Netns, "netns"), (Tier::Docker, "docker")];
+    let tiers = [(Tier::Packet, "packet"), (Tier::Netns, "netns"), (Tier::Docker, "docker"), (Tier::Nodes, "nodes")];
     let listed = tiers.iter().find(|(_, word)| says(word));
     let named = || tiers.iter().find(|(_, word)| name.starts_with(word));
     listed.or_else(named).map_or(Tier::Netns, |(tier, _)| *tier)
@@ -234,6 +241,7 @@ mod tests {
             ("packet_loss", Tier::Netns),
             ("steering", Tier::Netns),
             ("docker_events", Tier::Docker),
+            ("nodes", Tier::Nodes),
             ("rolling", Tier::Docker),
         ] {
             assert_eq!(tier_of(name, &metadata), tier, "{name}");

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -30,13 +31,22 @@ pub struct Engine {
 impl Engine {
     /// Connects, agrees on a version, and pings.
     pub fn connect(socket: &Path) -> Result<Self, bollard::errors::Error> {
+        let path = socket.display().to_string();
+        Self::agree(|| bollard::Docker::connect_with_unix(&path, CALL_LIMIT_SECONDS, bollard::API_DEFAULT_VERSION))
+    }
+
+    /// The same, with a Docker in another machine.
+    pub(crate) fn connect_tcp(address: SocketAddr) -> Result<Self, bollard::errors::Error> {
+        let url = format!("tcp://{address}");
+        Self::agree(|| bollard::Docker::connect_with_http(&url, CALL_LIMIT_SECONDS, bollard::API_DEFAULT_VERSION))
+    }
+
+    fn agree(
+        connect: impl FnOnce() -> Result<bollard::Docker, bollard::errors::Error>,
+    ) -> Result<Self, bollard::errors::Error> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a tokio runtime can be built");
-        let path = socket.display().to_string();
-        let api = runtime.block_on(async {
-            let api = bollard::Docker::connect_with_unix(&path, CALL_LIMIT_SECONDS, bollard::API_DEFAULT_VERSION)?;
-            api.negotiate_version().await
-        })?;
+        let api = runtime.block_on(async { connect()?.negotiate_version().await })?;
         runtime.block_on(api.ping())?;
         Ok(Self { api, runtime: Arc::new(runtime) })
     }

@@ -8,7 +8,7 @@ use bollard::models::{
     EndpointPortConfig, EndpointSpec, HealthConfig, NetworkAttachmentConfig, NodeSpecAvailabilityEnum,
     ServiceSpec as Body, ServiceSpecMode, ServiceSpecModeReplicated, ServiceSpecUpdateConfig,
     ServiceSpecUpdateConfigOrderEnum, SwarmInitRequest, SwarmJoinRequest, TaskSpec, TaskSpecContainerSpec,
-    TaskSpecRestartPolicy,
+    TaskSpecPlacement, TaskSpecRestartPolicy,
 };
 use bollard::query_parameters::{
     ListContainersOptionsBuilder, ListTasksOptionsBuilder, UpdateNodeOptionsBuilder, UpdateServiceOptionsBuilder,
@@ -36,6 +36,8 @@ pub struct ServiceSpec {
     pub health: Option<Health>,
     pub start_first: bool,
     pub networks: Vec<String>,
+    /// `--constraint`, as `node.role==worker`.
+    pub constraint: Option<String>,
 }
 
 impl ServiceSpec {
@@ -51,6 +53,7 @@ impl ServiceSpec {
             health: None,
             start_first: false,
             networks: Vec::new(),
+            constraint: None,
         }
     }
 
@@ -109,8 +112,14 @@ impl ServiceSpec {
         self
     }
 
+    #[must_use]
+    pub fn constraint(mut self, constraint: &str) -> Self {
+        self.constraint = Some(constraint.to_owned());
+        self
+    }
+
     fn body(self) -> Body {
-        let Self { name, image, replicas, publish, labels, args, health, start_first, networks } = self;
+        let Self { name, image, replicas, publish, labels, args, health, start_first, networks, constraint } = self;
         let mode = match replicas {
             Some(replicas) => ServiceSpecMode {
                 replicated: Some(ServiceSpecModeReplicated { replicas: Some(replicas) }),
@@ -133,6 +142,8 @@ impl ServiceSpec {
             task_template: Some(TaskSpec {
                 container_spec: Some(container),
                 networks: Some(networks.into_iter().map(attach).collect()),
+                placement: constraint
+                    .map(|constraint| TaskSpecPlacement { constraints: Some(vec![constraint]), ..Default::default() }),
                 // At once: five seconds otherwise.
                 restart_policy: Some(TaskSpecRestartPolicy { delay: Some(100_000_000), ..Default::default() }),
                 ..Default::default()
@@ -300,16 +311,26 @@ impl Engine {
     /// `docker node update --availability drain` (or back to `active`), of this Docker's own node.
     #[track_caller]
     pub fn drain_node(&self, drain: bool) {
+        self.drain_other_node(&self.node_id(), drain);
+    }
+
+    /// This Docker's own node.
+    #[track_caller]
+    pub fn node_id(&self) -> String {
         let info = self.wait("docker info", self.api().info());
-        let own = info.swarm.and_then(|swarm| swarm.node_id).unwrap_or_default();
-        let node = self.wait("inspect this node", self.api().inspect_node(&own));
+        info.swarm.and_then(|swarm| swarm.node_id).unwrap_or_default()
+    }
+
+    /// The same, of any node.
+    #[track_caller]
+    pub fn drain_other_node(&self, id: &str, drain: bool) {
+        let node = self.wait("inspect a node", self.api().inspect_node(id));
         let version = node.version.and_then(|version| version.index).unwrap_or_default();
         let mut spec = node.spec.unwrap_or_default();
         let availability = if drain { NodeSpecAvailabilityEnum::DRAIN } else { NodeSpecAvailabilityEnum::ACTIVE };
         spec.availability = Some(availability);
         let options = UpdateNodeOptionsBuilder::new().version(i64::try_from(version).unwrap_or_default()).build();
-        let id = node.id.unwrap_or_default();
-        self.wait("docker node update", self.api().update_node(&id, spec, options));
+        self.wait("docker node update", self.api().update_node(id, spec, options));
     }
 
     /// `docker node ls`: the states of all nodes.

@@ -3,10 +3,12 @@
 //! Problem: a BPF program that one kernel's verifier takes, another one refuses; and each Docker has its own firewall.
 //! Approach: a root disk per suite ([`disk`]), built once; a second disk with what is tested ([`payload`]); QEMU boots both and
 //! writes to neither ([`qemu`]); the first process in the machine (`tests/src/bin/guest`) runs one test binary after the other and
-//! tells over a serial line ([`protocol`], [`session`]). At the end stands a table, tests by systems ([`matrix`]).
+//! tells over a serial line ([`protocol`], [`session`]). Tests of a swarm of several nodes have a machine for each ([`nodes`]), on a
+//! network of their own ([`wire`]). At the end stands a table, tests by systems ([`matrix`]).
 
 mod disk;
 mod matrix;
+mod nodes;
 mod payload;
 mod protocol;
 mod qemu;
@@ -15,6 +17,7 @@ mod session;
 mod suite;
 mod tools;
 mod versus;
+mod wire;
 
 use std::{
     fs,
@@ -43,6 +46,8 @@ use crate::{
 const LIMIT: u64 = 900;
 const MACHINE_LIMIT: u64 = 5400;
 const MEMORY_MIB: u32 = 4096;
+/// A manager and a worker.
+const NODES: u8 = 2;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -74,6 +79,9 @@ pub(crate) struct Args {
     /// Memory of a machine
     #[arg(long, value_name = "MIB", default_value_t = MEMORY_MIB)]
     memory: u32,
+    /// How many machines a swarm has, for the tests of several nodes
+    #[arg(long, value_name = "N", default_value_t = NODES, value_parser = clap::value_parser!(u8).range(2..=8))]
+    nodes: u8,
     /// Show what the tests print while they run; it is always kept in `target/vm`
     #[arg(long)]
     nocapture: bool,
@@ -110,6 +118,7 @@ impl Default for Args {
             limit: None,
             machine_limit: MACHINE_LIMIT,
             memory: MEMORY_MIB,
+            nodes: NODES,
             nocapture: false,
             filter: Vec::new(),
         }
@@ -201,7 +210,7 @@ impl Harness<'_> {
     fn spec<'a>(&'a mut self, disk: &'a Disk, logs: &'a Path) -> Result<Spec<'a>> {
         let accelerator = self.accelerator;
         let (payload, memory_mib) = (self.payload.image.as_path(), self.args.memory);
-        let mut spec = Spec { disk, payload, accelerator: Accelerator::Tcg, dir: logs, memory_mib };
+        let mut spec = Spec { disk, payload, accelerator: Accelerator::Tcg, dir: logs, memory_mib, place: None };
         spec.accelerator = match accelerator {
             Some(known) => known,
             None => *self.accelerator.insert(session::accelerator(&spec, &disk::cache()?)?),
@@ -217,28 +226,45 @@ impl Harness<'_> {
     /// Everything that is to run, in one system.
     fn column(&mut self, suite: Suite) -> Result<Column> {
         let (disk, logs) = (self.disk(suite)?, self.logs(suite)?);
-        let spec = self.spec(&disk, &logs)?;
+        let mut column =
+            Column { name: suite.name(), about: String::new(), binaries: Vec::new(), problems: Vec::new() };
+        if !self.payload.tests.is_empty() {
+            self.run_on_one(&disk, &logs, &mut column)?;
+        }
+        self.run_on_nodes(&disk, &logs, &mut column)?;
+        Ok(column)
+    }
+
+    /// The tests that one machine is enough for.
+    fn run_on_one(&mut self, disk: &Disk, logs: &Path, column: &mut Column) -> Result<()> {
+        let spec = self.spec(disk, logs)?;
         let accelerator = spec.accelerator;
         let mut machine = Machine::start(&spec)?;
-        let mut session = Session::open(&mut machine, &logs)?;
-        let about = format!("Linux {}, {}", session.ready.kernel, session.ready.packages.join(", "));
-        println!("  up after {:.1} s: {about}", session.booted_in.as_secs_f64());
+        let mut session = Session::open(&mut machine, logs)?;
+        column.about = session.about();
+        println!("  up after {:.1} s: {}", session.booted_in.as_secs_f64(), column.about);
 
-        let mut column = Column { name: suite.name(), about, binaries: Vec::new(), problems: Vec::new() };
-        self.run_all(accelerator, &mut session, &logs, &mut column)?;
+        self.run_all(&self.payload.tests, &vars(accelerator), &mut session, logs, column)?;
         drop(session);
         drop(machine);
         let console = fs::read(logs.join(qemu::CONSOLE)).unwrap_or_default();
         let console = String::from_utf8_lossy(&console);
         column.problems.extend(session::complaints(&console).iter().map(|line| format!("the kernel said: {line}")));
-        Ok(column)
+        Ok(())
     }
 
-    fn run_all(&self, accelerator: Accelerator, session: &mut Session, logs: &Path, column: &mut Column) -> Result<()> {
-        let Self { args, payload, .. } = self;
+    fn run_all(
+        &self,
+        tests: &[String],
+        env: &[(String, String)],
+        session: &mut Session,
+        logs: &Path,
+        column: &mut Column,
+    ) -> Result<()> {
+        let Self { args, .. } = self;
         let began = Instant::now();
         let whole = Duration::from_secs(args.machine_limit);
-        for name in &payload.tests {
+        for name in tests {
             let left = whole.saturating_sub(began.elapsed());
             if left.is_zero() {
                 let over =
@@ -247,7 +273,7 @@ impl Harness<'_> {
                 break;
             }
             let limit = left.min(Duration::from_secs(args.limit.unwrap_or(LIMIT)));
-            let request = session::request(name, words(args), vars(accelerator), limit);
+            let request = session::request(name, words(args), env.to_vec(), limit);
             let binary = session.test(name, request, logs, |piece| {
                 if args.nocapture {
                     show(piece);

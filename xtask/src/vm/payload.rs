@@ -12,7 +12,7 @@ use super::protocol::PAYLOAD;
 use crate::{
     cmd,
     programs::{self, PACKAGE, Programs},
-    test,
+    test::{self, Tier},
 };
 
 /// Static, so that they run with every suite's C library; optimised, since a machine may be slow.
@@ -33,6 +33,8 @@ pub(crate) struct Payload {
     pub(crate) image: PathBuf,
     /// Names of test binaries, cheapest tier first.
     pub(crate) tests: Vec<String>,
+    /// Those that need several machines, and where they are here.
+    pub(crate) on_nodes: Vec<(String, PathBuf)>,
 }
 
 impl Payload {
@@ -40,7 +42,7 @@ impl Payload {
     pub(crate) fn build(dir: &Path, wanted: &[String]) -> Result<Self> {
         let programs = Programs::build()?;
         let binaries = test::binaries(&build_tests(wanted)?, &test::test_package()?);
-        Self::pack(dir, &programs, binaries.into_iter().map(|(_, name, path)| (name, path)))
+        Self::pack(dir, &programs, binaries)
     }
 
     /// The same without tests.
@@ -48,7 +50,11 @@ impl Payload {
         Self::pack(dir, &Programs::build()?, [])
     }
 
-    fn pack(dir: &Path, programs: &Programs, binaries: impl IntoIterator<Item = (String, PathBuf)>) -> Result<Self> {
+    fn pack(
+        dir: &Path,
+        programs: &Programs,
+        binaries: impl IntoIterator<Item = (Tier, String, PathBuf)>,
+    ) -> Result<Self> {
         let folder = dir.join("payload");
         let image = dir.join("payload.img");
         drop(fs::remove_dir_all(&folder));
@@ -57,16 +63,19 @@ impl Payload {
         for (name, path) in programs.all() {
             link(&path, &folder.join(name))?;
         }
-        let mut tests = Vec::new();
-        for (name, path) in binaries {
+        let (mut tests, mut on_nodes) = (Vec::new(), Vec::new());
+        for (tier, name, path) in binaries {
             link(&path, &folder.join(in_machine(&name)))?;
-            tests.push(name);
+            match tier {
+                Tier::Nodes => on_nodes.push((name, path)),
+                _ => tests.push(name),
+            }
         }
         let mut make = cmd::command("mke2fs");
         make.args(["-q", "-t", "ext4", "-O", "^has_journal", "-Elazy_itable_init=1,root_owner=0:0", "-d"]);
         cmd::output(make.arg(&folder).arg(&image).arg("2G"))?;
         fs::remove_dir_all(&folder).context("removing the folder of the programs")?;
-        Ok(Self { image, tests })
+        Ok(Self { image, tests, on_nodes })
     }
 
     /// By these variables the harness finds the programs there.

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{disk::Disk, protocol};
+use super::{disk::Disk, protocol, wire::Place};
 use crate::cmd;
 
 pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
@@ -71,6 +71,8 @@ pub(crate) struct Spec<'a> {
     /// Where the socket goes, and the console's log.
     pub(crate) dir: &'a Path,
     pub(crate) memory_mib: u32,
+    /// `None`: it has no network.
+    pub(crate) place: Option<&'a Place>,
 }
 
 /// How QEMU begins to tell that KVM does not run this guest; it then holds the guest, and does not end.
@@ -91,7 +93,8 @@ pub(crate) struct Machine {
 impl Machine {
     pub(crate) fn start(spec: &Spec<'_>) -> Result<Self> {
         // Without a file, so that none can be left behind.
-        let socket = format!("steer-vm-{}", std::process::id());
+        let number = spec.place.map_or(0, |place| place.number);
+        let socket = format!("steer-vm-{}-{number}", std::process::id());
         let console = spec.dir.join(CONSOLE);
         let mut command = command(spec, "");
         command.arg("-serial").arg(format!("file:{}", console.display()));
@@ -105,6 +108,10 @@ impl Machine {
         let said = spec.dir.join("qemu.log");
         let log = File::create(&said).context("creating the log of QEMU")?;
         command.stdin(Stdio::null()).stdout(log.try_clone().context("sharing the log of QEMU")?).stderr(log);
+        if let Some(place) = spec.place {
+            command.args(place.arguments());
+            place.hand_over()?;
+        }
         let child = command.spawn().with_context(|| format!("cannot start `{PROGRAM}`"))?;
         Ok(Self { child, socket, said })
     }
@@ -158,7 +165,7 @@ pub(crate) fn shell(spec: &Spec<'_>) -> Result<bool> {
 /// `setpriv` has the kernel end QEMU when this process ends. Nothing is written to the disks: what the machine writes goes
 /// to a file without a name, which goes with QEMU.
 fn command(spec: &Spec<'_>, words: &str) -> Command {
-    let Spec { disk, payload, accelerator, dir: _, memory_mib } = spec;
+    let Spec { disk, payload, accelerator, dir: _, memory_mib, place: _ } = spec;
     let mut command = cmd::command("setpriv");
     command.args(["--pdeathsig", "KILL", PROGRAM]).args(accelerator.arguments());
     command.args(["-m", &format!("{memory_mib}M"), "-smp", "2", "-nodefaults", "-display", "none", "-no-reboot"]);

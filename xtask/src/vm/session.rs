@@ -52,6 +52,11 @@ enum Silence {
 }
 
 impl Session {
+    /// What the machine is, in words.
+    pub(crate) fn about(&self) -> String {
+        format!("Linux {}, {}", self.ready.kernel, self.ready.packages.join(", "))
+    }
+
     /// Waits until the machine is up.
     pub(crate) fn open(machine: &mut Machine, logs: &Path) -> Result<Self> {
         Self::open_within(machine, logs, BOOT_LIMIT)
