@@ -11,7 +11,8 @@ use bollard::models::{
     TaskSpecPlacement, TaskSpecRestartPolicy,
 };
 use bollard::query_parameters::{
-    ListContainersOptionsBuilder, ListTasksOptionsBuilder, UpdateNodeOptionsBuilder, UpdateServiceOptionsBuilder,
+    InspectContainerOptions, ListContainersOptionsBuilder, ListTasksOptionsBuilder, UpdateNodeOptionsBuilder,
+    UpdateServiceOptionsBuilder,
 };
 
 use super::engine::Engine;
@@ -397,24 +398,29 @@ impl Engine {
     /// The running containers of a service on this Docker's own node.
     #[track_caller]
     pub fn task_containers(&self, service: &str) -> Vec<Container> {
-        let label = format!("com.docker.swarm.service.name={service}");
-        let filters = HashMap::from([("label", vec![label])]);
-        let options = ListContainersOptionsBuilder::new().filters(&filters).build();
-        let listed = self.wait("list containers", self.api().list_containers(Some(options)));
-        let ids = listed.into_iter().filter_map(|container| container.id);
         let container = |id: String| {
             let facts = self.inspect(&id);
             let name = facts.name.clone().unwrap_or_default().trim_start_matches('/').to_owned();
             Container::new(self.clone(), id, name, &facts)
         };
-        ids.map(container).collect()
+        self.task_container_ids(service).map(container).collect()
     }
 
-    /// The healthcheck of a service's tasks, as their containers have it.
+    #[track_caller]
+    fn task_container_ids(&self, service: &str) -> impl Iterator<Item = String> + use<> {
+        let label = format!("com.docker.swarm.service.name={service}");
+        let filters = HashMap::from([("label", vec![label])]);
+        let options = ListContainersOptionsBuilder::new().filters(&filters).build();
+        let listed = self.wait("list containers", self.api().list_containers(Some(options)));
+        listed.into_iter().filter_map(|container| container.id)
+    }
+
+    /// The healthcheck of a service's tasks, as their containers on this Docker's own node have it.
     #[track_caller]
     fn healthcheck(&self, service: &str) -> Option<HealthConfig> {
-        let task = self.task_containers(service).into_iter().next()?;
-        self.inspect(&task.id).config?.healthcheck
+        // One that ends meanwhile has nothing to say.
+        let facts = |id: String| self.try_wait(self.api().inspect_container(&id, None::<InspectContainerOptions>)).ok();
+        self.task_container_ids(service).find_map(facts)?.config?.healthcheck
     }
 
     /// Addresses of a service's VIPs, by network id.
