@@ -353,6 +353,51 @@ fn a_frozen_container_takes_nothing_until_it_goes_on_over_xdp() {
     frozen(Attach::Xdp, false);
 }
 
+/// With cgroup version 1 the agent sees it, and not the kernel side: a write to the control file. Not by Docker either.
+fn frozen_by_version_1(attach: Attach) {
+    let Some(mut host) = Host::set(attach) else { return };
+    let victim = host.docker.run(replica("victim"));
+    let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", victim.pid)).expect("it runs");
+    let path = groups.lines().find_map(|line| line.split_once(":freezer:/").map(|(_, path)| path.to_owned()));
+    let Some(path) = path.filter(|path| !path.is_empty()) else {
+        return println!("skipped: Docker uses no freezer of cgroup version 1 here ({attach:?})");
+    };
+    let control = PathBuf::from("/sys/fs/cgroup/freezer").join(path).join("freezer.state");
+    let write =
+        |what: &str| std::fs::write(&control, what).unwrap_or_else(|err| panic!("{}: {err}", control.display()));
+    host.docker.run_all(["one", "two"].map(replica));
+    host.agent.wait_ready(SERVICE, 3);
+    let clients = Clients::start(&host.world, 9000);
+    for round in 1..=5 {
+        let before = host.agent.backend("victim").steered_total;
+        write("FROZEN");
+        let begin = Instant::now();
+        let told = wait_until("it is out", LIMIT, || match host.agent.backend("victim") {
+            now if now.state == "unready" => Ok(now),
+            now => Err(format!("{now:?}")),
+        });
+        eprintln!("{}, round {round}: seen to be out after {:?}", attach.word(), begin.elapsed());
+        assert_eq!(told.cause, "event: pause");
+        clients.flow_on();
+        let later = host.agent.backend("victim");
+        assert_eq!(later.steered_total, told.steered_total, "new connections while it is frozen, round {round}");
+        write("THAWED");
+        wait_until("it is given connections", LIMIT, || match host.agent.backend("victim") {
+            now if now.state == "ready" && now.steered_total > before => Ok(()),
+            now => Err(format!("{now:?}")),
+        });
+    }
+    let fared = clients.finish();
+    eprintln!("{}: {fared}", attach.word());
+    assert_eq!((fared.close.failed, fared.keepalive.failed), (0, 0), "{fared:#?}");
+}
+
+#[test]
+fn a_frozen_container_of_cgroup_version_1_takes_nothing_until_it_goes_on() {
+    frozen_by_version_1(Attach::Tc);
+    frozen_by_version_1(Attach::Xdp);
+}
+
 /// Writes until that fails by a reset, and tells how long it took. Where the backend's own end came through, the answer to that
 /// was reset already.
 fn reset_after(mut stream: &TcpStream) -> Result<Duration, String> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use steer_common::addr::Port;
 use steer_common::backend::{BackendId, InitEntry, Notice, NoticeKind};
 use steer_common::flow::ForeignKey;
@@ -16,6 +16,7 @@ use crate::dataplane::paths::Paths;
 use crate::dataplane::replay;
 use crate::host::clock::boot_secs;
 use crate::host::connections;
+use crate::host::freezer::{Change, Freezers};
 use crate::host::netns::{Identity, identity};
 use crate::model::ContainerId;
 use crate::model::desired::BackendKey;
@@ -26,6 +27,7 @@ const REPLAY_FOR: Duration = Duration::from_millis(100);
 /// What is known of the kernel's edges.
 pub(super) struct Edges {
     notices: Notices,
+    freezers: Freezers,
     /// The first process and the cgroup of each backend, as the kernel was told.
     inits: BTreeMap<BackendKey, Init>,
     /// Clients that wait are looked for until then.
@@ -42,12 +44,16 @@ struct Init {
 
 impl Edges {
     pub(super) fn open(paths: &Paths) -> Result<Self> {
-        Ok(Self { notices: Notices::open(paths)?, inits: BTreeMap::new(), replay_until: None })
+        let freezers = Freezers::new().context("setting up inotify, for cgroups that are frozen")?;
+        Ok(Self { notices: Notices::open(paths)?, freezers, inits: BTreeMap::new(), replay_until: None })
     }
 
     /// Waits until the kernel has something to tell. Cancel-safe: nothing is taken out.
     pub(super) async fn ready(&mut self) {
-        self.notices.ready().await;
+        tokio::select! {
+            () = self.notices.ready() => {}
+            () = self.freezers.changed() => {}
+        }
     }
 }
 
@@ -59,7 +65,27 @@ impl Agent {
         for notice in &notices {
             self.on_notice(notice, &mut looked_at);
         }
-        !notices.is_empty()
+        let frozen = self.take_frozen();
+        frozen || !notices.is_empty()
+    }
+
+    /// Who was frozen by cgroup version 1, or goes on; whether anybody. Docker's own event says the same, later.
+    fn take_frozen(&mut self) -> bool {
+        let changes = self.edges.freezers.take();
+        for Change { container, is_frozen } in &changes {
+            if let Some(tracked) = self.tracked.get_mut(container) {
+                tracked.paused = *is_frozen;
+                self.settle(container);
+            }
+        }
+        !changes.is_empty()
+    }
+
+    /// Watches for a container's being frozen, where no tracepoint tells.
+    pub(super) fn watch_freezer(&mut self, id: &ContainerId, pid: i32) {
+        if let Err(error) = self.edges.freezers.watch(id, pid) {
+            tracing::warn!(container = %id, %error, "its freezer is not watched: a pause is told by Docker alone");
+        }
     }
 
     fn on_notice(&mut self, notice: &Notice, looked_at: &mut BTreeSet<ContainerId>) {

@@ -28,6 +28,7 @@ pub mod clock;
 pub mod connections;
 mod ethtool;
 pub mod filters;
+pub mod freezer;
 pub mod links;
 pub mod listen;
 mod netlink;
