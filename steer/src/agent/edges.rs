@@ -81,7 +81,7 @@ impl Agent {
         !changes.is_empty()
     }
 
-    /// Watches for a container's being frozen, where no tracepoint tells.
+    /// Watches for a container being frozen by version 1, whether or not it is in a group of version 2 too.
     pub(super) fn watch_freezer(&mut self, id: &ContainerId, pid: i32) {
         if let Err(error) = self.edges.freezers.watch(id, pid) {
             tracing::warn!(container = %id, %error, "its freezer is not watched: a pause is told by Docker alone");

@@ -198,9 +198,9 @@ impl Agent {
         if !goes_on && !self.applied.backends.contains_key(&tracked.key()) {
             self.tell_of_new(&tracked);
         }
-        let (cgroup, pid) = (tracked.cgroup, tracked.pid);
+        let pid = tracked.pid;
         self.tracked.insert(id.clone(), tracked);
-        if cgroup.is_none() && pid > 0 {
+        if pid > 0 {
             self.watch_freezer(&id, pid);
         }
         self.settle(&id);

@@ -1,6 +1,6 @@
 //! Freezing by cgroup version 1, which `docker pause` uses there.
 //!
-//! Version 2 has tracepoints, and the kernel side sees them. Version 1 tells nobody; but a write to its control file `freezer.state`
+//! Version 2 has tracepoints, and the kernel side sees them (a container may be in groups of both). Version 1 tells nobody; but a write to its control file `freezer.state`
 //! is seen by inotify when it is done, and Docker's own event comes milliseconds later.
 
 use std::collections::HashMap;
