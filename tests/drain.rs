@@ -99,7 +99,7 @@ impl Price {
             // By the end of its grace it has answered everything but those who keep their connections.
             (Act::Stop | Act::Restart, App::Serves | App::Ignores) => Self { cut_kept: KEEPERS, ..nothing },
             (Act::Kill | Act::Crash | Act::OutOfMemory, _) => Self { cut: CLIENTS, cut_kept: KEEPERS, stalled: 0 },
-            // Who was with it; and where Docker uses cgroups of version 1, which tell nobody, who came until Docker told.
+            // Who was with it; and with cgroup version 1, of which the kernel side hears nothing, who came until the agent saw it.
             (Act::Pause, _) => Self { stalled: CLIENTS + KEEPERS, ..nothing },
         }
     }
