@@ -78,9 +78,7 @@ impl Agent {
                 }
             }
             EventKind::Pause | EventKind::Unpause => {
-                if let Some(tracked) = self.tracked.get_mut(&id) {
-                    tracked.paused = kind == EventKind::Pause;
-                    self.settle(&id);
+                if self.set_paused(&id, kind == EventKind::Pause) {
                     applied_after(received, "pause");
                 }
             }

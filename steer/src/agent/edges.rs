@@ -73,10 +73,7 @@ impl Agent {
     fn take_frozen(&mut self) -> bool {
         let changes = self.edges.freezers.take();
         for Change { container, is_frozen } in &changes {
-            if let Some(tracked) = self.tracked.get_mut(container) {
-                tracked.paused = *is_frozen;
-                self.settle(container);
-            }
+            self.set_paused(container, *is_frozen);
         }
         !changes.is_empty()
     }

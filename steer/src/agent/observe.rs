@@ -187,6 +187,14 @@ impl Agent {
         }
     }
 
+    /// Notes that a container stands still, or goes on; whether it is known.
+    pub(super) fn set_paused(&mut self, id: &ContainerId, paused: bool) -> bool {
+        let Some(tracked) = self.tracked.get_mut(id) else { return false };
+        tracked.paused = paused;
+        self.settle(id);
+        true
+    }
+
     /// One that was not known, or not at this place.
     pub(super) fn insert(&mut self, tracked: Tracked) {
         let id = tracked.id.clone();

@@ -1,7 +1,7 @@
 //! Freezing by cgroup version 1, which `docker pause` uses there.
 //!
-//! Version 2 has tracepoints, and the kernel side sees them (a container may be in groups of both). Version 1 tells nobody; but a write to its control file `freezer.state`
-//! is seen by inotify when it is done, and Docker's own event comes milliseconds later.
+//! Version 2 has tracepoints, and the kernel side sees them (a container may be in groups of both). Version 1 tells nobody; but a
+//! write to its control file `freezer.state` is seen by inotify when it is done, and Docker's own event comes milliseconds later.
 
 use std::collections::HashMap;
 use std::io;
@@ -52,16 +52,16 @@ impl Freezers {
         Ok(Self { inotify, watched: HashMap::new() })
     }
 
-    /// Watches the freezer that a container's first process is in; whether it is in one of its own.
-    pub fn watch(&mut self, container: &ContainerId, pid: i32) -> io::Result<bool> {
+    /// Watches the freezer that a container's first process is in, if it is in one of its own.
+    pub fn watch(&mut self, container: &ContainerId, pid: i32) -> io::Result<()> {
         let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
         let mounts = std::fs::read_to_string("/proc/self/mounts")?;
-        let (Some(root), Some(path)) = (mount(&mounts), path(&groups)) else { return Ok(false) };
+        let (Some(root), Some(path)) = (mount(&mounts), path(&groups)) else { return Ok(()) };
         let file = root.join(path).join(STATE);
         // The same file has the same descriptor.
         let watch = self.inotify.get_ref().0.add_watch(&file, AddWatchFlags::IN_MODIFY)?;
         self.watched.insert(watch, (container.clone(), file));
-        Ok(true)
+        Ok(())
     }
 
     /// Waits until something may have changed. Cancel-safe: nothing is taken out.
