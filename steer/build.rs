@@ -13,9 +13,10 @@ const TARGET: &str = "bpfel-unknown-none";
 
 fn main() -> Result<()> {
     let out = PathBuf::from(env::var_os("OUT_DIR").context("OUT_DIR is not set")?);
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    // Asked when it runs: clones that share a target directory share this program, compiled in one of them.
+    let root = Path::new(&env::var_os("CARGO_MANIFEST_DIR").context("CARGO_MANIFEST_DIR is not set")?).join("..");
     for source in ["steer-ebpf", "steer-common/src", "steer-common/Cargo.toml"] {
-        println!("cargo:rerun-if-changed={}", root.join(source).display());
+        println!("cargo:rerun-if-changed=../{source}");
     }
     let arch = env::var("CARGO_CFG_TARGET_ARCH").context("CARGO_CFG_TARGET_ARCH is not set")?;
     // Apart from this build's own directory: cargo locks the one it builds in.
