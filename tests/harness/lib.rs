@@ -37,6 +37,8 @@ pub mod pace;
 #[cfg(feature = "harness")]
 pub mod packet;
 #[cfg(feature = "harness")]
+pub mod panic;
+#[cfg(feature = "harness")]
 mod poll;
 #[cfg(feature = "harness")]
 mod programs;

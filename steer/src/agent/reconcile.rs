@@ -116,7 +116,7 @@ impl Agent {
         let unused: Vec<_> = veths.filter(|ifindex| !used(*ifindex)).collect();
         for ifindex in unused {
             if let Err(error) = attach::remove(&self.settings.paths, &LinkName::Veth(ifindex)) {
-                tracing::warn!(ifindex, %error, "detaching from a veth failed");
+                tracing::warn!(ifindex, error = format!("{error:#}"), "detaching from a veth failed");
             }
             self.uplinks.veths.remove(&ifindex);
         }

@@ -129,19 +129,12 @@ fn cgroup_refused(name: &str, cgroup: &Path) -> String {
 }
 
 /// Takes one link away, if it is there.
-pub fn remove(paths: &Paths, name: &LinkName) -> io::Result<()> {
-    if paths.link(name).exists() {
+pub fn remove(paths: &Paths, name: &LinkName) -> Result<()> {
+    let pin = paths.link(name);
+    if pin.exists() {
         clsact::detach(name, ABI)?;
     }
-    unpin(&paths.links, name)
-}
-
-/// Takes the pin of a link away, if it is there.
-pub(super) fn unpin(directory: &Path, name: &LinkName) -> io::Result<()> {
-    match std::fs::remove_file(directory.join(name.to_string())) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    remove_file(&pin)
 }
 
 /// The links that are pinned.

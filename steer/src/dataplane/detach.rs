@@ -6,13 +6,13 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use steer_common::limits::ABI;
 
-use super::paths::{MAPS, Paths};
+use super::paths::{LinkName, MAPS, Paths};
 use super::{attach, clsact, others};
 
 /// Detaches all programs and removes all maps, those of other versions too, at once: steered connections that are open break.
 pub fn now(paths: &Paths) -> Result<()> {
     // Links first: a program without maps is no use, maps without a program do no harm.
-    remove_links(&paths.links)?;
+    remove_links(&paths.links, Some(ABI))?;
     others::remove(paths)?;
     remove_all(&paths.memory.join(MAPS))?;
     remove_directory(&paths.memory)?;
@@ -33,10 +33,16 @@ pub fn now(paths: &Paths) -> Result<()> {
     Ok(())
 }
 
-/// Where a pin is not all there is to a link (see [`clsact`]), the rest goes first.
-fn remove_links(directory: &Path) -> Result<()> {
-    for name in attach::links_in(directory)? {
-        clsact::detach(&name, ABI).with_context(|| format!("detaching {name}"))?;
+/// Takes all links of a version away; `None` = there are none that are filters. Where clients come in, then where replies do: what the
+/// one lets in, the other must let out. Where a pin is not all there is to a link (see [`clsact`]), the rest goes first.
+pub(super) fn remove_links(directory: &Path, version: Option<u32>) -> Result<()> {
+    let mut names = attach::links_in(directory)?;
+    names.sort_by_key(|name| matches!(name, LinkName::Veth(_)));
+    for name in names {
+        if let Some(version) = version {
+            clsact::detach(&name, version).with_context(|| format!("detaching {name}"))?;
+        }
+        remove_file(&directory.join(name.to_string()))?;
     }
     remove_all(directory)
 }

@@ -8,9 +8,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
-use super::detach::{remove_all, remove_directory};
+use super::detach::{remove_all, remove_directory, remove_links};
 use super::paths::{LINKS, LinkName, MAPS, Paths};
-use super::{attach, clsact};
 
 /// A directory beside this version's.
 struct Other {
@@ -43,17 +42,7 @@ pub(super) fn inherit_xdp(paths: &Paths, interface: &str) -> Result<()> {
 /// Takes away all that other versions have.
 pub fn remove(paths: &Paths) -> Result<()> {
     for Other { path, version } in list(paths)? {
-        let links = path.join(LINKS);
-        let mut names = attach::links_in(&links)?;
-        // Where clients come in, then where replies do: what the one lets in, the other must let out.
-        names.sort_by_key(|name| matches!(name, LinkName::Veth(_)));
-        for name in names {
-            if let Some(version) = version {
-                clsact::detach(&name, version).with_context(|| format!("detaching {name}"))?;
-            }
-            attach::unpin(&links, &name).with_context(|| format!("removing the link {name} of {}", path.display()))?;
-        }
-        remove_all(&links)?;
+        remove_links(&path.join(LINKS), version)?;
         remove_all(&path.join(MAPS))?;
         remove_directory(&path)?;
     }

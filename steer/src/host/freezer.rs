@@ -13,8 +13,10 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::cgroup;
 use crate::model::ContainerId;
 
+const CONTROLLER: &str = "freezer";
 const STATE: &str = "freezer.state";
 const THAWED: &str = "THAWED";
 
@@ -54,9 +56,8 @@ impl Freezers {
 
     /// Watches the freezer that a container's first process is in, if it is in one of its own.
     pub fn watch(&mut self, container: &ContainerId, pid: i32) -> io::Result<()> {
-        let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
         let mounts = std::fs::read_to_string("/proc/self/mounts")?;
-        let (Some(root), Some(path)) = (mount(&mounts), path(&groups)) else { return Ok(()) };
+        let (Some(root), Some(path)) = (mount(&mounts), cgroup::path(pid, CONTROLLER)?) else { return Ok(()) };
         let file = root.join(path).join(STATE);
         // The same file has the same descriptor.
         let watch = self.inotify.get_ref().0.add_watch(&file, AddWatchFlags::IN_MODIFY)?;
@@ -105,18 +106,8 @@ fn mount(mounts: &str) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {
         let mut words = line.split(' ').skip(1);
         let (place, kind, options) = (words.next()?, words.next()?, words.next()?);
-        let is_it = kind == "cgroup" && options.split(',').any(|option| option == "freezer");
+        let is_it = kind == "cgroup" && options.split(',').any(|option| option == CONTROLLER);
         is_it.then(|| PathBuf::from(place))
-    })
-}
-
-/// Where the group is below its root, from `/proc/<pid>/cgroup`. The freezer may share its hierarchy: `5:freezer,pids:/docker/0123`.
-fn path(groups: &str) -> Option<&str> {
-    groups.lines().find_map(|line| {
-        let (_number, rest) = line.split_once(':')?;
-        let (controllers, path) = rest.split_once(":/")?;
-        let is_it = controllers.split(',').any(|name| name == "freezer") && !path.is_empty();
-        is_it.then_some(path)
     })
 }
 
@@ -125,15 +116,6 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-
-    #[rstest]
-    #[case::version_2("0::/system.slice/docker-0123.scope\n", None)]
-    #[case::beside_version_2("5:freezer:/docker/01\n0::/docker/23\n", Some("docker/01"))]
-    #[case::shared("6:pids:/\n5:cpu,freezer:/docker/01\n", Some("docker/01"))]
-    #[case::in_no_group_of_its_own("5:freezer:/\n1:name=freezer:/a\n", None)]
-    fn a_group_is_found_by_its_controller(#[case] groups: &str, #[case] expected: Option<&str>) {
-        assert_eq!(path(groups), expected);
-    }
 
     #[rstest]
     #[case("cgroup /sys/fs/cgroup/freezer cgroup rw,relatime,freezer 0 0\n", Some("/sys/fs/cgroup/freezer"))]

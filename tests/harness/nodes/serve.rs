@@ -1,6 +1,5 @@
 //! In a worker's machine: does what tests ask, with this same harness, one node after the other.
 
-use std::any::Any;
 use std::io;
 use std::net::TcpListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,6 +10,7 @@ use crate::World;
 use crate::agent::{Agent, Attach};
 use crate::docker::{Docker, tail};
 use crate::netns::Ns;
+use crate::panic;
 
 const LOG_LINES: usize = 60;
 
@@ -23,7 +23,7 @@ pub fn serve(number: u8) -> io::Result<()> {
         // A test that failed takes its connection with it, in the middle of anything.
         match catch_unwind(AssertUnwindSafe(|| live(number, &mut line))) {
             Ok(ended) => ended.unwrap_or_else(|err| eprintln!("node: {err}")),
-            Err(panic) => drop(line.send(&Answer::Failed(in_words(&*panic)))),
+            Err(panic) => drop(line.send(&Answer::Failed(panic::words(&*panic)))),
         }
     }
     Ok(())
@@ -47,7 +47,7 @@ fn live(number: u8, line: &mut Line) -> io::Result<()> {
     line.send(&Answer::Done)?;
     while let Some(ask) = line.receive()? {
         let done = catch_unwind(AssertUnwindSafe(|| answer(ask, &world, &docker, &mut agent)));
-        line.send(&done.unwrap_or_else(|panic| Answer::Failed(in_words(&*panic))))?;
+        line.send(&done.unwrap_or_else(|panic| Answer::Failed(panic::words(&*panic))))?;
     }
     Ok(())
 }
@@ -76,9 +76,4 @@ fn answer(ask: Ask, world: &World, docker: &Docker, agent: &mut Option<Agent>) -
         (Ask::AgentLog, Some(agent)) => Answer::Text(tail(&agent.log(), LOG_LINES)),
         (Ask::Steer(_) | Ask::AgentLog, None) => Answer::Failed("there is no agent".to_owned()),
     }
-}
-
-fn in_words(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned())).unwrap_or_else(|| "a panic".to_owned())
 }

@@ -1,6 +1,5 @@
 //! One Docker for all rows, one service for all rows that can share it, and one measurement after the other.
 
-use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
@@ -11,6 +10,7 @@ use steer_tests::agent::{Agent, Attach};
 use steer_tests::docker::{Docker, Health, ServiceSpec};
 use steer_tests::http::Http;
 use steer_tests::load::Load;
+use steer_tests::panic;
 use steer_tests::report::Report;
 use steer_tests::world::HOST;
 
@@ -104,7 +104,10 @@ impl Site {
             let before = self.prepare(row)?;
             self.under_load(row.deed, way, before)
         }));
-        let outcome = measured.unwrap_or_else(|panic| Err(Stop::failed("the harness", words(&*panic))));
+        let outcome = measured.unwrap_or_else(|panic| {
+            // One line of it; all of it is on standard error.
+            Err(Stop::failed("the harness", panic::words(&*panic).lines().next().unwrap_or_default()))
+        });
         if outcome.is_err() {
             // Whatever state it is in: the next row makes a new one.
             self.remove();
@@ -271,11 +274,4 @@ impl Loads {
     fn finish(self) -> [Report; 2] {
         self.0.map(Load::stop)
     }
-}
-
-/// What a panic says.
-fn words(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    // One line of it; all of it is on standard error.
-    text.and_then(|text| text.lines().next()).unwrap_or("panicked").to_owned()
 }
