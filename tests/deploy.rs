@@ -13,7 +13,7 @@ use steer_tests::http::Http;
 use steer_tests::load::{Ab, AbReport};
 use steer_tests::skip::{self, Need};
 use steer_tests::world::HOST;
-use steer_tests::{World, wait_until};
+use steer_tests::{World, pace, wait_until};
 
 const SERVICE: &str = "greeter";
 const REPLICAS: usize = 6;
@@ -75,7 +75,8 @@ impl Traffic {
 
 fn is_harmed(report: &AbReport) -> bool {
     let AbReport { complete, failed, non_2xx, longest_ms, .. } = report;
-    *complete != 20_000 || *failed > 0 || *non_2xx > 0 || *longest_ms >= 1000
+    let is_slow = Duration::from_millis(*longest_ms) >= pace::soon(Duration::from_secs(1));
+    *complete != 20_000 || *failed > 0 || *non_2xx > 0 || is_slow
 }
 
 /// How a replica leaves.

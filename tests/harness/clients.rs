@@ -10,11 +10,13 @@ use crate::load::Load;
 use crate::report::Report;
 use crate::skip::{self, Need};
 use crate::world::HOST;
-use crate::{World, wait_until};
+use crate::{World, pace, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// New connections per second that are asked for.
 const RATE: u32 = 1_200;
+/// Requests per second of those who keep their connections, and of those on the host.
+const FEW: u32 = 200;
 /// Clients that open a connection for each request.
 pub const CLIENTS: u64 = 40;
 /// Clients that keep theirs for a while.
@@ -73,11 +75,12 @@ impl Clients {
     /// The same, to another address than the host's.
     #[track_caller]
     pub fn start_at(world: &World, address: Ipv4Addr, port: u16) -> Self {
+        let few = pace::rate(FEW);
         let load = |words: &str| Load::watch(&world.client, (address, port), &format!("{words} --seconds 3600"));
         let clients = Self {
-            close: load(&format!("--connections {CLIENTS} --rate {RATE}")),
+            close: load(&format!("--connections {CLIENTS} --rate {}", pace::rate(RATE))),
             // A new connection after 25 requests, so that these come and go too.
-            keepalive: load(&format!("--mode keepalive --connections {KEEPERS} --rate 200 --per-connection 25")),
+            keepalive: load(&format!("--mode keepalive --connections {KEEPERS} --rate {few} --per-connection 25")),
             local: None,
         };
         clients.flow_on();
@@ -87,7 +90,7 @@ impl Clients {
     /// Likewise, and some on the host itself, whose sockets are steered at `connect`.
     #[track_caller]
     pub fn start_with_local(world: &World, port: u16) -> Self {
-        let words = format!("--connections {LOCALS} --rate 200 --seconds 3600");
+        let words = format!("--connections {LOCALS} --rate {} --seconds 3600", pace::rate(FEW));
         let local = Some(Load::watch(&world.host, (Ipv4Addr::LOCALHOST, port), &words));
         Self { local, ..Self::start(world, port) }
     }

@@ -5,13 +5,16 @@ use std::net::SocketAddr;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::netns::Ns;
-use crate::programs;
 use crate::report::{Report, STARTED};
+use crate::{pace, programs};
+
+const STALL: Duration = Duration::from_secs(1);
 
 /// A load program that runs. Dropping it ends it.
 #[derive(Debug)]
@@ -51,11 +54,13 @@ pub struct AbReport {
 }
 
 impl Load {
-    /// `load --target <target> --json <words>` in the background, as in `"--connections 40 --seconds 5"`.
+    /// `load --target <target> --json <words>` in the background, as in `"--connections 40 --seconds 5"`. A request has stalled after
+    /// what is a second for a real machine, if the words do not say otherwise.
     #[track_caller]
     pub fn start(ns: &Ns, target: impl Into<SocketAddr>, words: &str) -> Self {
         let program = programs::built("load").unwrap_or_else(|err| panic!("{err}"));
-        let words = format!("--target {} --json {words}", target.into());
+        let stall = pace::soon(STALL).as_secs();
+        let words = format!("--target {} --json --stall {stall} {words}", target.into());
         let mut running = Running::start(ns, &program.display().to_string(), words);
         running.wait_line(STARTED);
         Self { running, latest: Arc::default() }

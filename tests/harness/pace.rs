@@ -13,6 +13,12 @@ static SLOWNESS: LazyLock<u32> = LazyLock::new(|| match env::var("STEER_TESTS_SL
     Err(_) => 1,
 });
 
+/// How many per second are asked of this machine, where a real one is asked for so many: not more than it can do, or all that is seen
+/// is how they wait for it.
+pub fn rate(per_second: u32) -> u32 {
+    per_second / *SLOWNESS
+}
+
 /// A limit for something that must happen soon, on this machine.
 pub fn soon(limit: Duration) -> Duration {
     limit * *SLOWNESS

@@ -28,7 +28,7 @@ pub struct Report {
     pub mib_per_second: f64,
     /// The slowest request, failed ones included.
     pub slowest_ms: f64,
-    /// Requests that took a second or longer, failed ones included.
+    /// Requests that took as long as `--stall` says or longer, failed ones included, and connections that took a second.
     #[serde(default)]
     pub stalled: u64,
     /// Time to an established connection.

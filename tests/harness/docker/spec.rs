@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use bollard::models::{ContainerCreateBody, HealthConfig, HostConfig, PortBinding};
 
+use crate::pace;
+
 /// The HTTP port of a greeter.
 pub(crate) const PORT: u16 = 5000;
 
@@ -42,7 +44,8 @@ pub struct Health {
 impl Default for Health {
     /// Twice a second, unhealthy after two failures. Each probe is an exec: more would keep two cores busy.
     fn default() -> Self {
-        Self { interval: Duration::from_millis(500), retries: 2, start_period: Duration::ZERO, start_interval: None }
+        let interval = pace::soon(Duration::from_millis(500));
+        Self { interval, retries: 2, start_period: Duration::ZERO, start_interval: None }
     }
 }
 

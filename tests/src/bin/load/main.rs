@@ -58,6 +58,9 @@ struct Args {
     /// Seconds after which a connection attempt or a request has failed
     #[arg(long, default_value_t = 10.0)]
     timeout: f64,
+    /// Seconds after which a request has stalled; the last one counts
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds, overrides_with = "stall")]
+    stall: Duration,
     /// Requests after which a client of mode keepalive closes its connection and opens another [default: no limit]
     #[arg(long)]
     per_connection: Option<u32>,
@@ -150,7 +153,7 @@ fn prepare(args: &Args) -> Run {
         pause: args.rate.map(|rate| Duration::from_secs_f64(f64::from(args.connections) / rate)),
         budget: Cell::new(args.requests.unwrap_or(u64::MAX)),
         stopped: Cell::new(false),
-        tally: Tally::new(),
+        tally: Tally::new(args.stall),
     }
 }
 

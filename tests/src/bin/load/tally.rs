@@ -12,13 +12,15 @@ use crate::response::Response;
 
 /// Failures that are kept in words.
 const MAX_SAMPLES: usize = 20;
-/// From here on a request has stalled.
-const STALL: Duration = Duration::from_secs(1);
+/// A connection that took this long was asked for twice: the kernel repeats a SYN after a second, however slow the machine is.
+const SYN_REPEATED: Duration = Duration::from_secs(1);
 /// Microseconds up to two minutes, three digits.
 const LONGEST: u64 = 120_000_000;
 
 /// One thread counts, so a `RefCell` is all the locking there is.
 pub(crate) struct Tally {
+    /// From here on a request has stalled.
+    stall: Duration,
     inner: RefCell<Inner>,
 }
 
@@ -58,7 +60,7 @@ struct Shown {
 }
 
 impl Tally {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(stall: Duration) -> Self {
         let histogram =
             || Histogram::new_with_max(LONGEST, 3).expect("three digits up to two minutes is a valid histogram");
         let started = Instant::now();
@@ -80,18 +82,20 @@ impl Tally {
             samples: Vec::new(),
             shown,
         };
-        Self { inner: RefCell::new(inner) }
+        Self { stall, inner: RefCell::new(inner) }
     }
 
     pub(crate) fn connected(&self, took: Duration) {
         let mut inner = self.inner.borrow_mut();
         inner.connections += 1;
+        // What is longer yet is counted with its request.
+        inner.stalled += u64::from((SYN_REPEATED..self.stall).contains(&took));
         inner.connect.saturating_record(micros(took));
     }
 
     pub(crate) fn success(&self, response: &Response, took: Duration) {
         let mut inner = self.inner.borrow_mut();
-        inner.slow(took);
+        inner.slow(took, self.stall);
         if response.status != 200 {
             inner.failures.status += 1;
             inner.sample(None, &format!("status {} from {}", response.status, response.backend));
@@ -112,7 +116,7 @@ impl Tally {
     /// `backend`: who has answered on this connection before, if anybody has.
     pub(crate) fn failure(&self, err: &io::Error, backend: &str, local: Option<SocketAddr>, took: Duration) {
         let mut inner = self.inner.borrow_mut();
-        inner.slow(took);
+        inner.slow(took, self.stall);
         let Failures { refused, reset, timeout, closed, status: _, other } = &mut inner.failures;
         *match err.kind() {
             ErrorKind::ConnectionRefused => refused,
@@ -178,9 +182,9 @@ impl Tally {
 }
 
 impl Inner {
-    fn slow(&mut self, took: Duration) {
+    fn slow(&mut self, took: Duration, stall: Duration) {
         self.slowest = self.slowest.max(took);
-        self.stalled += u64::from(took >= STALL);
+        self.stalled += u64::from(took >= stall);
         self.shown.slowest = self.shown.slowest.max(took);
     }
 
@@ -223,7 +227,7 @@ pub(crate) fn text(report: &Report) -> String {
     if report.mode == "bulk" {
         line(format!("{:.0} MiB/s", report.mib_per_second));
     }
-    line(format!("{failed} failed, slowest {:.1} ms, {} of a second or longer", report.slowest_ms, report.stalled));
+    line(format!("{failed} failed, slowest {:.1} ms, {} stalled", report.slowest_ms, report.stalled));
     if *failed > 0 {
         line(format!("  {failures:?}"));
         report.samples.iter().for_each(|sample| line(format!("  {sample}")));

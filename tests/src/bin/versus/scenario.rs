@@ -252,7 +252,8 @@ struct Loads([Load; 2]);
 
 impl Loads {
     fn start(world: &World) -> Self {
-        let load = |words: String| Load::watch(&world.client, (HOST, PORT), &format!("{words} --seconds 3600"));
+        let load =
+            |words: String| Load::watch(&world.client, (HOST, PORT), &format!("{words} --stall 1 --seconds 3600"));
         let words = |(clients, rate): (u16, u32)| format!("--connections {clients} --rate {rate}");
         Self([
             load(words(CLOSERS)),
