@@ -58,7 +58,7 @@ impl Stage {
 fn assert_unharmed(load: Load) {
     let report = load.stop();
     assert_eq!((report.failed, report.backends.len()), (0, 1), "{report:#?}");
-    assert!(report.requests > 0 && report.slowest_ms < 1000.0, "{report:#?}");
+    assert!(report.requests > 0 && report.stalled == 0, "{report:#?}");
 }
 
 fn problem_of<'a>(status: &'a Status, container: &str) -> Option<&'a Problem> {

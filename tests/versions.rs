@@ -77,8 +77,7 @@ fn two_versions(attach: Attach) {
             report.slowest_ms,
             report.backends
         );
-        assert_eq!(report.failed, 0, "{what}: {report:#?}\n{status}");
-        assert!(report.slowest_ms < 1000.0, "{what}: {report:#?}\n{status}");
+        assert_eq!((report.failed, report.stalled), (0, 0), "{what}: {report:#?}\n{status}");
         let names: Vec<&str> = report.backends.keys().map(String::as_str).collect();
         assert_eq!(names, ["v1-1", "v1-2", "v2-1", "v2-2"], "{what}: {report:#?}");
     }

@@ -34,7 +34,14 @@ pub(super) fn boot() -> Ready {
             eprintln!("guest: mounting {path}: {error}");
         }
     }
-    for command in ["modprobe virtio_console", "modprobe virtio_net", "ip link set lo up", "hostname steer-vm"] {
+    for command in [
+        "modprobe virtio_console",
+        "modprobe virtio_net",
+        // Its device would be made by udev, which does not run here.
+        "modprobe tun",
+        "ip link set lo up",
+        "hostname steer-vm",
+    ] {
         let mut words = command.split(' ');
         let run = words.next().map(|program| Command::new(program).args(words).status());
         if !run.is_some_and(|status| status.is_ok_and(|status| status.success())) {
