@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use steer_tests::agent::{Attach, Status};
-use steer_tests::docker::{ContainerSpec, Health};
+use steer_tests::docker::{Container, ContainerSpec, Health, Proxy};
 use steer_tests::http::Http;
 use steer_tests::stage::{Stage, Traffic, replica};
 use steer_tests::wait_until;
@@ -198,6 +198,62 @@ fn one_agent_at_a_time_and_its_end_changes_nothing(attach: Attach) {
     stage.restart();
     assert_eq!(stage.who(), ["one"]);
     traffic.finish_unharmed("terminate");
+}
+
+/// Two replicas with an agent that asks Docker by a proxy, once it is started again.
+fn behind_a_proxy() -> Option<(Stage, [Container; 2], Proxy)> {
+    let mut stage = Stage::set(Attach::Tc, &[], &[])?;
+    let replicas = ["one", "two"].map(|name| stage.docker.run(replica(name)));
+    stage.agent.wait_ready("greeter", 2);
+    let proxy = Proxy::start(&stage.world, &stage.docker);
+    stage.agent.change_docker_host(&proxy.host_url());
+    Some((stage, replicas, proxy))
+}
+
+#[test]
+fn a_replica_of_which_an_event_comes_while_a_new_agent_asks_keeps_its_connections() {
+    let Some((mut stage, replicas, proxy)) = behind_a_proxy() else { return };
+    let traffic = Traffic::start(&stage.world);
+    stage.agent.kill9();
+    proxy.hang(true);
+    stage.agent.restart();
+    let asks = |what: &str, questions: usize| {
+        wait_until(what, LIMIT, || match proxy.held() {
+            held if held >= questions => Ok(()),
+            held => Err(format!("{held} questions wait")),
+        });
+    };
+    asks("the new agent asks which containers there are", 1);
+    // What it will hear of these is older than these events.
+    replicas.iter().for_each(|replica| replica.kill("WINCH"));
+    // It asks about one that starts as well: by then it has taken in what was told before.
+    stage.docker.run(replica("three"));
+    asks("the new agent asks what has started", 2);
+    proxy.hang(false);
+    stage.agent.wait_ready("greeter", 3);
+    assert_eq!(stage.who(), ["one", "three", "two"]);
+    traffic.flows_on();
+    traffic.finish_unharmed("events while it asks");
+}
+
+#[test]
+fn a_replica_that_docker_does_not_describe_to_a_new_agent_keeps_its_connections() {
+    let Some((mut stage, [one, _two], proxy)) = behind_a_proxy() else { return };
+    let traffic = Traffic::start(&stage.world);
+    stage.agent.kill9();
+    stage.docker.run(replica("three"));
+    proxy.be_silent_about(Some(&one.id));
+    stage.agent.restart();
+    // The list is taken in, without the first one.
+    stage.agent.wait_ready("greeter", 3);
+    assert_eq!(stage.who(), ["one", "three", "two"]);
+    traffic.flows_on();
+    traffic.finish_unharmed("one that is not described");
+    // It is asked again and again, and known when there is an answer.
+    proxy.be_silent_about(None);
+    one.stop(None);
+    stage.agent.wait_ready("greeter", 2);
+    assert_eq!(stage.who(), ["three", "two"]);
 }
 
 #[test]

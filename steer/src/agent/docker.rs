@@ -12,6 +12,7 @@ use crate::model::cause::{self, Cause};
 use crate::model::lifecycle::is_stop;
 use crate::model::order::Turn;
 use crate::model::swarm::Membership;
+use crate::model::undescribed::Undescribed;
 use crate::model::{Container, ContainerId, Problem};
 
 impl Agent {
@@ -144,6 +145,7 @@ impl Agent {
         let Some(asked) = self.questions.answered(docker, id, turn) else { return };
         match answer {
             Ok(Some(container)) if container.running => {
+                self.undescribed.remove(id);
                 if Membership::of(&container.labels).is_some() {
                     self.swarm_happened();
                 }
@@ -174,9 +176,9 @@ impl Agent {
         for (id, error) in &unknown {
             tracing::warn!(container = %id, error = format!("{error:#}"), "a container that is listed is not described");
         }
-        let unknown = unknown.iter().map(|(id, _)| id);
-        let there: BTreeSet<_> = containers.iter().map(|container| &container.id).chain(unknown).collect();
-        self.keep_places(&there);
+        let listed = containers.iter().map(|container| &container.id);
+        let there: BTreeSet<_> = listed.chain(unknown.iter().map(|(id, _)| id)).collect();
+        self.keep_places(|agent, id| there.contains(id) || agent.is_newer_than(turn, id));
         let with_problem = self.problems.keys().filter_map(|source| match source {
             Source::Container(id) => Some(id),
             _ => None,
@@ -190,15 +192,15 @@ impl Agent {
                 self.forget(&id, Cause::new(cause::Source::Resync, "not listed"));
             }
         }
-        for container in &containers {
-            if self.is_newer_than(turn, &container.id) {
-                self.ask(&container.id);
-            } else {
-                self.observe(container, Cause::new(cause::Source::Resync, "listed"));
-            }
+        // Before anybody is taken in who would change it.
+        let newer = containers.iter().map(|container| &container.id).filter(|id| self.is_newer_than(turn, id));
+        let undescribed: BTreeSet<_> = newer.chain(unknown.iter().map(|(id, _)| id)).cloned().collect();
+        undescribed.iter().for_each(|id| self.ask(id));
+        for container in containers.iter().filter(|container| !undescribed.contains(&container.id)) {
+            self.observe(container, Cause::new(cause::Source::Resync, "listed"));
         }
         self.problems.remove(&Source::Docker);
-        (self.listed, self.is_current) = (true, true);
+        (self.undescribed, self.is_current) = (Undescribed::Only(undescribed), true);
     }
 
     fn is_newer_than(&self, turn: Turn, id: &ContainerId) -> bool {

@@ -56,6 +56,7 @@ use crate::model::history::{History, Refusals};
 use crate::model::memory::Memory;
 use crate::model::plan::Applied;
 use crate::model::stops::Stops;
+use crate::model::undescribed::Undescribed;
 use crate::model::{ContainerId, Problem, UnixMicros};
 use tracked::Tracked;
 pub use uplinks::check as check_interfaces;
@@ -99,8 +100,7 @@ pub struct Agent {
     refusals: Refusals,
     stops: Stops,
     notify: notify::Notify,
-    /// Docker has said at least once which containers there are.
-    listed: bool,
+    undescribed: Undescribed,
     /// Which services outlive their last backend.
     memory: Memory,
     takeover: takeover::Takeover,
@@ -158,7 +158,7 @@ impl Agent {
             refusals: Refusals::default(),
             stops: Stops::default(),
             notify: notify::Notify::default(),
-            listed: false,
+            undescribed: Undescribed::All,
             memory: Memory::default(),
             takeover,
             wake: None,

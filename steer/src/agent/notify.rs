@@ -38,7 +38,7 @@ impl Agent {
     pub(super) fn tell_systemd(&mut self) {
         let docker = match (&self.settings.docker, &self.docker_version) {
             (None, _) => Docker::Unwanted,
-            (Some(_), _) if !self.listed => Docker::Awaited,
+            (Some(_), _) if self.undescribed.is_all() => Docker::Awaited,
             (Some(_), Some(_)) => Docker::Known,
             (Some(_), None) => Docker::Lost,
         };

@@ -165,6 +165,7 @@ impl Agent {
 
     pub(super) fn forget(&mut self, id: &ContainerId, cause: Cause) {
         self.problems.remove(&Source::Container(id.clone()));
+        self.undescribed.remove(id);
         if let Some(tracked) = self.tracked.remove(id) {
             tracing::info!(backend = tracked.name, service = tracked.spec.service, "backend gone");
             self.write_state(&tracked.key(), BackendState::Gone, tracked.gate());

@@ -24,7 +24,7 @@ impl Agent {
             return;
         }
         let mut candidates: Vec<_> = self.tracked.values().map(super::tracked::Tracked::candidate).collect();
-        if self.settings.docker.is_some() && !self.listed {
+        if self.settings.docker.is_some() && !self.undescribed.is_empty() {
             candidates.extend(self.inherited());
         }
         let now = since_boot();
@@ -92,9 +92,12 @@ impl Agent {
         Ok(())
     }
 
-    /// What an earlier agent left, as long as Docker has not said what runs: an agent that knows nothing changes nothing.
+    /// What an earlier agent left, as long as Docker has not described it: an agent that knows nothing changes nothing.
     fn inherited(&self) -> impl Iterator<Item = Candidate> {
-        let unknown = |candidate: &Candidate| is_docker(&candidate.id) && !self.tracked.contains_key(&candidate.id);
+        let unknown = |candidate: &Candidate| {
+            let id = &candidate.id;
+            is_docker(id) && self.undescribed.contains(id) && !self.tracked.contains_key(id)
+        };
         self.applied.candidates().into_iter().filter(unknown)
     }
 

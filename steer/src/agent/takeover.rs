@@ -60,7 +60,7 @@ impl Agent {
     }
 
     fn knows_all(&self) -> bool {
-        self.settings.docker.is_none() || self.listed && self.questions.are_answered()
+        self.settings.docker.is_none() || self.undescribed.is_empty() && self.questions.are_answered()
     }
 
     /// The next step, now that the tables are filled.

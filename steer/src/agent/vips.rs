@@ -54,8 +54,9 @@ impl Agent {
     }
 
     /// Only these are left.
-    pub(super) fn keep_places(&mut self, there: &BTreeSet<&ContainerId>) {
-        self.vips.places.retain(|id, _| there.contains(id));
+    pub(super) fn keep_places(&mut self, is_there: impl Fn(&Self, &ContainerId) -> bool) {
+        let gone: Vec<_> = self.vips.places.keys().filter(|id| !is_there(self, id)).cloned().collect();
+        gone.iter().for_each(|id| self.leave_place(id));
     }
 
     /// The networks whose virtual addresses are of use here.
@@ -72,7 +73,7 @@ impl Agent {
     /// Brings the maps in line with what is known of virtual addresses.
     pub(super) fn sync_vips(&mut self, vips: &[Vip], running: Option<&BTreeSet<String>>) {
         // As long as Docker has not said what runs, what an earlier agent left stands.
-        if !self.listed {
+        if self.undescribed.is_all() {
             return;
         }
         let local = self.local_tasks();

@@ -15,6 +15,7 @@
 //! | [`slots`] | which backend stands in which slot |
 //! | [`memory`] | which services outlive their last backend |
 //! | [`order`] | whether an answer of Docker's is older than an event |
+//! | [`undescribed`] | of which containers nothing is known but what an earlier agent left |
 //! | `inherit` | what of an earlier agent's stands meanwhile |
 //! | [`plan`] | which map writes lead there, in which order |
 
@@ -32,6 +33,7 @@ pub mod plan;
 pub mod slots;
 pub mod stops;
 pub mod swarm;
+pub mod undescribed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -259,9 +259,18 @@ impl Agent {
 
     /// From the next (re)start on, another way in.
     pub fn change_attach(&mut self, attach: Attach) {
-        let word = self.arguments.iter().position(|word| word == "--attach").map(|at| at + 1);
-        let place = word.and_then(|at| self.arguments.get_mut(at)).expect("the agent was started with --attach");
-        attach.word().clone_into(place);
+        self.change("--attach", attach.word());
+    }
+
+    /// From the next (re)start on, it reaches Docker in another way, as through a proxy.
+    pub fn change_docker_host(&mut self, url: &str) {
+        self.change("--docker-host", url);
+    }
+
+    fn change(&mut self, option: &str, value: &str) {
+        let at = self.arguments.iter().position(|word| word == option).map(|at| at + 1);
+        let place = at.and_then(|at| self.arguments.get_mut(at));
+        value.clone_into(place.unwrap_or_else(|| panic!("the agent was started without {option}")));
     }
 
     /// From the next (re)start on, another binary: an upgrade.

@@ -1,4 +1,4 @@
-//! A Docker that hangs when it is told to: requests about containers wait, events flow on.
+//! A Docker that hangs when it is told to: requests about containers wait, or get no answer; events flow on.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -22,6 +22,8 @@ struct State {
     hung: bool,
     /// Requests that wait.
     held: usize,
+    /// No question about this container is answered.
+    silent_about: Option<String>,
 }
 
 impl Proxy {
@@ -50,6 +52,11 @@ impl Proxy {
         self.state.1.notify_all();
     }
 
+    /// From now on, no question about this container is answered, though it is listed; or every one is.
+    pub fn be_silent_about(&self, id: Option<&str>) {
+        self.state.0.lock().unwrap_or_else(PoisonError::into_inner).silent_about = id.map(str::to_owned);
+    }
+
     /// How many requests wait.
     pub fn held(&self) -> usize {
         self.state.0.lock().unwrap_or_else(PoisonError::into_inner).held
@@ -67,6 +74,9 @@ fn pass(mut client: UnixStream, dockerd: &Path, (state, changed): &(Mutex<State>
         state.held += 1;
         state = changed.wait_while(state, |state| state.hung).unwrap_or_else(PoisonError::into_inner);
         state.held -= 1;
+        if state.silent_about.as_ref().is_some_and(|id| line.contains(&format!("/containers/{id}/"))) {
+            return Ok(());
+        }
     }
     let mut server = UnixStream::connect(dockerd)?;
     server.write_all(&head)?;
