@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use steer_tests::agent::Attach;
 use steer_tests::clients::{Clients, Fared, Host, cut};
-use steer_tests::docker::{Container, ContainerSpec};
+use steer_tests::docker::{Container, ContainerSpec, Health};
 use steer_tests::greeter::Greeter;
 use steer_tests::http::Http;
 use steer_tests::pace;
@@ -171,4 +171,46 @@ fn a_listener_that_closes_and_opens_again_costs_nothing_over_tc() {
 #[test]
 fn a_listener_that_closes_and_opens_again_costs_nothing_over_xdp() {
     reopened(Attach::Xdp);
+}
+
+/// The only replica closes its listener for a moment, again and again, and its state need not change by that. Who asks meanwhile
+/// waits, and is in as soon as it is open: its next SYN would come a second after its first.
+#[track_caller]
+fn closed_for_a_moment(spec: ContainerSpec, state: &str) {
+    let Some(mut host) = Host::set(Attach::Tc) else { return };
+    let one = host.docker.run(spec);
+    host.agent.wait_state("one", state);
+    let http = Http::new(&host.world.client, (HOST, 9000)).within(LIMIT);
+    wait_until("it answers", LIMIT, || http.get("/"));
+    let held = |host: &Host| host.agent.counter("drop_hold");
+    let mut slowest = Duration::ZERO;
+    for _ in 0..10 {
+        one.flip_listeners();
+        let (before, http) = (held(&host), http.clone());
+        let asking = std::thread::spawn(move || http.get("/").map(|_| Instant::now()));
+        wait_until("it waits", LIMIT, || if held(&host) > before { Ok(()) } else { Err("nobody does") });
+        one.flip_listeners();
+        let opened = Instant::now();
+        let answered = asking.join().expect("it does not panic").expect("it is answered");
+        slowest = slowest.max(answered.saturating_duration_since(opened));
+    }
+    eprintln!("{state}: answered at most {} ms after it was open again", slowest.as_millis());
+    assert!(slowest < pace::soon(Duration::from_millis(500)), "{slowest:?}");
+}
+
+#[test]
+fn who_waits_for_a_listener_gets_through_when_it_opens_where_a_healthcheck_decides() {
+    // It stays healthy.
+    let health = Health { retries: 1_000, ..Health::default() };
+    closed_for_a_moment(replica("one").health(health), "ready");
+}
+
+#[test]
+fn who_waits_for_a_listener_gets_through_when_it_opens_where_listening_decides() {
+    closed_for_a_moment(listening("one"), "ready");
+}
+
+#[test]
+fn who_waits_for_a_listener_gets_through_when_it_opens_though_another_port_has_none() {
+    closed_for_a_moment(listening("one").label("steer.port", "9000:5000,9001:5999"), "starting");
 }

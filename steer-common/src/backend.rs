@@ -226,6 +226,8 @@ pub enum NoticeKind {
     Listening = 5,
     /// The backend answered a SYN with RST.
     Refused = 6,
+    /// A client waits in `HELD`. No backend's: the notice is of id 0.
+    Held = 7,
 }
 
 impl NoticeKind {
@@ -238,6 +240,7 @@ impl NoticeKind {
             4 => Some(Self::NotListening),
             5 => Some(Self::Listening),
             6 => Some(Self::Refused),
+            7 => Some(Self::Held),
             _ => None,
         }
     }

@@ -50,6 +50,8 @@ pub(crate) struct World {
     /// What the socket that sends the next packet remembers.
     pub remembered: RefCell<Option<SocketEntry>>,
     pub search_exhausted: bool,
+    /// The agent has not heard from the swarm for long.
+    pub lease_over: bool,
     pub notices: RefCell<Vec<(NoticeKind, BackendId)>>,
     pub traced: RefCell<Vec<(BackendId, Fit)>>,
     pub held: RefCell<BTreeMap<FlowKey, FlowEntry>>,
@@ -230,6 +232,9 @@ impl Tables for World {
     }
     fn may_search(&self, _: u32) -> bool {
         !self.search_exhausted
+    }
+    fn is_lease_fresh(&self, _: u32) -> bool {
+        !self.lease_over
     }
     fn notice(&self, kind: NoticeKind, id: BackendId, _: &BackendEntry) {
         self.notices.borrow_mut().push((kind, id));

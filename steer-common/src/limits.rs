@@ -61,8 +61,8 @@ pub const MAX_VIP_MEMBERS: usize = 64;
 /// Virtual addresses times the containers of this host that may ask for them. One more is left to Swarm, and told.
 pub const MAX_VIP_KEYS: u32 = 32_768;
 
-/// Seconds for which the agent's word about tasks on other nodes counts.
-pub const VIP_LEASE_SECS: u32 = 30;
+/// Seconds for which the agent's word about the swarm counts: its tasks on other nodes, or that there are none.
+pub const SWARM_LEASE_SECS: u32 = 30;
 
 /// Prefixes over all allow lists. One more is an error that names the service, which then admits nobody new.
 pub const MAX_ALLOW: u32 = 4_096;
@@ -151,7 +151,7 @@ pub mod names {
     /// Array of `VipEntry`.
     pub const VIPS: &str = "VIPS";
     /// One `u32`: until when, in seconds since boot, the agent's word about other nodes counts.
-    pub const VIP_LEASE: &str = "VIP_LEASE";
+    pub const SWARM_LEASE: &str = "SWARM_LEASE";
     /// Every map that is pinned.
     pub const ALL: [&str; 26] = [
         FRONTENDS,
@@ -178,7 +178,7 @@ pub mod names {
         SOCKETS,
         VIP_KEYS,
         VIPS,
-        VIP_LEASE,
+        SWARM_LEASE,
         COUNTERS,
     ];
 }

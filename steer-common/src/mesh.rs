@@ -133,8 +133,11 @@ mod tests {
         world.set(2, Unready);
         assert_eq!(world.syn(PORT + 3, 1, 4), Verdict::Drop(DropHold));
         assert_eq!(world.syn(PORT + 3, 1, 14), Verdict::Reset(ResetNoBackend), "not for longer than the service says");
+        world.lease_over = true;
+        assert_eq!(world.syn(PORT + 4, 1, 15), TO_MESH, "who knows where they are by now");
+        world.lease_over = false;
         world.services.get_mut(&WEB).unwrap().flags = ServiceEntry::MESH;
-        assert_eq!(world.syn(PORT + 4, 1, 15), TO_MESH, "there is one on another node now");
+        assert_eq!(world.syn(PORT + 5, 1, 15), TO_MESH, "there is one on another node now");
     }
 
     #[test]

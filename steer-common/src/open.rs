@@ -133,7 +133,7 @@ pub(crate) fn open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, new:
     let entry = entry_of(segment, frontend, id, generation, uplink, now);
     let Some(backend) = picked else {
         let Some(service) = tables.service(frontend.service) else { return };
-        *verdict = if service.leaves_to_mesh() {
+        *verdict = if service.leaves_to_mesh(tables.is_lease_fresh(now.secs())) {
             leave(tables, key, &entry, may_replace);
             Verdict::Pass(Counter::PassMesh)
         } else if request.taken.is_empty() {

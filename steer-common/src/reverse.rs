@@ -125,7 +125,11 @@ fn tell<T: Tables>(tables: &T, key: &FlowKey, now: Nanos, returned: &mut Option<
 #[inline(never)]
 fn try_again<T: Tables>(tables: &T, key: &FlowKey, id: BackendId, now: Nanos, returned: &mut Option<Returned>) {
     let Some(backend) = tables.backend(id) else {
-        let may_wait = tables.service(key.service).is_some_and(|service| may_hold(tables, key.service, service, now));
+        let may_wait = tables.service(key.service).is_some_and(|service| {
+            // The mesh has another one, perhaps; but not for a SYN that has been here.
+            let is_mesh_s = service.leaves_to_mesh(tables.is_lease_fresh(now.secs()));
+            !is_mesh_s && may_hold(tables, key.service, service, now)
+        });
         if may_wait && tables.hold_again(key) {
             *returned = Some(Returned::Drop(Counter::DropRefused));
         }

@@ -94,7 +94,7 @@ impl ServiceEntry {
     /// held or reset, nor given to a draining one, but left to the kernel.
     pub const MESH: u8 = 2;
     /// All tasks of the service are on this node. Whatever the mesh has for a new flow is a backend here, and is not ready: it
-    /// would be refused, so it waits as where there is no mesh.
+    /// would be refused, so it waits as where there is no mesh. It counts as long as the agent's word about the swarm does.
     pub const ALL_HERE: u8 = 4;
 
     /// Whether there is a mesh, which has connections of its own.
@@ -103,10 +103,11 @@ impl ServiceEntry {
         self.flags & Self::MESH != 0
     }
 
-    /// Whether the mesh takes a new flow that finds no backend: it may have one on another node, or nobody is to wait.
+    /// Whether the mesh takes a new flow that finds no backend: it may have one on another node, or nobody is to wait. `is_current`:
+    /// the agent has heard from the swarm not long ago (`SWARM_LEASE`).
     #[inline(always)]
-    pub const fn leaves_to_mesh(&self) -> bool {
-        self.has_mesh() && (self.flags & Self::ALL_HERE == 0 || self.hold_ns == 0)
+    pub const fn leaves_to_mesh(&self, is_current: bool) -> bool {
+        self.has_mesh() && (self.flags & Self::ALL_HERE == 0 || !is_current || self.hold_ns == 0)
     }
 }
 

@@ -89,6 +89,8 @@ pub trait Tables {
     fn is_foreign(&self, key: &ForeignKey) -> bool;
     /// Whether backends may be asked whose a connection is, once more: bounded per second.
     fn may_search(&self, now_secs: u32) -> bool;
+    /// Whether the agent has heard from the swarm not long ago.
+    fn is_lease_fresh(&self, now_secs: u32) -> bool;
     /// Tells the agent.
     fn notice(&self, kind: NoticeKind, id: BackendId, backend: &BackendEntry);
     /// Tells of a candidate that was looked at; only the program behind `steer explain` listens.

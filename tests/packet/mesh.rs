@@ -3,8 +3,8 @@
 use steer_common::backend::BackendState::{Draining, Ready, Unready};
 use steer_common::service::ServiceEntry;
 use steer_common::tcp::TcpState::{Established, FinForward, SynSent};
-use steer_common::verdict::Counter::{Follow, PassMesh, PassMeshFlow, SteerNew, SteerReuse};
-use steer_tests::bpf::{Bench, CLIENT_PORT, Flow, Hook, from_client};
+use steer_common::verdict::Counter::{DropHold, Follow, PassMesh, PassMeshFlow, SteerNew, SteerReuse};
+use steer_tests::bpf::{Bench, CLIENT_PORT, FRONTEND, Flow, Hook, from_backend, from_client};
 
 use super::story::connect;
 
@@ -12,6 +12,8 @@ stories! {
     nobody_ready_is_the_meshs_business: [SteerNew, PassMesh],
     a_flow_of_the_mesh_stays_there: [PassMesh, PassMeshFlow, SteerReuse],
     what_was_open_is_the_meshs_and_hurts_no_flow_of_ours: [SteerNew, Follow, Reply, PassMeshFlow],
+    who_is_refused_here_hears_the_truth: [SteerNew, Reply],
+    that_all_tasks_are_here_counts_for_a_while: [DropHold, PassMesh],
 }
 
 fn swarm(bench: &mut Bench) {
@@ -60,5 +62,28 @@ fn what_was_open_is_the_meshs_and_hurts_no_flow_of_ours(bench: &mut Bench) {
         connect(bench, hook, port + 1);
         bench.send(hook, &from_client(port).payload(b"open")).passes(PassMeshFlow);
         bench.send(hook, &from_client(port + 1).payload(b"ours")).goes_to(1, Follow);
+    }
+}
+
+fn who_is_refused_here_hears_the_truth(bench: &mut Bench) {
+    swarm(bench);
+    for (hook, port) in Hook::BOTH.into_iter().zip([CLIENT_PORT, CLIENT_PORT + 10]) {
+        bench.send(hook, &from_client(port).syn(7)).goes_to(1, SteerNew);
+        bench.reply(1, &from_backend(1, port).rst()).comes_from(FRONTEND);
+        assert_eq!(bench.held(), [0; 0], "its next SYN would be the mesh's");
+    }
+}
+
+fn that_all_tasks_are_here_counts_for_a_while(bench: &mut Bench) {
+    bench.serve(&[1]);
+    let flags = ServiceEntry::MESH | ServiceEntry::ALL_HERE;
+    bench.settings(ServiceEntry { flags, hold_ns: 3_600_000_000_000, ..ServiceEntry::default() });
+    bench.set_state(1, Unready);
+    for (hook, port) in Hook::BOTH.into_iter().zip([CLIENT_PORT, CLIENT_PORT + 10]) {
+        bench.hear_from_swarm(true);
+        bench.send(hook, &from_client(port).syn(7)).is_dropped(DropHold);
+        bench.forget_held();
+        bench.hear_from_swarm(false);
+        bench.send(hook, &from_client(port + 1).syn(7)).passes(PassMesh);
     }
 }

@@ -175,9 +175,9 @@ static VIPS: Array<VipEntry, { MAX_VIPS as usize }> = Array::new();
 #[btf_map]
 static VIP_TURNS: Array<u64, { MAX_VIPS as usize }> = Array::new();
 
-/// Until when the agent's word about other nodes counts.
+/// Until when the agent's word about the swarm counts: its tasks on other nodes, or that there are none.
 #[btf_map]
-static VIP_LEASE: Array<u32, 1> = Array::new();
+static SWARM_LEASE: Array<u32, 1> = Array::new();
 
 /// Reason → packets, per CPU.
 #[btf_map]
@@ -311,12 +311,10 @@ pub(crate) fn vip(key: &VipKey) -> Option<(&'static VipEntry, u32)> {
     Some((VIPS.get(at)?, turn))
 }
 
-/// Whether the agent's word about other nodes counts now.
+/// Whether the agent's word about the swarm counts.
 #[inline(always)]
-pub(crate) fn is_vip_lease_fresh() -> bool {
-    // SAFETY: a helper without arguments.
-    let now_secs = (unsafe { bpf_ktime_get_ns() } / 1_000_000_000) as u32;
-    VIP_LEASE.get(0).is_some_and(|until| *until > now_secs)
+pub(crate) fn is_lease_fresh(now_secs: u32) -> bool {
+    SWARM_LEASE.get(0).is_some_and(|until| *until > now_secs)
 }
 
 /// The flow of a socket of this host.

@@ -31,6 +31,8 @@ use crate::socket;
 
 /// How often the agent is told of one backend's listener.
 const NOTICE_NS: u64 = 5_000_000;
+/// No backend has this id.
+const NOBODY: BackendId = BackendId(0);
 
 impl<P> Maps<P> {
     #[inline(always)]
@@ -51,6 +53,23 @@ impl<P> Maps<P> {
     fn state(id: ServiceId) -> Option<*mut ServiceState> {
         SERVICE_STATES.get_ptr_mut(id.0.into())
     }
+}
+
+/// Tells the agent, of the same backend's listener not more often than every [`NOTICE_NS`].
+#[inline(always)]
+fn tell(kind: NoticeKind, id: BackendId, generation: u32) {
+    let Some(noticed) = NOTICED.get_ptr_mut(id.0.into()) else { return };
+    // SAFETY: a helper without arguments.
+    let at_ns = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: an aligned word; two CPUs at once tell twice.
+    unsafe {
+        if at_ns - *noticed < NOTICE_NS && kind as u32 != NoticeKind::Refused as u32 {
+            return;
+        }
+        *noticed = at_ns;
+    }
+    let notice = Notice { at_ns, generation, kind: kind as u32, backend: id, signal: 0, edges: 0 };
+    let _ = NOTICES.output(notice, 0);
 }
 
 /// An element of a flow table. It stays mapped while the program runs; when the LRU recycles it for another flow meanwhile,
@@ -211,20 +230,13 @@ impl<P: Packet> Tables for Maps<P> {
     }
 
     #[inline(always)]
+    fn is_lease_fresh(&self, now_secs: u32) -> bool {
+        super::is_lease_fresh(now_secs)
+    }
+
+    #[inline(always)]
     fn notice(&self, kind: NoticeKind, id: BackendId, backend: &BackendEntry) {
-        let Some(noticed) = NOTICED.get_ptr_mut(id.0.into()) else { return };
-        // SAFETY: a helper without arguments.
-        let at_ns = unsafe { bpf_ktime_get_ns() };
-        // SAFETY: an aligned word; two CPUs at once tell twice.
-        unsafe {
-            if at_ns - *noticed < NOTICE_NS && kind as u32 != NoticeKind::Refused as u32 {
-                return;
-            }
-            *noticed = at_ns;
-        }
-        let notice =
-            Notice { at_ns, generation: backend.generation, kind: kind as u32, backend: id, signal: 0, edges: 0 };
-        let _ = NOTICES.output(notice, 0);
+        tell(kind, id, backend.generation);
     }
 
     #[inline(always)]
@@ -312,6 +324,7 @@ impl<P: Packet> Tables for Maps<P> {
     fn hold(&self, key: &FlowKey, entry: &FlowEntry) {
         if let Some(pending) = self.with_syn(entry) {
             let _ = HELD.insert(key, pending, 0);
+            tell(NoticeKind::Held, NOBODY, 0);
         }
     }
 
@@ -331,6 +344,7 @@ impl<P: Packet> Tables for Maps<P> {
             let pending: &PendingEntry = &*pending;
             HELD.insert(key, pending, 0)
         };
+        tell(NoticeKind::Held, NOBODY, 0);
         held.is_ok() && PENDING.remove(key).is_ok()
     }
 

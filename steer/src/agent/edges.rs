@@ -1,7 +1,7 @@
-//! What the kernel saw happen to backends, taken in; and the clients that wait for a backend, sent on.
+//! What the kernel saw happen to backends, taken in.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use steer_common::addr::Port;
@@ -13,16 +13,11 @@ use super::takeover::Takeover;
 use super::tracked::Tracked;
 use crate::dataplane::notices::Notices;
 use crate::dataplane::paths::Paths;
-use crate::dataplane::replay;
-use crate::host::clock::boot_secs;
 use crate::host::connections;
 use crate::host::freezer::{Change, Freezers};
 use crate::host::netns::{Identity, identity};
 use crate::model::ContainerId;
 use crate::model::desired::BackendKey;
-
-/// How long after a backend got ready clients are looked for that wait: one may have asked in the very moment.
-const REPLAY_FOR: Duration = Duration::from_millis(100);
 
 /// What is known of the kernel's edges.
 pub(super) struct Edges {
@@ -30,8 +25,6 @@ pub(super) struct Edges {
     freezers: Freezers,
     /// The first process and the cgroup of each backend, as the kernel was told.
     inits: BTreeMap<BackendKey, Init>,
-    /// Clients that wait are looked for until then.
-    replay_until: Option<Instant>,
 }
 
 /// What the kernel is told of a backend, to know what happens to it.
@@ -45,7 +38,7 @@ struct Init {
 impl Edges {
     pub(super) fn open(paths: &Paths) -> Result<Self> {
         let freezers = Freezers::new().context("setting up inotify, for cgroups that are frozen")?;
-        Ok(Self { notices: Notices::open(paths)?, freezers, inits: BTreeMap::new(), replay_until: None })
+        Ok(Self { notices: Notices::open(paths)?, freezers, inits: BTreeMap::new() })
     }
 
     /// Waits until the kernel has something to tell. Cancel-safe: nothing is taken out.
@@ -73,6 +66,8 @@ impl Agent {
     fn take_frozen(&mut self) -> bool {
         let changes = self.edges.freezers.take();
         for Change { container, is_frozen } in &changes {
+            // As good as an event: what Docker was asked before may say otherwise.
+            self.questions.order.event(container);
             self.set_paused(container, *is_frozen);
         }
         !changes.is_empty()
@@ -87,6 +82,9 @@ impl Agent {
 
     fn on_notice(&mut self, notice: &Notice, looked_at: &mut BTreeSet<ContainerId>) {
         let Some(kind) = NoticeKind::from_u32(notice.kind) else { return };
+        if kind == NoticeKind::Held {
+            return self.waiting.somebody_waits();
+        }
         // An earlier agent's backend that is not known yet: when it is, its edges are read from the table.
         let Some(id) = self.container_of(notice.backend, notice.generation) else { return };
         let Some(tracked) = self.tracked.get_mut(&id) else { return };
@@ -150,8 +148,10 @@ impl Agent {
         }
         for (key, Init { pid, cgroup, .. }) in &self.edges.inits {
             if wanted.get(key) != self.edges.inits.get(key) {
-                // It may have ended, and the kernel has taken it out by itself.
-                let _ = self.maps.inits.remove(pid);
+                // It may have ended, and the kernel has taken it out by itself; its id may be another backend's by now.
+                if !wanted.values().any(|init| init.pid == *pid) {
+                    let _ = self.maps.inits.remove(pid);
+                }
                 if let Some(cgroup) = cgroup {
                     let _ = self.maps.cgroups.remove(cgroup);
                 }
@@ -172,6 +172,9 @@ impl Agent {
             let is_still = self.tracked.values().any(|tracked| tracked.key() == *key && tracked.is_process(*pid));
             if !is_still {
                 let _ = self.maps.inits.remove(pid);
+                if let Some(cgroup) = cgroup {
+                    let _ = self.maps.cgroups.remove(cgroup);
+                }
             }
         }
         self.edges.inits = wanted;
@@ -198,32 +201,6 @@ impl Agent {
                     tracing::warn!(backend = tracked.name, %error, "writing FOREIGN failed");
                 }
             }
-        }
-    }
-
-    /// Clients that wait are to be sent on.
-    pub(super) fn replay_soon(&mut self) {
-        self.edges.replay_until = Some(Instant::now() + REPLAY_FOR);
-    }
-
-    /// Whether clients that wait are still being looked for.
-    pub(super) fn is_replaying(&self) -> bool {
-        self.edges.replay_until.is_some()
-    }
-
-    /// Sends on the clients that wait: their SYNs come in once more, and find the backend that is ready now.
-    pub(super) fn replay(&mut self) {
-        let Some(until) = self.edges.replay_until else { return };
-        match replay::replay(&mut self.bpf, &mut self.maps, boot_secs()) {
-            Ok(0) => {}
-            Ok(sent) => tracing::debug!(clients = sent, "clients that waited are sent on"),
-            Err(error) => tracing::warn!(
-                error = format!("{error:#}"),
-                "sending on clients that wait failed: they try again by themselves"
-            ),
-        }
-        if Instant::now() >= until {
-            self.edges.replay_until = None;
         }
     }
 }

@@ -74,7 +74,9 @@ impl Agent {
             return Ok(live);
         }
         if self.seen.opening.as_ref().is_none_or(|(when, _)| when.elapsed() >= OPENING) {
-            self.seen.opening = Some((Instant::now(), self.maps.opening(boot_secs())?));
+            let opening = self.maps.opening(boot_secs())?;
+            // From its end: what takes long must not take all the time.
+            self.seen.opening = Some((Instant::now(), opening));
         }
         let opening = self.seen.opening.as_ref().and_then(|(_, opening)| opening.get(&(id, generation)));
         // The live ones last: one that became established meanwhile is among them.

@@ -13,7 +13,8 @@
 //! | `uplinks` | where clients come in: attach, follow the host's interfaces and addresses |
 //! | `takeover` | the place of another version of steer |
 //! | `reconcile` | desired, plan, apply |
-//! | `edges` | what the kernel saw happen to backends, and the clients that wait for one |
+//! | `edges` | what the kernel saw happen to backends |
+//! | `waiting` | the clients that wait for a backend |
 //! | `happened` | what is told of backends: the history, and who told first of a stop |
 //! | `flows` | backends that stop: their flows, and those that do not stop |
 //! | `notify` | what systemd is told |
@@ -35,6 +36,7 @@ mod takeover;
 pub mod tracked;
 mod uplinks;
 mod vips;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -96,6 +98,7 @@ pub struct Agent {
     answers: mpsc::Receiver<questions::Answer>,
     seen: flows::Seen,
     edges: edges::Edges,
+    waiting: waiting::Waiting,
     history: watch::Sender<History>,
     refusals: Refusals,
     stops: Stops,
@@ -154,6 +157,7 @@ impl Agent {
             answers,
             seen: flows::Seen::default(),
             edges,
+            waiting: waiting::Waiting::new(),
             history: watch::Sender::default(),
             refusals: Refusals::default(),
             stops: Stops::default(),

@@ -69,9 +69,7 @@ impl Agent {
         }
         self.sync_swarm();
         self.tell_inits();
-        if self.is_replaying() {
-            self.replay();
-        }
+        self.replay();
         self.take_over();
         let again = (!blocked.is_empty()).then_some(AGAIN);
         let ends = self.memory.next_end(now).map(|end| end - now);
@@ -86,7 +84,7 @@ impl Agent {
         self.applied.note(op);
         match op {
             Op::SetState { state: BackendState::Ready, .. } => self.replay_soon(),
-            Op::PutService { entry, .. } if entry.leaves_to_mesh() => self.replay_soon(),
+            Op::PutService { entry, .. } if entry.leaves_to_mesh(true) => self.replay_soon(),
             _ => {}
         }
         Ok(())
@@ -153,7 +151,7 @@ impl Agent {
     /// Whether something changes that nobody tells of: a listener that comes up, a flow that ends.
     pub(super) fn has_to_look(&self) -> bool {
         self.closing
-            || self.is_replaying()
+            || self.waiting.is_due()
             || self.tracked.values().any(|tracked| waits_for_listener(tracked) || tracked.is_stopping())
     }
 
@@ -173,6 +171,7 @@ impl Agent {
             changed |= self.settle_changed(&id);
         }
         changed |= self.look_at_flows();
+        self.look_at_waiting();
         self.replay();
         changed
     }

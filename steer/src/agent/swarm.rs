@@ -9,7 +9,7 @@ use super::{Agent, Source};
 use crate::docker::{Role, Told};
 use crate::host::clock::since_boot;
 use crate::model::labels::{spec, spec_of_task};
-use crate::model::swarm::polls::Polls;
+use crate::model::swarm::polls::{Polls, Said};
 use crate::model::swarm::{Leaving, Membership, Swarm};
 use crate::model::{Container, ContainerId, PortSpec, Problem, ServiceName, Spec};
 
@@ -73,10 +73,13 @@ impl Agent {
             }
         };
         self.problems.remove(&Source::Swarm);
-        let is_updating = swarm.as_ref().is_some_and(|swarm| swarm.is_updating);
-        let has_remote = swarm.as_ref().is_some_and(|swarm| self.has_remote(swarm));
-        self.known.polls.answered(is_updating, has_remote, since_boot());
-        self.renew_vips();
+        let said = swarm.as_ref().map(|swarm| Said {
+            is_updating: swarm.is_updating,
+            has_remote: self.has_remote(swarm),
+            has_all_here: !swarm.all_here.is_empty(),
+        });
+        self.known.polls.answered(said.unwrap_or_default(), since_boot());
+        self.renew_lease();
         let services = |swarm: &Option<Swarm>| swarm.as_ref().map(|swarm| swarm.services.clone());
         let is_other = services(&self.known.swarm) != services(&swarm);
         (self.known.swarm, self.known.asked) = (swarm, Some(asked));

@@ -100,9 +100,12 @@ impl Agent {
     }
 
     /// What the swarm says of other nodes is new.
-    pub(super) fn renew_vips(&mut self) {
-        if let Err(error) = self.maps.renew_vips(boot_secs()) {
-            tracing::error!(error = format!("{error:#}"), "virtual addresses lead to this node's tasks only");
+    pub(super) fn renew_lease(&mut self) {
+        if let Err(error) = self.maps.renew_lease(boot_secs()) {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "virtual addresses lead to this node's tasks only, and services that are on this node alone are left to the mesh"
+            );
         }
     }
 

@@ -43,7 +43,7 @@ pub struct Maps {
     pub local_flows: HashMap<MapData, u64, LocalFlow>,
     pub vip_keys: HashMap<MapData, VipKey, u32>,
     pub vips: Array<MapData, VipEntry>,
-    pub vip_lease: Array<MapData, u32>,
+    pub swarm_lease: Array<MapData, u32>,
 }
 
 impl Maps {
@@ -75,7 +75,7 @@ impl Maps {
             local_flows: lru(paths, names::LOCAL_FLOWS)?,
             vip_keys: hash(paths, names::VIP_KEYS)?,
             vips: array(paths, names::VIPS)?,
-            vip_lease: array(paths, names::VIP_LEASE)?,
+            swarm_lease: array(paths, names::SWARM_LEASE)?,
         })
     }
 }

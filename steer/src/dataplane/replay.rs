@@ -4,7 +4,7 @@
 //! the program passes it, nothing more), so that it meets the same program as the client's own retransmission would a second or
 //! three later, and is steered by the same decision.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
@@ -12,6 +12,7 @@ use aya::programs::Xdp;
 use aya::{TestRun as _, TestRunAttrs, TestRunOptions};
 use steer_common::flow::{FlowKey, PendingEntry};
 use steer_common::limits::PENDING_SECS;
+use steer_common::service::ServiceId;
 
 use super::frame::Headers;
 use super::load::{program, program_mut};
@@ -21,6 +22,18 @@ use crate::host::links::links;
 
 /// In the place of what was seen of a flow, which of one in `HELD` is nothing: it was sent on since it was held.
 const SENT_ON: u64 = 1 << 63;
+
+/// What those wait for who were not sent on since they were held: a service, and the index of its port. `now_secs`: seconds since boot.
+pub fn waiting(maps: &Maps, now_secs: u32) -> Result<BTreeSet<(ServiceId, u8)>> {
+    let mut waiting = BTreeSet::new();
+    for entry in walk::entries(&maps.held).context("listing who waits")? {
+        let (key, held) = entry.context("reading who waits")?;
+        if held.flow.marks != SENT_ON && !is_old(&held, now_secs) {
+            waiting.insert((key.service, held.flow.port_index));
+        }
+    }
+    Ok(waiting)
+}
 
 /// Sends on everybody who waits; how many there were. Who finds nobody ready again is kept again. `now_secs`: seconds since boot.
 pub fn replay(bpf: &mut Ebpf, maps: &mut Maps, now_secs: u32) -> Result<usize> {
@@ -34,7 +47,7 @@ pub fn replay(bpf: &mut Ebpf, maps: &mut Maps, now_secs: u32) -> Result<usize> {
     let mut sent = 0;
     for key in keys {
         let Ok(mut held) = maps.held.get(&key, 0) else { continue };
-        let is_old = now_secs.saturating_sub(held.flow.last_seen) > PENDING_SECS;
+        let is_old = is_old(&held, now_secs);
         // Before it comes in again: it may be held again.
         if held.flow.refusals == 0 || is_old {
             let _ = maps.held.remove(&key);
@@ -46,7 +59,6 @@ pub fn replay(bpf: &mut Ebpf, maps: &mut Maps, now_secs: u32) -> Result<usize> {
             continue;
         }
         if is_old {
-            // Its client has given up, or got through by itself.
             continue;
         }
         let uplink = held.flow.uplink;
@@ -65,6 +77,11 @@ pub fn replay(bpf: &mut Ebpf, maps: &mut Maps, now_secs: u32) -> Result<usize> {
         sent += 1;
     }
     Ok(sent)
+}
+
+/// Its client has given up, or got through by itself.
+fn is_old(held: &PendingEntry, now_secs: u32) -> bool {
+    now_secs.saturating_sub(held.flow.last_seen) > PENDING_SECS
 }
 
 /// The client's SYN, as a frame for the host's interface with that MAC address.
@@ -96,7 +113,6 @@ mod tests {
     use steer_common::backend::BackendId;
     use steer_common::csum;
     use steer_common::flow::{FlowEntry, SYN_OPTIONS, SynEntry};
-    use steer_common::service::ServiceId;
     use steer_common::tcp::TcpFlags;
 
     use super::*;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use aya::maps::{IterableMap as _, MapError};
-use steer_common::limits::VIP_LEASE_SECS;
+use steer_common::limits::SWARM_LEASE_SECS;
 use steer_common::vip::VipKey;
 
 use super::maps::Maps;
@@ -41,9 +41,9 @@ impl Maps {
         Ok(())
     }
 
-    /// What is known of tasks on other nodes is good for a while from now on. `now_secs`: seconds since boot.
-    pub fn renew_vips(&mut self, now_secs: u32) -> Result<()> {
-        self.vip_lease.set(0, now_secs.saturating_add(VIP_LEASE_SECS), 0).context("writing VIP_LEASE")
+    /// What is known of the swarm is good for a while from now on. `now_secs`: seconds since boot.
+    pub fn renew_lease(&mut self, now_secs: u32) -> Result<()> {
+        self.swarm_lease.set(0, now_secs.saturating_add(SWARM_LEASE_SECS), 0).context("writing SWARM_LEASE")
     }
 
     fn remove_vip_key(&mut self, key: &VipKey) -> Result<()> {

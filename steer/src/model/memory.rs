@@ -46,7 +46,7 @@ impl Memory {
         let mut remembered = Vec::new();
         for (name, service) in applied.services.iter().filter(|(name, _)| empty(name)) {
             // The mesh takes over at once.
-            let hold_ns = if service.entry.leaves_to_mesh() { 0 } else { service.entry.hold_ns };
+            let hold_ns = if service.entry.leaves_to_mesh(true) { 0 } else { service.entry.hold_ns };
             let left = self.left.entry(name.clone()).or_insert(Left { since: now, hold: Duration::ZERO });
             left.hold = Duration::from_nanos(hold_ns);
             if now.saturating_sub(left.since) < left.hold {

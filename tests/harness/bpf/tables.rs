@@ -174,7 +174,8 @@ impl Bench {
             local_flows: _,
             vip_keys: _,
             vips: _,
-            vip_lease: _,
+            // Read for services all of whose tasks are here.
+            swarm_lease,
         } = &mut self.maps;
         let none = "nobody else writes this map";
         emptied(frontends);
@@ -187,6 +188,7 @@ impl Bench {
         emptied(cgroups);
         allow.keys().collect::<Vec<_>>().into_iter().for_each(|key| allow.remove(&key.expect(none)).expect(none));
         services.set(WEB.0.into(), ServiceEntry::default(), 0).expect(none);
+        swarm_lease.set(0, 0, 0).expect(none);
         service_states.set(WEB.0.into(), ServiceState::default(), 0).expect(none);
         let cpus = aya::util::nr_cpus().expect("the kernel says how many CPUs there may be");
         for id in 0..IDS.into() {
@@ -221,6 +223,12 @@ impl Bench {
 
     pub fn forget_held(&mut self) {
         emptied(&mut self.maps.held);
+    }
+
+    /// The agent has just heard from the swarm, or not for long.
+    pub fn hear_from_swarm(&mut self, now: bool) {
+        let until = if now { u32::MAX } else { 0 };
+        self.maps.swarm_lease.set(0, until, 0).expect("nobody else writes this map");
     }
 
     /// How many flows are established.

@@ -72,6 +72,19 @@ pub struct AppliedBackend {
     pub info: Info,
 }
 
+impl AppliedBackend {
+    /// Where it takes new flows of a service's port, as soon as somebody listens there; `None` = it takes none.
+    pub fn takes(&self, service: ServiceId, port_index: u8) -> Option<u16> {
+        let by_state = match self.state {
+            BackendState::Ready => true,
+            BackendState::Starting | BackendState::Unready => self.gate.if_listening,
+            _ => false,
+        };
+        let is_it = by_state && self.entry.service == service && self.entry.weight > 0;
+        is_it.then(|| self.entry.target(port_index)).flatten().map(|target| target.get())
+    }
+}
+
 /// What people are told of a backend.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Info {
@@ -161,5 +174,46 @@ impl Applied {
                 self.frontends.remove(&key);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use steer_common::addr::Port;
+    use steer_common::limits::MAX_PORTS;
+
+    use super::*;
+
+    #[rstest]
+    #[case::ready(BackendState::Ready, false, 1, Some(5000))]
+    #[case::starting_and_its_listener_decides(BackendState::Starting, true, 1, Some(5000))]
+    #[case::not_listening_any_more(BackendState::Unready, true, 1, Some(5000))]
+    #[case::unhealthy(BackendState::Unready, false, 1, None)]
+    #[case::on_its_way_out(BackendState::Draining, true, 1, None)]
+    #[case::without_weight(BackendState::Ready, false, 0, None)]
+    fn whoever_may_take_new_flows_has_a_port_to_be_asked(
+        #[case] state: BackendState,
+        #[case] if_listening: bool,
+        #[case] weight: u16,
+        #[case] port: Option<u16>,
+    ) {
+        let mut targets = [Port::NONE; MAX_PORTS];
+        targets[1] = Port::new(5000);
+        let entry = BackendEntry { service: ServiceId(3), weight, targets, generation: 1, ..BackendEntry::default() };
+        let info = Info {
+            name: String::new(),
+            cause: String::new(),
+            since: UnixMicros(0),
+            label_weight: 1,
+            operator_weight: None,
+            maintenance: false,
+            drain: Duration::ZERO,
+        };
+        let gate = Gate { if_listening, edges: 0 };
+        let backend = AppliedBackend { id: BackendId(1), entry, state, gate, info };
+        assert_eq!(backend.takes(ServiceId(3), 1), port);
+        assert_eq!(backend.takes(ServiceId(3), 0), None, "it does not serve that port");
+        assert_eq!(backend.takes(ServiceId(4), 1), None, "it is another service's");
     }
 }

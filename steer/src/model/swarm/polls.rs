@@ -24,6 +24,10 @@ const UPDATING: Duration = Duration::from_millis(500);
 /// While containers of this node may ask for tasks on others, whose end no event tells here.
 const REMOTE: Duration = Duration::from_secs(1);
 
+/// While services are known to be on this node alone: the kernel counts on it for no longer than
+/// [`SWARM_LEASE_SECS`](steer_common::limits::SWARM_LEASE_SECS).
+const HERE: Duration = Duration::from_secs(10);
+
 /// The least time between two questions.
 const APART: Duration = Duration::from_millis(100);
 
@@ -35,6 +39,17 @@ pub struct Polls {
     /// When the next one is that nothing has led to, and how far apart those are.
     pace: Option<(Duration, Duration)>,
     asked: Option<Duration>,
+}
+
+/// What an answer said that asks for more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Said {
+    /// A service is being updated.
+    pub is_updating: bool,
+    /// Containers of this node may ask for tasks on others.
+    pub has_remote: bool,
+    /// There are services whose tasks are all on this node.
+    pub has_all_here: bool,
 }
 
 impl Polls {
@@ -65,9 +80,11 @@ impl Polls {
         true
     }
 
-    /// What an answer said.
-    pub fn answered(&mut self, is_updating: bool, has_remote: bool, now: Duration) {
-        let apart = if is_updating { Some(UPDATING) } else { has_remote.then_some(REMOTE) };
+    /// There was an answer.
+    pub fn answered(&mut self, said: Said, now: Duration) {
+        let Said { is_updating, has_remote, has_all_here } = said;
+        let paces = [(is_updating, UPDATING), (has_remote, REMOTE), (has_all_here, HERE)];
+        let apart = paces.into_iter().find_map(|(is_so, apart)| is_so.then_some(apart));
         self.pace = apart.map(|apart| match self.pace {
             Some((due, before)) if before == apart => (due, apart),
             _ => (now + apart, apart),
@@ -89,7 +106,7 @@ mod tests {
         while let Some(due) = polls.due().filter(|due| *due < ms(until)) {
             assert!(polls.take(due));
             assert!(!polls.take(due), "once");
-            polls.answered(is_updating, false, due);
+            polls.answered(Said { is_updating, ..Said::default() }, due);
             asked.push(due.as_millis() as u64);
         }
         asked
@@ -110,20 +127,29 @@ mod tests {
         let during = asked(&mut polls, true, 10_000);
         assert!(during.windows(2).all(|pair| pair[1] - pair[0] <= 500), "{during:?}");
         assert!(during.len() <= 6 + 20, "{during:?}");
-        polls.answered(false, false, ms(10_000));
+        polls.answered(Said::default(), ms(10_000));
         assert_eq!(polls.due(), None);
     }
 
     #[test]
     fn tasks_on_other_nodes_are_asked_about_every_second() {
+        let remote = Said { has_remote: true, has_all_here: true, ..Said::default() };
         let mut polls = Polls::default();
-        polls.answered(false, true, ms(0));
+        polls.answered(remote, ms(0));
         assert_eq!(polls.due(), Some(ms(1_000)));
         assert!(polls.take(ms(1_000)));
-        polls.answered(false, true, ms(1_010));
+        polls.answered(remote, ms(1_010));
         assert_eq!(polls.due(), Some(ms(2_000)));
-        polls.answered(true, true, ms(1_200));
+        polls.answered(Said { is_updating: true, ..remote }, ms(1_200));
         assert_eq!(polls.due(), Some(ms(1_700)));
+    }
+
+    #[test]
+    fn what_the_kernel_counts_on_is_asked_about_again_before_it_stops_to() {
+        let mut polls = Polls::default();
+        polls.answered(Said { has_all_here: true, ..Said::default() }, ms(0));
+        let lease = Duration::from_secs(steer_common::limits::SWARM_LEASE_SECS.into());
+        assert!(polls.due().is_some_and(|due| due * 2 < lease), "one answer may be missing");
     }
 
     #[test]
