@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bollard::query_parameters::RenameContainerOptionsBuilder;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use steer_common::limits::ABI;
 use steer_tests::agent::{Agent, Attach, Backend};
 use steer_tests::clients::{Clients, Host, cut};
 use steer_tests::docker::{ContainerSpec, Docker};
@@ -282,6 +283,32 @@ fn every_stop_is_seen_by_the_kernel_first() {
         assert_eq!(report.stalled, 0, "{report:#?}");
     }
     assert!(cuts * 1_000 < opened, "{cuts} of {opened}");
+}
+
+/// Docker's event is what is left where the kernel's word is missing: late, but who serves through its grace loses nobody.
+#[test]
+fn without_the_kernels_tracepoints_dockers_event_takes_a_backend_out() {
+    let Some(mut host) = Host::set(Attach::Tc) else { return };
+    let serving = |name: &str| replica(name).args(&["--on-term", "serve", "--grace", "1"]);
+    let replicas = host.docker.run_all(["one", "two"].map(serving));
+    host.agent.wait_ready(SERVICE, 2);
+    let links = host.agent.pins().join(format!("v{ABI}/links"));
+    let tracepoints: Vec<_> = host.agent.links().into_iter().filter(|link| link.starts_with("tracepoint-")).collect();
+    assert!(!tracepoints.is_empty(), "{:?}", host.agent.links());
+    for link in tracepoints {
+        std::fs::remove_file(links.join(&link)).unwrap_or_else(|error| panic!("{link}: {error}"));
+    }
+    let clients = Clients::start(&host.world, 9000);
+    replicas[0].stop(None);
+    host.agent.wait_ready(SERVICE, 1);
+    clients.flow_on();
+    let fared = clients.finish();
+    eprintln!("{fared}");
+    let log = host.agent.log();
+    assert!(log.contains(r#"from="ready" to="draining" cause="event: kill"#), "{log}");
+    let stops = host.agent.status().agent.stops.expect("there was a stop");
+    assert_eq!((stops.kernel_first, stops.event_first), (0, 1), "{stops:?}");
+    assert_eq!((fared.close.failed, fared.keepalive.failures.total()), (0, cut(&fared.keepalive)), "{fared:#?}");
 }
 
 /// The hierarchy of cgroups of version 2: alone, or beside version 1.

@@ -70,7 +70,7 @@ impl Agent {
         self.sync_swarm();
         self.tell_inits();
         self.replay();
-        self.take_over();
+        self.take_over(blocked.is_empty());
         let again = (!blocked.is_empty()).then_some(AGAIN);
         let ends = self.memory.next_end(now).map(|end| end - now);
         let waits = again.into_iter().chain(ends).map(|wait| Instant::now() + wait);

@@ -23,6 +23,8 @@ use crate::model::plan::Op;
 
 /// For how long the other version stays attached behind this one, once this one steers.
 const LINGER: Duration = Duration::from_secs(1);
+/// How soon removing it is tried again.
+const AGAIN: Duration = Duration::from_secs(30);
 
 /// How far it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,8 +33,8 @@ pub(super) enum Takeover {
     Done,
     /// This one does not know yet what runs: the other one steers.
     Waits,
-    /// Both are attached, this one steers.
-    Since(Instant),
+    /// Both are attached, this one steers; the other one is removed then.
+    Until(Instant),
 }
 
 impl Takeover {
@@ -47,7 +49,7 @@ impl Takeover {
     /// When there is something to be done about it.
     pub(super) fn due(self) -> Option<Instant> {
         match self {
-            Self::Since(begin) => Some(begin + LINGER),
+            Self::Until(end) => Some(end),
             Self::Done | Self::Waits => None,
         }
     }
@@ -63,22 +65,29 @@ impl Agent {
         self.settings.docker.is_none() || self.undescribed.is_empty() && self.questions.are_answered()
     }
 
-    /// The next step, now that the tables are filled.
-    pub(super) fn take_over(&mut self) {
+    /// The next step, now that the tables are filled; `are_filled`: all of what was to be written is.
+    pub(super) fn take_over(&mut self, are_filled: bool) {
+        let now = Instant::now();
         match self.takeover {
-            Takeover::Done => {}
-            Takeover::Waits => {
-                self.takeover = Takeover::Since(Instant::now());
+            Takeover::Waits if are_filled => {
+                self.takeover = Takeover::Until(now + LINGER);
                 tracing::info!("this version steers");
             }
-            Takeover::Since(begin) if begin.elapsed() < LINGER => {}
-            Takeover::Since(_) => {
-                self.takeover = Takeover::Done;
-                match others::remove(&self.settings.paths) {
-                    Ok(()) => tracing::info!("the other version is gone"),
-                    Err(error) => tracing::error!(error = format!("{error:#}"), "removing the other version failed"),
+            Takeover::Until(end) if now >= end => match others::remove(&self.settings.paths) {
+                Ok(()) => {
+                    self.takeover = Takeover::Done;
+                    tracing::info!("the other version is gone");
                 }
-            }
+                // What is left of it is behind this version, and has what that passes on: flows that only its tables know.
+                Err(error) => {
+                    self.takeover = Takeover::Until(now + AGAIN);
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        "removing the other version failed; tried again in {AGAIN:?}"
+                    );
+                }
+            },
+            Takeover::Done | Takeover::Waits | Takeover::Until(_) => {}
         }
     }
 }

@@ -57,8 +57,11 @@ fn list(paths: &Paths) -> Result<Vec<Other>> {
     };
     let mut others = Vec::new();
     for entry in entries {
-        let path = entry.with_context(|| format!("listing {}", paths.all.display()))?.path();
-        if path == paths.pins || path == paths.memory {
+        let entry = entry.with_context(|| format!("listing {}", paths.all.display()))?;
+        let path = entry.path();
+        // What is no directory is nobody's: versions have one each.
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if !is_directory || path == paths.pins || path == paths.memory {
             continue;
         }
         let name = path.file_name().and_then(|name| name.to_str());
@@ -92,6 +95,7 @@ mod tests {
     fn nobody_is_there_beside_oneself_and_what_sockets_remember() {
         let own = format!("v{ABI}/links");
         let paths = with("none", &[&own, "sockets-v1/maps"]);
+        std::fs::write(paths.all.join("note"), "").unwrap();
         assert!(!are_there(&paths).unwrap());
         clean(&paths);
         assert!(!are_there(&paths).unwrap(), "nor where nothing is at all");
