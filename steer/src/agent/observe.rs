@@ -13,7 +13,7 @@ use crate::host::clock::since_boot;
 use crate::host::netns::{Netns, enable_gro, other_ways, reach};
 use crate::model::cause::{self, Cause};
 use crate::model::desired::BackendKey;
-use crate::model::labels::network_leg;
+use crate::model::labels::{answers_elsewhere, network_leg};
 use crate::model::plan::Op;
 use crate::model::stops::{Seen, is_new};
 use crate::model::swarm::Membership;
@@ -35,6 +35,11 @@ impl Agent {
             Ok(address) => address,
             Err(problem) => return self.refuse(&container.id, vec![problem]),
         };
+        if Membership::of(&container.labels).is_some()
+            && let Some(problem) = answers_elsewhere(container, address, &self.host_addresses)
+        {
+            return self.refuse(&container.id, vec![problem]);
+        }
         let seen = of_this_run.map_or_else(Instant::now, |tracked| tracked.seen);
         let leaving = Membership::of(&container.labels).and_then(|of| self.leaving(&of.task, seen));
         let stays = of_this_run.is_some_and(|tracked| tracked.address == address && !tracked.has_moved());

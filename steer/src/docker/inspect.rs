@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bollard::models::{ContainerInspectResponse, EndpointSettings, HealthStatusEnum};
+use ipnet::IpNet;
 use nix::sys::signal::Signal;
 
 use crate::model::{Container, ContainerId, Health, NetworkLeg};
@@ -41,8 +42,12 @@ fn stop_timeout(seconds: Option<i64>) -> Option<Duration> {
 /// A network's IPv4 address, else its IPv6 address. None yet (created, stopping) = no leg.
 fn leg(network: String, endpoint: &EndpointSettings) -> Option<NetworkLeg> {
     let parse = |address: &Option<String>| address.as_deref().and_then(|address| address.parse::<IpAddr>().ok());
-    let address = parse(&endpoint.ip_address).or_else(|| parse(&endpoint.global_ipv6_address))?;
-    Some(NetworkLeg { network, address })
+    let ipv4 = parse(&endpoint.ip_address).map(|address| (address, endpoint.ip_prefix_len));
+    let (address, length) =
+        ipv4.or_else(|| Some((parse(&endpoint.global_ipv6_address)?, endpoint.global_ipv6_prefix_len)))?;
+    let length = length.and_then(|length| u8::try_from(length).ok()).filter(|length| *length > 0);
+    let subnet = length.and_then(|length| IpNet::new(address, length).ok()).map(|net| net.trunc());
+    Some(NetworkLeg { network, address, subnet })
 }
 
 fn health(status: Option<HealthStatusEnum>) -> Health {
@@ -88,11 +93,12 @@ mod tests {
             "NetworkSettings":{"Networks":{
                 "shop_front":{"IPAddress":"","GlobalIPv6Address":"fd00::3"},
                 "shop_gone":{"IPAddress":"","GlobalIPv6Address":""},
-                "shop_default":{"IPAddress":"172.18.0.2","GlobalIPv6Address":"fd01::2"}}}}"#,
+                "shop_default":{"IPAddress":"172.18.0.2","IPPrefixLen":16,"GlobalIPv6Address":"fd01::2"}}}}"#,
         );
-        let leg = |network: &str, address: &str| NetworkLeg {
+        let leg = |network: &str, address: &str, subnet: Option<&str>| NetworkLeg {
             network: network.to_owned(),
             address: address.parse().unwrap(),
+            subnet: subnet.map(|subnet| subnet.parse().unwrap()),
         };
         let expected = Container {
             id: ContainerId("4ecd".to_owned()),
@@ -104,7 +110,7 @@ mod tests {
             pid: 4711,
             stop_signal: 3,
             stop_timeout: Some(Duration::from_secs(3)),
-            legs: vec![leg("shop_default", "172.18.0.2"), leg("shop_front", "fd00::3")],
+            legs: vec![leg("shop_default", "172.18.0.2", Some("172.18.0.0/16")), leg("shop_front", "fd00::3", None)],
             network_mode: "shop_default".to_owned(),
             started_at: "2026-11-21T06:00:01.5Z".to_owned(),
         };

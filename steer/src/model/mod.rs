@@ -153,6 +153,8 @@ pub struct NetworkLeg {
     /// Full name, e.g. `project_default`.
     pub network: String,
     pub address: IpAddr,
+    /// The addresses that it reaches there without a router; `None` = not known.
+    pub subnet: Option<IpNet>,
 }
 
 /// A container as Docker describes it.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use steer_common::service::Balance;
 
-pub use network::network_leg;
+pub use network::{answers_elsewhere, network_leg};
 
 use super::swarm::GATEWAY;
 use super::{PortSpec, Problem, ReadyPolicy, Spec};

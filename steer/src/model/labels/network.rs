@@ -1,5 +1,6 @@
 //! Which of a container's addresses its backend has.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::{COMPOSE_PROJECT, NETWORK};
@@ -37,6 +38,26 @@ pub fn network_leg(spec: &Spec, container: &Container) -> Result<IpAddr, Problem
             problem(Some(NETWORK), format!("the container is not in `{network}`, expected one of {}", list(&legs)))
         }
     }
+}
+
+/// Why a task must be left to the mesh: it has a network with addresses like this host's own network has. What it answers to clients
+/// there goes into that network, and not back to them; the mesh asks in the name of an address of its own.
+pub fn answers_elsewhere(container: &Container, address: IpAddr, host_addresses: &BTreeSet<IpAddr>) -> Option<Problem> {
+    let others = container.legs.iter().filter(|leg| leg.address != address);
+    let mut inside = others.filter_map(|leg| {
+        let subnet = leg.subnet?;
+        let host = host_addresses.iter().find(|host| subnet.contains(*host))?;
+        Some((leg, subnet, host))
+    });
+    let (leg, subnet, host) = inside.next()?;
+    Some(Problem {
+        container: container.name.clone(),
+        label: None,
+        message: format!(
+            "its network `{}` ({subnet}) has addresses of this host's own network ({host}), whose clients it could not answer:              left to the routing mesh; give that network another subnet",
+            leg.network
+        ),
+    })
 }
 
 /// The leg in a network called by its full name or, within a Compose project, by its short one.

@@ -269,8 +269,11 @@ proptest::proptest! {
 }
 
 fn container(mode: &str, legs: &[(&str, &str)]) -> Container {
-    let leg =
-        |&(network, address): &(&str, &str)| NetworkLeg { network: network.into(), address: address.parse().unwrap() };
+    let leg = |&(network, address): &(&str, &str)| NetworkLeg {
+        network: network.into(),
+        address: address.parse().unwrap(),
+        subnet: None,
+    };
     Container {
         id: ContainerId("c1".into()),
         name: "web-1".into(),
@@ -301,6 +304,23 @@ fn leg_of(network: Option<&str>, container: &Container) -> Result<String, Proble
 #[case::a_full_name_wins(Some("back"), &[("shop_back", "172.18.0.2"), ("back", "172.19.0.2")], "172.19.0.2")]
 fn the_address_is_that_of(#[case] network: Option<&str>, #[case] legs: &[(&str, &str)], #[case] expected: &str) {
     assert_eq!(leg_of(network, &container("shop_default", legs)), Ok(expected.into()));
+}
+
+#[rstest]
+#[case::apart("10.0.1.0/24", &["192.0.2.1", "172.18.0.1"], false)]
+#[case::of_the_hosts_own_network("10.0.1.0/24", &["192.0.2.1", "10.0.1.7"], true)]
+#[case::a_larger_one("10.0.0.0/8", &["10.0.1.7"], true)]
+fn a_task_whose_answers_would_go_elsewhere_is_told_of(#[case] subnet: &str, #[case] host: &[&str], #[case] told: bool) {
+    let mut task = container("default", &[("inner", "10.0.1.9"), ("docker_gwbridge", "172.18.0.3")]);
+    task.legs[0].subnet = Some(subnet.parse().unwrap());
+    // That of the leg it is reached by does not count.
+    task.legs[1].subnet = Some("172.18.0.0/16".parse().unwrap());
+    let host = host.iter().map(|address| address.parse().unwrap()).collect();
+    let problem = answers_elsewhere(&task, "172.18.0.3".parse().unwrap(), &host);
+    assert_eq!(problem.is_some(), told, "{problem:?}");
+    if let Some(Problem { message, .. }) = problem {
+        assert!(message.contains("`inner`") && message.contains(subnet), "{message}");
+    }
 }
 
 #[rstest]

@@ -139,7 +139,7 @@ pub fn published(ports: impl IntoIterator<Item = (u16, u16, Protocol)>) -> Vec<P
 pub fn add_gateway(container: &mut Container, gateway: &Gateway) {
     if let Some(address) = gateway.get(&container.id.0) {
         container.legs.retain(|leg| leg.network != GATEWAY);
-        container.legs.push(NetworkLeg { network: GATEWAY.to_owned(), address: *address });
+        container.legs.push(NetworkLeg { network: GATEWAY.to_owned(), address: *address, subnet: None });
         container.legs.sort_by(|a, b| a.network.cmp(&b.network));
     }
 }

@@ -88,8 +88,11 @@ fn labels_refine() {
 
 #[test]
 fn a_task_gets_its_leg_to_the_host() {
-    let leg =
-        |network: &str, address: &str| NetworkLeg { network: network.to_owned(), address: address.parse().unwrap() };
+    let leg = |network: &str, address: &str| NetworkLeg {
+        network: network.to_owned(),
+        address: address.parse().unwrap(),
+        subnet: None,
+    };
     let mut container = Container {
         id: ContainerId("6184".to_owned()),
         name: "web.1.t1".to_owned(),
