@@ -17,7 +17,7 @@ use crate::reverse::reverse;
 use crate::service::{AllowKey, Balance, FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceState};
 use crate::slot::SlotTable;
 use crate::steer::{Nanos, Segment, steer};
-use crate::tables::{Listening, NoneSince, Remembers, Table, Tables};
+use crate::tables::{Connection, Listening, NoneSince, Remembers, Table, Tables};
 use crate::tcp::TcpFlags;
 use crate::verdict::{Counter, Forward, Reply, Returned, Verdict};
 
@@ -44,6 +44,8 @@ pub(crate) struct World {
     pub unseen: BTreeSet<BackendId>,
     /// Connections that backends have.
     pub sockets: BTreeSet<(BackendId, Addr, Port)>,
+    /// Those of which a side has closed its half.
+    pub half_closed: BTreeSet<(BackendId, Addr, Port)>,
     pub foreign: BTreeSet<ForeignKey>,
     /// What the socket of such a connection remembers.
     pub remembers: Option<Remembers>,
@@ -215,11 +217,18 @@ impl Tables for World {
             Listening::Yes
         }
     }
-    fn is_connected(&self, backend: &BackendEntry, _: Port, client: Addr, client_port: Port) -> bool {
-        self.sockets.contains(&(self.id_of(backend), client, client_port))
+    fn connection(&self, backend: &BackendEntry, _: Port, client: Addr, client_port: Port) -> Connection {
+        let socket = (self.id_of(backend), client, client_port);
+        if self.sockets.contains(&socket) {
+            Connection::Open
+        } else if self.half_closed.contains(&socket) {
+            Connection::Closing
+        } else {
+            Connection::None
+        }
     }
     fn is_left(&self, backend: &BackendEntry, target: Port, client: Addr, client_port: Port) -> bool {
-        self.is_connected(backend, target, client, client_port)
+        self.connection(backend, target, client, client_port) != Connection::None
     }
     fn remembers(&self, _: &BackendEntry, _: Port, _: Addr, _: Port) -> Remembers {
         self.remembers.unwrap_or(Remembers::No)

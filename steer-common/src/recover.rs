@@ -14,7 +14,7 @@ use crate::open::{NewFlow, entry_of};
 use crate::reverse::find;
 use crate::service::{FrontendKey, ServiceId};
 use crate::steer::{Nanos, Segment, lookup};
-use crate::tables::{Remembers, Tables};
+use crate::tables::{Connection, Remembers, Tables};
 use crate::tcp::{Direction, TcpFlags, TcpState};
 use crate::verdict::{Counter, Forward, Reply, Returned, Verdict};
 
@@ -28,11 +28,20 @@ pub(crate) fn recover<T: Tables>(tables: &T, segment: &Segment, key: &mut FlowKe
     let mut found = BackendId(0);
     tables.each(slots.members_len.min(MAX_SCAN), |i| {
         let Some(id) = slots.member(i) else { return ControlFlow::Break(()) };
-        if !has_socket(tables, segment, key.service, frontend.port_index, id) {
-            return ControlFlow::Continue(());
+        match connection(tables, segment, key.service, frontend.port_index, id) {
+            Connection::None => ControlFlow::Continue(()),
+            // An app may have forgotten to close its half of an older one from the same port.
+            Connection::Closing => {
+                if found.0 == 0 {
+                    found = id;
+                }
+                ControlFlow::Continue(())
+            }
+            Connection::Open => {
+                found = id;
+                ControlFlow::Break(())
+            }
         }
-        found = id;
-        ControlFlow::Break(())
     });
     let Some(backend) = tables.backend(found) else { return };
     let Some(target) = backend.target(frontend.port_index) else { return };
@@ -57,12 +66,21 @@ pub(crate) fn recover<T: Tables>(tables: &T, segment: &Segment, key: &mut FlowKe
     }
 }
 
-/// Whether a member of the service has a connection with the client's port.
+/// What a member of the service has of a connection with the client's port.
 #[inline(always)]
-fn has_socket<T: Tables>(tables: &T, segment: &Segment, service: ServiceId, port_index: u8, id: BackendId) -> bool {
-    let Some(backend) = tables.backend(id) else { return false };
-    let Some(target) = backend.target(port_index) else { return false };
-    backend.service == service && tables.is_connected(backend, target, segment.src, segment.src_port)
+fn connection<T: Tables>(
+    tables: &T,
+    segment: &Segment,
+    service: ServiceId,
+    port_index: u8,
+    id: BackendId,
+) -> Connection {
+    let Some(backend) = tables.backend(id) else { return Connection::None };
+    let Some(target) = backend.target(port_index) else { return Connection::None };
+    if backend.service != service {
+        return Connection::None;
+    }
+    tables.connection(backend, target, segment.src, segment.src_port)
 }
 
 /// What the socket at an endpoint must remember of its flow; `None`: it is none of steer's, or came in past it.
@@ -172,6 +190,21 @@ mod tests {
         let mut world = World::with_backends(&[1, 2, 3]);
         world.sockets.insert((BackendId(2), addr(CLIENT), Port::new(PORT)));
         world
+    }
+
+    #[test]
+    fn what_is_left_of_an_older_connection_from_the_same_port_is_not_taken_for_the_one_that_is_open() {
+        for (left, open) in [(1, 3), (3, 1)] {
+            let mut world = World::with_backends(&[1, 2, 3]);
+            world.half_closed.insert((BackendId(left), addr(CLIENT), Port::new(PORT)));
+            assert_eq!(
+                world.client(PORT, FIN, 1),
+                to(left, FollowRecovered),
+                "where there is no other, it is that one"
+            );
+            world.sockets.insert((BackendId(open), addr(CLIENT), Port::new(PORT)));
+            assert_eq!(world.client(PORT, ACK, 1), to(open, FollowRecovered));
+        }
     }
 
     #[test]

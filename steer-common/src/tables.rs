@@ -23,6 +23,18 @@ pub enum Table {
     Flows,
 }
 
+/// What a backend has of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Connection {
+    /// Nothing, or one that is over.
+    None = 0,
+    /// One of which a side has closed its half. Its client's port may long be in use for another.
+    Closing = 1,
+    /// One that is open, or whose handshake is under way.
+    Open = 2,
+}
+
 /// Whether somebody listens.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Listening {
@@ -75,8 +87,8 @@ pub trait Tables {
     fn backend_state(&self, id: BackendId) -> (BackendState, bool);
     /// Whether there is a listener behind that port of a backend, at this very instant.
     fn listens(&self, backend: &BackendEntry, target: Port) -> Listening;
-    /// Whether a backend has a connection with that client at that port (the handshake may still be under way).
-    fn is_connected(&self, backend: &BackendEntry, target: Port, client: Addr, client_port: Port) -> bool;
+    /// Whether a backend has a connection with that client at that port.
+    fn connection(&self, backend: &BackendEntry, target: Port, client: Addr, client_port: Port) -> Connection;
     /// Whether anything is left of a connection with that client, of a backend whose process has ended: an interface that leads to it,
     /// and a socket, which may have the last words still to say. Where sockets cannot be seen: the interface.
     fn is_left(&self, backend: &BackendEntry, target: Port, client: Addr, client_port: Port) -> bool;

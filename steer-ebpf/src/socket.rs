@@ -13,15 +13,19 @@ use core::ptr::read_volatile;
 
 use steer_common::addr::{Addr, Port};
 use steer_common::backend::BackendEntry;
-use steer_common::tables::Listening;
+use steer_common::tables::{Connection, Listening};
 
 use crate::maps;
 
 /// Socket states (`include/net/tcp_states.h`).
 mod state {
+    pub(super) const ESTABLISHED: u32 = 1;
+    pub(super) const SYN_RECV: u32 = 3;
     pub(super) const TIME_WAIT: u32 = 6;
     pub(super) const CLOSE: u32 = 7;
     pub(super) const LISTEN: u32 = 10;
+    /// A handshake that has no socket of its own yet.
+    pub(super) const NEW_SYN_RECV: u32 = 12;
 }
 
 /// Whether somebody listens on that port of a backend. From itself and port 0, so that no connection can match: what is found is
@@ -37,20 +41,23 @@ pub(crate) fn listens(ctx: *mut c_void, backend: &BackendEntry, target: Port) ->
     }
 }
 
-/// Whether a backend has a connection with that client.
+/// What a backend has of a connection with that client.
 #[inline(always)]
-pub(crate) fn is_connected(
+pub(crate) fn connection(
     ctx: *mut c_void,
     backend: &BackendEntry,
     target: Port,
     client: Addr,
     client_port: Port,
-) -> bool {
+) -> Connection {
     if backend.netns_id < 0 {
-        return false;
+        return Connection::None;
     }
-    let state = lookup(ctx, backend.netns_id, client, client_port, backend.addr, target);
-    !matches!(state, 0 | state::TIME_WAIT | state::CLOSE | state::LISTEN)
+    match lookup(ctx, backend.netns_id, client, client_port, backend.addr, target) {
+        0 | state::TIME_WAIT | state::CLOSE | state::LISTEN => Connection::None,
+        state::ESTABLISHED | state::SYN_RECV | state::NEW_SYN_RECV => Connection::Open,
+        _ => Connection::Closing,
+    }
 }
 
 /// Whether anything is left of a connection with that client: an interface that leads to the backend, and a socket of that very

@@ -18,7 +18,7 @@ use steer_common::open::NewFlow;
 use steer_common::pick::Fit;
 use steer_common::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceState};
 use steer_common::slot::SlotTable;
-use steer_common::tables::{Listening, NoneSince, Remembers, Table, Tables};
+use steer_common::tables::{Connection, Listening, NoneSince, Remembers, Table, Tables};
 use steer_common::verdict::{Counter, Verdict};
 
 use super::{
@@ -182,8 +182,8 @@ impl<P: Packet> Tables for Maps<P> {
     }
 
     #[inline(always)]
-    fn is_connected(&self, backend: &BackendEntry, target: Port, client: Addr, client_port: Port) -> bool {
-        socket::is_connected(self.0.ctx(), backend, target, client, client_port)
+    fn connection(&self, backend: &BackendEntry, target: Port, client: Addr, client_port: Port) -> Connection {
+        socket::connection(self.0.ctx(), backend, target, client, client_port)
     }
 
     #[inline(always)]
