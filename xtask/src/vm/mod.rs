@@ -70,7 +70,7 @@ pub(crate) struct Args {
     /// Debian's mirror for the root disks [default: the one that this system uses]
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
-    /// How long one test binary may run [default: 900], or all of --versus [default: 2700]
+    /// How long one test binary may run [default: 900], or after what time no row of --versus begins [default: 2700]
     #[arg(long, value_name = "SECONDS")]
     limit: Option<u64>,
     /// How long all of them together may run in one machine
@@ -199,8 +199,8 @@ impl Harness<'_> {
     }
 
     /// An empty folder for what is known of a machine.
-    fn logs(&self, suite: Suite) -> Result<PathBuf> {
-        let logs = self.dir.join(suite.name());
+    fn logs(&self, name: &str) -> Result<PathBuf> {
+        let logs = self.dir.join(name);
         drop(fs::remove_dir_all(&logs));
         fs::create_dir_all(&logs).with_context(|| format!("creating {}", shown(&logs)))?;
         Ok(logs)
@@ -219,13 +219,13 @@ impl Harness<'_> {
     }
 
     fn shell(&mut self, suite: Suite) -> Result<bool> {
-        let (disk, logs) = (self.disk(suite)?, self.logs(suite)?);
+        let (disk, logs) = (self.disk(suite)?, self.logs(suite.name())?);
         qemu::shell(&self.spec(&disk, &logs)?)
     }
 
     /// Everything that is to run, in one system.
     fn column(&mut self, suite: Suite) -> Result<Column> {
-        let (disk, logs) = (self.disk(suite)?, self.logs(suite)?);
+        let (disk, logs) = (self.disk(suite)?, self.logs(suite.name())?);
         let mut column =
             Column { name: suite.name(), about: String::new(), binaries: Vec::new(), problems: Vec::new() };
         if !self.payload.tests.is_empty() {

@@ -7,8 +7,9 @@ use crate::measure::Figures;
 use crate::rows::Row;
 use crate::scenario::{CLOSERS, Fared, HEALTH, KEEPERS, PER_CONNECTION, SLOW, Way};
 
-/// The line before the table in what is printed: `cargo xtask vm --versus` keeps what follows it.
+/// The lines before and after a table in what is printed: `cargo xtask vm --versus` keeps what is between them.
 pub(crate) const MARK: &str = "== table";
+pub(crate) const END: &str = "== end of the table";
 
 const COLUMNS: [&str; 10] =
     ["healthcheck", "what is done", "clients", "held", "refused", "reset", "cut", "stalled", "longest", "first"];
