@@ -87,6 +87,69 @@ fn the_kernel_drains_without_an_agent_over_xdp() {
     draining(Attach::Xdp, false);
 }
 
+/// An agent that is there and does nothing is no better than none, and goes on as if nothing had been.
+fn hung(attach: Attach) {
+    let Some(mut host) = Host::set(attach) else { return };
+    let victim = host.docker.run(stubborn("victim"));
+    host.docker.run_all(["one", "two"].map(replica));
+    host.agent.wait_ready(SERVICE, 3);
+    let old: Vec<_> = (0..6).map(|_| LongLived::start(&host.world.client, ECHO)).collect();
+    let held = old.iter().filter(|life| life.backend == "victim").count();
+    assert!(held > 0, "{old:?}");
+    let clients = Clients::start(&host.world, 9000);
+
+    host.agent.hang();
+    let young: Vec<_> = (0..6).map(|_| LongLived::start(&host.world.client, ECHO)).collect();
+    assert!(young.iter().any(|life| life.backend == "victim"), "{young:?}");
+    clients.flow_on();
+    std::thread::scope(|scope| {
+        // As long as the container's own patience: Docker waits for its end.
+        let stopping = scope.spawn(|| victim.stop(Some(60)));
+        let told = wait_until("the kernel has drained it", LIMIT, || match host.agent.backend("victim") {
+            now if now.state == "draining" => Ok(now),
+            now => Err(format!("{now:?}")),
+        });
+        assert_eq!(told.cause, "signal: TERM");
+        clients.flow_on();
+        clients.flow_on();
+        let later = host.agent.backend("victim");
+        assert_eq!((later.state.as_str(), later.steered_total), ("draining", told.steered_total), "{later:?}");
+        let more: Vec<_> = (0..6).map(|_| LongLived::start(&host.world.client, ECHO)).collect();
+        assert!(more.iter().all(|life| life.backend != "victim"), "{more:?}");
+        for life in old.into_iter().chain(young).chain(more) {
+            let life = life.finish_unharmed();
+            assert!(life.slowest < pace::soon(Duration::from_secs(1)), "{life:?}");
+        }
+
+        host.agent.go_on();
+        // It has heard of the stop by now, from the ring and from Docker, and of nothing that takes it back.
+        host.docker.run(replica("three"));
+        let status = host.agent.wait_ready(SERVICE, 3);
+        let draining = status.backend("victim").map(|one| (one.state.as_str(), one.cause.as_str()));
+        assert!(matches!(draining, Some(("draining" | "drained", "signal: TERM"))), "{status}");
+        victim.kill("KILL");
+        stopping.join().expect("it is stopped");
+    });
+    host.agent.wait_for("the victim is gone", |status| status.backend("victim").is_none());
+    clients.flow_on();
+    let fared = clients.finish();
+    eprintln!("{}, agent hung: {held} long ones on the victim; {fared}", attach.word());
+    for report in [&fared.close, &fared.keepalive] {
+        assert_eq!((report.failed, report.stalled), (0, 0), "{report:#?}");
+    }
+    assert!(fared.close.backends.contains_key("three"), "{fared:#?}");
+}
+
+#[test]
+fn while_the_agent_hangs_the_kernel_steers_and_drains_over_tc() {
+    hung(Attach::Tc);
+}
+
+#[test]
+fn while_the_agent_hangs_the_kernel_steers_and_drains_over_xdp() {
+    hung(Attach::Xdp);
+}
+
 #[test]
 fn only_its_own_stop_signal_and_kill_drain_a_container() {
     let Some(mut host) = Host::set(Attach::Tc) else { return };
