@@ -349,10 +349,16 @@ fn every_stop_is_seen_by_the_kernel_first() {
 
 /// The hierarchy of cgroups of version 2: alone, or beside version 1.
 fn cgroup2() -> Option<PathBuf> {
+    cgroups("cgroup2", "rw")
+}
+
+/// Where cgroups are mounted, with an option that says of what.
+fn cgroups(kind: &str, option: &str) -> Option<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mounts").expect("this process has mounts");
-    let found =
-        mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|fields| fields.get(2) == Some(&"cgroup2"));
-    found.map(|fields| PathBuf::from(fields[1]))
+    mounts.lines().find_map(|line| match line.split(' ').collect::<Vec<_>>()[..] {
+        [_, place, is, options, ..] if is == kind && options.split(',').any(|one| one == option) => Some(place.into()),
+        _ => None,
+    })
 }
 
 /// Frozen not by Docker, which would send an event: nobody but the kernel sees this.
@@ -362,8 +368,7 @@ fn frozen(attach: Attach, with_agent: bool) {
         return;
     }
     let Some(root) = cgroup2() else {
-        println!("skipped: no cgroup2 is mounted here ({attach:?})");
-        return;
+        return skip::not_of_this_kind("no cgroup2 is mounted here");
     };
     let world = attach.world();
     let docker = Docker::start(&world);
@@ -418,14 +423,15 @@ fn a_frozen_container_takes_nothing_until_it_goes_on_over_xdp() {
 
 /// With cgroup version 1 the agent sees it, and not the kernel side: a write to the control file. Not by Docker either.
 fn frozen_by_version_1(attach: Attach) {
+    let Some(root) = cgroups("cgroup", "freezer") else {
+        return skip::not_of_this_kind("no freezer of cgroup version 1 is mounted here");
+    };
     let Some(mut host) = Host::set(attach) else { return };
     let victim = host.docker.run(replica("victim"));
     let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", victim.pid)).expect("it runs");
     let path = groups.lines().find_map(|line| line.split_once(":freezer:/").map(|(_, path)| path.to_owned()));
-    let Some(path) = path.filter(|path| !path.is_empty()) else {
-        return println!("skipped: Docker uses no freezer of cgroup version 1 here ({attach:?})");
-    };
-    let control = PathBuf::from("/sys/fs/cgroup/freezer").join(path).join("freezer.state");
+    let path = path.filter(|path| !path.is_empty()).unwrap_or_else(|| panic!("Docker uses the freezer: {groups}"));
+    let control = root.join(path).join("freezer.state");
     let write =
         |what: &str| std::fs::write(&control, what).unwrap_or_else(|err| panic!("{}: {err}", control.display()));
     host.docker.run_all(["one", "two"].map(replica));
