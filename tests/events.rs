@@ -14,8 +14,10 @@ use steer_tests::World;
 use steer_tests::agent::{Agent, Attach};
 use steer_tests::clients::Host;
 use steer_tests::docker::{Container, ContainerSpec, Docker};
+use steer_tests::http::Http;
 use steer_tests::pace;
 use steer_tests::skip::{self, Need};
+use steer_tests::world::HOST;
 
 const NEEDS: [Need; 3] = [Need::Root, Need::Docker, Need::Steer];
 const LIMIT: Duration = Duration::from_secs(30);
@@ -31,6 +33,8 @@ struct Event {
     to: String,
     source: String,
     cause: String,
+    /// How many of the kind, within a second.
+    count: u64,
 }
 
 impl Event {
@@ -178,6 +182,91 @@ fn every_change_is_told_in_order_with_its_source_and_the_kernel_s_time() {
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(told.contains("events live in the agent") && told.contains("`steer backends`"), "{told}");
+}
+
+/// Without a healthcheck: who listens is ready.
+fn listener(name: &str) -> ContainerSpec {
+    ContainerSpec { health: None, ..greeter(name) }
+}
+
+/// That nobody listens any more is seen by the next new connection, which is not the worse for it.
+#[test]
+fn a_listener_that_closes_and_opens_again_is_told_by_the_kernel() {
+    let Some(Host { world, docker, mut agent }) = Host::set(Attach::Tc) else { return };
+    let one = docker.run(listener("one"));
+    agent.wait_state("one", "ready");
+    docker.run(listener("two"));
+    agent.wait_ready("web", 2);
+    let follow = Follow::start(&agent);
+    let http = Http::new(&world.client, (HOST, 9000));
+    for (word, to) in [("closed", "unready"), ("opened", "ready")] {
+        let begin = now_us();
+        one.flip_listeners();
+        // It is the turn of each in these.
+        let answers = [http.backend(), http.backend()];
+        let (event, late) = follow.until(|event| event.backend == "one" && event.to == to && event.time_us >= begin);
+        let after = Duration::from_micros(event.time_us - begin);
+        println!("it {word}: {answers:?}; {} {after:?} later, there after {late:?}", event.line());
+        assert!(after < pace::soon(Duration::from_secs(1)), "{after:?}: {event:?}");
+        if to == "unready" {
+            assert_eq!(answers, ["two", "two"]);
+        }
+    }
+    let of_one = events(&agent, &["--backend", "one"]);
+    let lines: Vec<_> = of_one.iter().skip(1).map(Event::line).collect();
+    let expected = [
+        "one: starting → ready by listen: listen: listening",
+        "one: ready → unready by listen: listen: not listening",
+        "one: unready → ready by listen: listen: listening",
+    ];
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn refused_connections_are_told_and_counted() {
+    const WANTED: u64 = 20;
+    let Some(Host { world, docker, mut agent }) = Host::set(Attach::Tc) else { return };
+    let replicas = docker.run_all(["one", "two"].map(listener));
+    agent.wait_ready("web", 2);
+    let follow = Follow::start(&agent);
+    let (first, _) = follow.until(|event| event.to == "ready");
+    assert_eq!(first.source, "listen", "{first:?}");
+    replicas[0].ns().output("iptables", "-A INPUT -p tcp --dport 5000 --syn -j REJECT --reject-with tcp-reset");
+    let http = Http::new(&world.client, (HOST, 9000));
+    while agent.backend("one").resteered_total < WANTED {
+        assert_eq!(http.backend(), "two");
+    }
+    let refused = agent.backend("one").resteered_total;
+    let (mut told, mut lines) = (0, 0);
+    while told < refused {
+        let (event, late) = follow.until(|event| event.source == "refused");
+        println!("{}, {} times, there after {late:?}", event.line(), event.count);
+        assert_eq!(event.line(), "one: ready → ready by refused: refused: a new connection");
+        (told, lines) = (told + event.count, lines + 1);
+    }
+    println!("{refused} refused, told in {lines} lines");
+    assert_eq!(told, refused);
+    assert!(lines > 1 && lines < refused, "at once, and then once a second");
+}
+
+#[test]
+fn what_is_found_by_asking_docker_is_told_as_a_resync() {
+    let Some(Host { world: _world, docker, mut agent }) = Host::set(Attach::Tc) else { return };
+    let gone = docker.run(greeter("gone"));
+    docker.run(greeter("stays"));
+    agent.wait_ready("web", 2);
+    agent.kill9();
+    gone.remove();
+    docker.run(greeter("new"));
+
+    agent.restart();
+    agent.wait_state("new", "ready");
+    let all = events(&agent, &[]);
+    let lines: Vec<_> = all.iter().map(Event::line).collect();
+    // That one is gone the kernel saw, in nobody's time; and nothing has become of who stays.
+    let expected =
+        ["new: gone → starting by resync: resync: listed", "new: starting → ready by health: health: healthy"];
+    assert_eq!(lines, expected, "{all:#?}");
 }
 
 /// A container that goes on after its stop signal, and that the operator put back.

@@ -19,17 +19,22 @@ fn replica(name: &str, port: u16) -> ContainerSpec {
     spec.label("steer.service", name).label("steer.hold", "10s")
 }
 
-/// Stops it and starts it again; the time from the first word until it answers on its own address.
-fn gap(host: &Host, one: &mut Container) -> Duration {
+/// Stops it and starts it again; the time from the first word until it answers on its own address, or until Docker finds it healthy
+/// where it is asked.
+fn gap(host: &Host, one: &mut Container, has_health: bool) -> Duration {
     let begin = Instant::now();
     one.stop(None);
     one.start();
-    let direct = Http::new(&host.world.host, one.address());
-    wait_until("it answers", LIMIT, || direct.get("/"));
+    if has_health {
+        one.wait_healthy();
+    } else {
+        let direct = Http::new(&host.world.host, one.address());
+        wait_until("it answers", LIMIT, || direct.get("/"));
+    }
     begin.elapsed()
 }
 
-fn stopped_and_started(attach: Attach) {
+fn stopped_and_started(attach: Attach, has_health: bool) {
     let Some(mut host) = Host::set(attach) else { return };
     let apps: [(&str, &[&str]); 4] = [
         ("closes", &["--on-term", "abandon"]),
@@ -38,13 +43,15 @@ fn stopped_and_started(attach: Attach) {
         ("slow", &["--on-term", "abandon", "--listen-after", "2"]),
     ];
     for (port, (name, args)) in (9000..).zip(apps) {
-        let mut one = host.docker.run(replica(name, port).args(args).stop_timeout(2));
+        let spec = replica(name, port).args(args).stop_timeout(2);
+        let mut one = host.docker.run(if has_health { spec.healthcheck() } else { spec });
         host.agent.wait_ready(name, 1);
         let clients = Clients::start(&host.world, port);
-        let gap = gap(&host, &mut one);
+        let gap = gap(&host, &mut one, has_health);
         clients.flow_on();
         let fared = clients.finish();
-        eprintln!("{} {name}: gap {} ms; {fared}", attach.word(), gap.as_millis());
+        let health = if has_health { ", healthcheck" } else { "" };
+        eprintln!("{} {name}{health}: gap {} ms; {fared}", attach.word(), gap.as_millis());
         one.remove();
         for report in [&fared.close, &fared.keepalive] {
             let failures = &report.failures;
@@ -61,12 +68,22 @@ fn stopped_and_started(attach: Attach) {
 
 #[test]
 fn clients_of_one_replica_wait_for_its_restart_over_tc() {
-    stopped_and_started(Attach::Tc);
+    stopped_and_started(Attach::Tc, false);
 }
 
 #[test]
 fn clients_of_one_replica_wait_for_its_restart_over_xdp() {
-    stopped_and_started(Attach::Xdp);
+    stopped_and_started(Attach::Xdp, false);
+}
+
+#[test]
+fn clients_of_one_replica_with_a_healthcheck_wait_until_it_is_healthy_again_over_tc() {
+    stopped_and_started(Attach::Tc, true);
+}
+
+#[test]
+fn clients_of_one_replica_with_a_healthcheck_wait_until_it_is_healthy_again_over_xdp() {
+    stopped_and_started(Attach::Xdp, true);
 }
 
 /// A connection that waits is in the very moment somebody listens, not at its next retransmission.

@@ -2,7 +2,6 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,13 +9,12 @@ use bollard::query_parameters::RenameContainerOptionsBuilder;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use steer_common::limits::ABI;
-use steer_tests::agent::{Agent, Attach, Backend};
+use steer_tests::agent::{Attach, Backend};
 use steer_tests::clients::{Clients, Host, cut};
-use steer_tests::docker::{ContainerSpec, Docker};
+use steer_tests::docker::ContainerSpec;
 use steer_tests::http::Http;
 use steer_tests::long_lived::LongLived;
 use steer_tests::pace;
-use steer_tests::skip::{self, Need};
 use steer_tests::wait_until;
 use steer_tests::world::HOST;
 
@@ -86,6 +84,69 @@ fn the_kernel_drains_without_an_agent_over_tc() {
 #[test]
 fn the_kernel_drains_without_an_agent_over_xdp() {
     draining(Attach::Xdp, false);
+}
+
+/// An agent that is there and does nothing is no better than none, and goes on as if nothing had been.
+fn hung(attach: Attach) {
+    let Some(mut host) = Host::set(attach) else { return };
+    let victim = host.docker.run(stubborn("victim"));
+    host.docker.run_all(["one", "two"].map(replica));
+    host.agent.wait_ready(SERVICE, 3);
+    let old: Vec<_> = (0..6).map(|_| LongLived::start(&host.world.client, ECHO)).collect();
+    let held = old.iter().filter(|life| life.backend == "victim").count();
+    assert!(held > 0, "{old:?}");
+    let clients = Clients::start(&host.world, 9000);
+
+    host.agent.hang();
+    let young: Vec<_> = (0..6).map(|_| LongLived::start(&host.world.client, ECHO)).collect();
+    assert!(young.iter().any(|life| life.backend == "victim"), "{young:?}");
+    clients.flow_on();
+    std::thread::scope(|scope| {
+        // As long as the container's own patience: Docker waits for its end.
+        let stopping = scope.spawn(|| victim.stop(Some(60)));
+        let told = wait_until("the kernel has drained it", LIMIT, || match host.agent.backend("victim") {
+            now if now.state == "draining" => Ok(now),
+            now => Err(format!("{now:?}")),
+        });
+        assert_eq!(told.cause, "signal: TERM");
+        clients.flow_on();
+        clients.flow_on();
+        let later = host.agent.backend("victim");
+        assert_eq!((later.state.as_str(), later.steered_total), ("draining", told.steered_total), "{later:?}");
+        let more: Vec<_> = (0..6).map(|_| LongLived::start(&host.world.client, ECHO)).collect();
+        assert!(more.iter().all(|life| life.backend != "victim"), "{more:?}");
+        for life in old.into_iter().chain(young).chain(more) {
+            let life = life.finish_unharmed();
+            assert!(life.slowest < pace::soon(Duration::from_secs(1)), "{life:?}");
+        }
+
+        host.agent.go_on();
+        // It has heard of the stop by now, from the ring and from Docker, and of nothing that takes it back.
+        host.docker.run(replica("three"));
+        let status = host.agent.wait_ready(SERVICE, 3);
+        let draining = status.backend("victim").map(|one| (one.state.as_str(), one.cause.as_str()));
+        assert!(matches!(draining, Some(("draining" | "drained", "signal: TERM"))), "{status}");
+        victim.kill("KILL");
+        stopping.join().expect("it is stopped");
+    });
+    host.agent.wait_for("the victim is gone", |status| status.backend("victim").is_none());
+    clients.flow_on();
+    let fared = clients.finish();
+    eprintln!("{}, agent hung: {held} long ones on the victim; {fared}", attach.word());
+    for report in [&fared.close, &fared.keepalive] {
+        assert_eq!((report.failed, report.stalled), (0, 0), "{report:#?}");
+    }
+    assert!(fared.close.backends.contains_key("three"), "{fared:#?}");
+}
+
+#[test]
+fn while_the_agent_hangs_the_kernel_steers_and_drains_over_tc() {
+    hung(Attach::Tc);
+}
+
+#[test]
+fn while_the_agent_hangs_the_kernel_steers_and_drains_over_xdp() {
+    hung(Attach::Xdp);
 }
 
 #[test]
@@ -309,120 +370,6 @@ fn without_the_kernels_tracepoints_dockers_event_takes_a_backend_out() {
     let stops = host.agent.status().agent.stops.expect("there was a stop");
     assert_eq!((stops.kernel_first, stops.event_first), (0, 1), "{stops:?}");
     assert_eq!((fared.close.failed, fared.keepalive.failures.total()), (0, cut(&fared.keepalive)), "{fared:#?}");
-}
-
-/// The hierarchy of cgroups of version 2: alone, or beside version 1.
-fn cgroup2() -> Option<PathBuf> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").expect("this process has mounts");
-    let found =
-        mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|fields| fields.get(2) == Some(&"cgroup2"));
-    found.map(|fields| PathBuf::from(fields[1]))
-}
-
-/// Frozen not by Docker, which would send an event: nobody but the kernel sees this.
-fn frozen(attach: Attach, with_agent: bool) {
-    let needs = [Need::Root, Need::Docker, Need::Steer];
-    if skip::without(&needs) {
-        return;
-    }
-    let Some(root) = cgroup2() else {
-        println!("skipped: no cgroup2 is mounted here ({attach:?})");
-        return;
-    };
-    let world = attach.world();
-    let docker = Docker::start(&world);
-    docker.import_greeter();
-    let victim = docker.run(replica("victim"));
-    docker.run_all(["one", "two"].map(replica));
-    // Where Docker uses version 1, the container is in no group of version 2.
-    let group = root.join(world.tag()).join("victim");
-    std::fs::create_dir_all(&group).expect("a cgroup can be made");
-    let write =
-        |file: &str, what: &str| std::fs::write(group.join(file), what).unwrap_or_else(|err| panic!("{file}: {err}"));
-    write("cgroup.procs", &victim.pid.to_string());
-    let mut agent = Agent::start(&world, &docker, attach);
-    agent.wait_ready(SERVICE, 3);
-    let lives: Vec<_> = (0..6).map(|_| LongLived::start(&world.client, ECHO)).collect();
-    let clients = Clients::start(&world, 9000);
-    if !with_agent {
-        agent.kill9();
-    }
-    for round in 1..=10 {
-        write("cgroup.freeze", "1");
-        let told = agent.backend("victim");
-        assert_eq!((told.state.as_str(), told.cause.as_str()), ("unready", "frozen"), "{told:?}");
-        clients.flow_on();
-        let later = agent.backend("victim");
-        assert_eq!(later.steered_total, told.steered_total, "new connections while it is frozen, round {round}");
-        write("cgroup.freeze", "0");
-        wait_until("it is given connections", LIMIT, || match agent.backend("victim") {
-            now if now.state == "ready" && now.steered_total > told.steered_total => Ok(()),
-            now => Err(format!("{now:?}")),
-        });
-    }
-    let fared = clients.finish();
-    eprintln!("{}, agent {with_agent}: {fared}", attach.word());
-    assert_eq!((fared.close.failed, fared.keepalive.failed), (0, 0), "{fared:#?}");
-    for life in lives {
-        life.finish_unharmed();
-    }
-}
-
-#[test]
-fn a_frozen_container_takes_nothing_until_it_goes_on_over_tc() {
-    frozen(Attach::Tc, true);
-    frozen(Attach::Tc, false);
-}
-
-#[test]
-fn a_frozen_container_takes_nothing_until_it_goes_on_over_xdp() {
-    frozen(Attach::Xdp, true);
-    frozen(Attach::Xdp, false);
-}
-
-/// With cgroup version 1 the agent sees it, and not the kernel side: a write to the control file. Not by Docker either.
-fn frozen_by_version_1(attach: Attach) {
-    let Some(mut host) = Host::set(attach) else { return };
-    let victim = host.docker.run(replica("victim"));
-    let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", victim.pid)).expect("it runs");
-    let path = groups.lines().find_map(|line| line.split_once(":freezer:/").map(|(_, path)| path.to_owned()));
-    let Some(path) = path.filter(|path| !path.is_empty()) else {
-        return println!("skipped: Docker uses no freezer of cgroup version 1 here ({attach:?})");
-    };
-    let control = PathBuf::from("/sys/fs/cgroup/freezer").join(path).join("freezer.state");
-    let write =
-        |what: &str| std::fs::write(&control, what).unwrap_or_else(|err| panic!("{}: {err}", control.display()));
-    host.docker.run_all(["one", "two"].map(replica));
-    host.agent.wait_ready(SERVICE, 3);
-    let clients = Clients::start(&host.world, 9000);
-    for round in 1..=5 {
-        let before = host.agent.backend("victim").steered_total;
-        write("FROZEN");
-        let begin = Instant::now();
-        let told = wait_until("it is out", LIMIT, || match host.agent.backend("victim") {
-            now if now.state == "unready" => Ok(now),
-            now => Err(format!("{now:?}")),
-        });
-        eprintln!("{}, round {round}: seen to be out after {:?}", attach.word(), begin.elapsed());
-        assert_eq!(told.cause, "event: pause");
-        clients.flow_on();
-        let later = host.agent.backend("victim");
-        assert_eq!(later.steered_total, told.steered_total, "new connections while it is frozen, round {round}");
-        write("THAWED");
-        wait_until("it is given connections", LIMIT, || match host.agent.backend("victim") {
-            now if now.state == "ready" && now.steered_total > before => Ok(()),
-            now => Err(format!("{now:?}")),
-        });
-    }
-    let fared = clients.finish();
-    eprintln!("{}: {fared}", attach.word());
-    assert_eq!((fared.close.failed, fared.keepalive.failed), (0, 0), "{fared:#?}");
-}
-
-#[test]
-fn a_frozen_container_of_cgroup_version_1_takes_nothing_until_it_goes_on() {
-    frozen_by_version_1(Attach::Tc);
-    frozen_by_version_1(Attach::Xdp);
 }
 
 /// Writes until that fails by a reset, and tells how long it took. Where the backend's own end came through, the answer to that

@@ -196,14 +196,15 @@ mod tests {
     fn what_is_left_of_an_older_connection_from_the_same_port_is_not_taken_for_the_one_that_is_open() {
         for (left, open) in [(1, 3), (3, 1)] {
             let mut world = World::with_backends(&[1, 2, 3]);
-            world.half_closed.insert((BackendId(left), addr(CLIENT), Port::new(PORT)));
-            assert_eq!(
-                world.client(PORT, FIN, 1),
-                to(left, FollowRecovered),
-                "where there is no other, it is that one"
-            );
-            world.sockets.insert((BackendId(open), addr(CLIENT), Port::new(PORT)));
+            let of = |backend: u16, port: u16| (BackendId(backend), addr(CLIENT), Port::new(port));
+            world.half_closed.extend([of(left, PORT), of(left, PORT + 1)]);
+            world.sockets.insert(of(open, PORT));
             assert_eq!(world.client(PORT, ACK, 1), to(open, FollowRecovered));
+            assert_eq!(
+                world.client(PORT + 1, FIN, 1),
+                to(left, FollowRecovered),
+                "where there is no other, it is that"
+            );
         }
     }
 

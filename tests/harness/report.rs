@@ -47,6 +47,9 @@ pub struct Report {
     /// before; without a name where none had.
     #[serde(default)]
     pub broken: BTreeMap<String, u64>,
+    /// Connections that clients keep at the time of the report, by the backend that has answered on them.
+    #[serde(default)]
+    pub kept: BTreeMap<String, u64>,
     /// The first failures in words: second of the run, client address, what happened.
     pub samples: Vec<String>,
 }

@@ -112,5 +112,7 @@ fn a_worker_follows_an_update_under_load() {
     for report in [&fared.close, &fared.keepalive] {
         assert_eq!(cut(report), 0, "{report:#?}");
     }
-    assert!(fared.close.failed + fared.keepalive.failed <= left, "{left}: {fared}");
+    // Without `ip_vs` there is no mesh: what is left to it has failed.
+    let may_fail = if std::path::Path::new("/proc/net/ip_vs").exists() { 0 } else { left };
+    assert!(fared.close.failed + fared.keepalive.failed <= may_fail, "{left}: {fared}");
 }

@@ -27,16 +27,10 @@ pub(crate) fn run() -> Result<bool> {
     steps.push(("test", started.elapsed(), outcome.is_good()));
 
     let started = Instant::now();
-    let machine = match vm::cannot_run_here() {
-        Some(reason) => {
-            println!("skipped: the virtual machine: {reason}");
-            true
-        }
-        None => vm::run(&vm::Args::for_ci()).unwrap_or_else(|error| {
-            println!("vm: {error:#}");
-            false
-        }),
-    };
+    let machine = vm::run_for_ci().unwrap_or_else(|error| {
+        println!("vm: {error:#}");
+        false
+    });
     steps.push(("vm", started.elapsed(), machine));
 
     println!("== ci");

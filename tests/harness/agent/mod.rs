@@ -232,8 +232,31 @@ impl Agent {
 
     #[track_caller]
     fn end(&mut self, signal: Signal) -> ExitStatus {
-        kill(Pid::from_raw(self.pid() as i32), signal).expect("a child that is not reaped can be signalled");
+        self.signal(signal);
         self.wait_exit()
+    }
+
+    /// SIGSTOP: it is there, and does nothing at all. Waits until that is so.
+    #[track_caller]
+    pub fn hang(&self) {
+        const STOPPED: &str = "State:\tT";
+        self.signal(Signal::SIGSTOP);
+        let path = format!("/proc/{}/status", self.pid());
+        wait_until("the agent hangs", LIMIT, || match std::fs::read_to_string(&path) {
+            Ok(status) if status.lines().any(|line| line.starts_with(STOPPED)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    }
+
+    /// SIGCONT: it goes on where it was.
+    #[track_caller]
+    pub fn go_on(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    #[track_caller]
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid() as i32), signal).expect("a child that is not reaped can be signalled");
     }
 
     /// Waits for an agent to end, such as one that refuses to start.

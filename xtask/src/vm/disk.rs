@@ -27,7 +27,9 @@ const ALSO: [&str; 3] = ["kmod", "procps", "less"];
 const MKE2FS: [&str; 6] = ["-q", "-t", "ext4", "-O", "^has_journal", "-Elazy_itable_init=1,root_owner=0:0"];
 /// A file with holes: only what is used takes room.
 const SIZE: &str = "6G";
-/// What to do where [`mirror`] finds none.
+/// For root disks where the system is none of Debian's, but has the keys to its archive ([`super::tools`]).
+const DEBIAN: &str = "http://deb.debian.org/debian";
+/// What to do where there is no mirror.
 const NO_MIRROR: &str = "no mirror of Debian is configured for apt here; name one: --mirror URL";
 
 /// What a machine boots from.
@@ -63,7 +65,7 @@ pub(crate) fn of(suite: Suite, mirror: Option<&str>, fresh: bool, privilege: Pri
     }
     let mirror = match mirror {
         Some(mirror) => mirror.to_owned(),
-        None => self::mirror()?,
+        None => mirror_for_disks()?,
     };
     sweep(&cache()?, privilege)?;
     let partial = Partial { dir: dir.with_extension(format!("partial-{}", std::process::id())), privilege };
@@ -176,11 +178,19 @@ fn fnv1a(bytes: &[u8]) -> u64 {
 
 /// The mirror that this system's own packages come from.
 pub(crate) fn mirror() -> Result<String> {
+    mirror_in(&targets()?).context(NO_MIRROR)
+}
+
+/// That one, or Debian's own where the system is Ubuntu.
+pub(crate) fn mirror_for_disks() -> Result<String> {
+    mirror_for_disks_in(&targets()?).context(NO_MIRROR)
+}
+
+/// What apt is configured for: address, codename and origin of each archive.
+fn targets() -> Result<String> {
     const FORMAT: &str = "$(REPO_URI) $(CODENAME) $(ORIGIN)";
     let mut ask = cmd::command("apt-get");
-    let targets =
-        cmd::output(ask.args(["indextargets", "--format", FORMAT, "Created-By: Packages"])).context(NO_MIRROR)?;
-    mirror_in(&targets).context(NO_MIRROR)
+    cmd::output(ask.args(["indextargets", "--format", FORMAT, "Created-By: Packages"])).context(NO_MIRROR)
 }
 
 /// The first archive with a whole suite of Debian: not updates, security or backports, which are named after one.
@@ -191,6 +201,11 @@ fn mirror_in(targets: &str) -> Option<String> {
         let whole = origin == "Debian" && words.next().is_none() && !codename.contains('-');
         whole.then(|| uri.trim_end_matches('/').to_owned())
     })
+}
+
+fn mirror_for_disks_in(targets: &str) -> Option<String> {
+    let is_ubuntu = |line: &str| line.split_whitespace().nth(2) == Some("Ubuntu");
+    mirror_in(targets).or_else(|| targets.lines().any(is_ubuntu).then(|| DEBIAN.to_owned()))
 }
 
 #[cfg(test)]
@@ -205,6 +220,15 @@ mod tests {
                        http://three.example/debian/ bookworm Debian\n";
         assert_eq!(mirror_in(targets).as_deref(), Some("http://three.example/debian"));
         assert_eq!(mirror_in("http://one.example/ubuntu/ noble Ubuntu\n"), None);
+        assert_eq!(mirror_for_disks_in(targets).as_deref(), Some("http://three.example/debian"));
+    }
+
+    #[test]
+    fn ubuntu_has_disks_from_debian() {
+        let ubuntu = "http://one.example/ppa/ noble LP-PPA-one\nhttp://one.example/ubuntu/ noble-updates Ubuntu\n";
+        assert_eq!(mirror_for_disks_in(ubuntu).as_deref(), Some(DEBIAN));
+        assert_eq!(mirror_for_disks_in("http://one.example/other/ other Other\n"), None);
+        assert_eq!(mirror_for_disks_in(""), None);
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod versus;
 mod wire;
 
 use std::{
+    ffi::OsStr,
     fs,
     io::Write,
     path::{Path, PathBuf},
@@ -70,7 +71,7 @@ pub(crate) struct Args {
     /// Debian's mirror for the root disks [default: the one that this system uses]
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
-    /// How long one test binary may run [default: 900], or all of --versus [default: 2700]
+    /// How long one test binary may run [default: 900], or after what time no row of --versus begins [default: 2700]
     #[arg(long, value_name = "SECONDS")]
     limit: Option<u64>,
     /// How long all of them together may run in one machine
@@ -97,9 +98,8 @@ const CI_TESTS: [&str; 2] = ["verifier", "statics"];
 const CI_WISH: &str = "STEER_CI_VM";
 
 impl Args {
-    /// What CI runs: one machine, and those tests that tell most of a kernel; everything when asked by [`CI_WISH`].
-    pub(crate) fn for_ci() -> Self {
-        let everything = std::env::var_os(CI_WISH).is_some_and(|wish| wish == "all");
+    /// What CI runs: one machine, and those tests that tell most of a kernel, or everything.
+    fn for_ci(everything: bool) -> Self {
         let (suites, tests) =
             if everything { (Vec::new(), Vec::new()) } else { (vec![CI_SUITE], CI_TESTS.map(str::to_owned).to_vec()) };
         Self { suites, tests, ..Self::default() }
@@ -131,9 +131,30 @@ const SLOWNESS: &str = "STEER_TESTS_SLOWNESS";
 /// tell a lost SYN (1 s) any more.
 const TCG_SLOWNESS: &str = "4";
 
-/// Why CI has no machine on this system: its distribution has no mirror of Debian's.
-pub(crate) fn cannot_run_here() -> Option<String> {
-    disk::mirror().err().map(|error| format!("{error:#}"))
+/// Like [`run`], of what CI can afford, or of everything when asked by [`CI_WISH`].
+pub(crate) fn run_for_ci() -> Result<bool> {
+    let everything = is_everything(std::env::var_os(CI_WISH).as_deref())?;
+    match disk::mirror_for_disks() {
+        Ok(_) => run(&Args::for_ci(everything)),
+        Err(error) => without_machine(everything, &error),
+    }
+}
+
+fn is_everything(wish: Option<&OsStr>) -> Result<bool> {
+    match wish {
+        Some(wish) if wish == "all" => Ok(true),
+        Some(wish) if !wish.is_empty() => bail!("{CI_WISH}={}: it can only be `all`", wish.display()),
+        _ => Ok(false),
+    }
+}
+
+/// No root disk can be made on this system: CI does without a machine, unless somebody has asked for machines by name.
+fn without_machine(everything: bool, why: &anyhow::Error) -> Result<bool> {
+    if everything {
+        bail!("{CI_WISH} asks for every machine, and none can be made here: {why:#}");
+    }
+    println!("skipped: the virtual machine: {why:#}");
+    Ok(true)
 }
 
 /// True when every test of every system is good.
@@ -199,8 +220,8 @@ impl Harness<'_> {
     }
 
     /// An empty folder for what is known of a machine.
-    fn logs(&self, suite: Suite) -> Result<PathBuf> {
-        let logs = self.dir.join(suite.name());
+    fn logs(&self, name: &str) -> Result<PathBuf> {
+        let logs = self.dir.join(name);
         drop(fs::remove_dir_all(&logs));
         fs::create_dir_all(&logs).with_context(|| format!("creating {}", shown(&logs)))?;
         Ok(logs)
@@ -219,13 +240,13 @@ impl Harness<'_> {
     }
 
     fn shell(&mut self, suite: Suite) -> Result<bool> {
-        let (disk, logs) = (self.disk(suite)?, self.logs(suite)?);
+        let (disk, logs) = (self.disk(suite)?, self.logs(suite.name())?);
         qemu::shell(&self.spec(&disk, &logs)?)
     }
 
     /// Everything that is to run, in one system.
     fn column(&mut self, suite: Suite) -> Result<Column> {
-        let (disk, logs) = (self.disk(suite)?, self.logs(suite)?);
+        let (disk, logs) = (self.disk(suite)?, self.logs(suite.name())?);
         let mut column =
             Column { name: suite.name(), about: String::new(), binaries: Vec::new(), problems: Vec::new() };
         if !self.payload.tests.is_empty() {
@@ -329,6 +350,18 @@ fn shown(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn machines_that_were_asked_for_are_not_left_out_in_silence() {
+        let why = anyhow::anyhow!("no mirror");
+        assert!(without_machine(false, &why).unwrap());
+        assert!(without_machine(true, &why).unwrap_err().to_string().contains("no mirror"));
+        for (wish, expected) in
+            [(None, Some(false)), (Some(""), Some(false)), (Some("all"), Some(true)), (Some("ALL"), None)]
+        {
+            assert_eq!(is_everything(wish.map(OsStr::new)).ok(), expected, "{wish:?}");
+        }
+    }
 
     #[test]
     fn the_harness_knows_the_word_for_slowness() {

@@ -18,6 +18,8 @@ const TOOLS: [Program; 4] = [
     packages::program("setpriv", &["util-linux"], "ending QEMU together with the harness"),
     packages::program("unshare", &["util-linux"], "making root disks"),
 ];
+/// No program, but installed like one: without it debootstrap trusts whatever comes. On Debian it is always there, on Ubuntu not.
+const KEYS: Program = packages::program("debian-archive-keyring", &["debian-archive-keyring"], "checking root disks");
 const QEMU: Program = packages::program(qemu::PROGRAM, &["qemu-system-x86"], "the machines");
 /// apt reads it beside the sources that the system came with.
 const SOURCES: &str = "/etc/apt/sources.list.d/steer-vm-backports.sources";
@@ -26,11 +28,14 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Makes sure of the tools, or says what to install.
 pub(crate) fn ensure(privilege: Privilege) -> Result<()> {
     let mut missing: Vec<&Program> = TOOLS.iter().filter(|tool| cmd::find(tool.name).is_none()).collect();
+    let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    if packages::is_debian_like(&os_release) && !Path::new(KEYRING).exists() {
+        missing.push(&KEYS);
+    }
     let objection = qemu_objection()?;
     if missing.is_empty() && objection.is_none() {
         return Ok(());
     }
-    let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     if !packages::is_debian_like(&os_release) || cmd::find("apt-get").is_none() || privilege == Privilege::None {
         let mut lines: Vec<_> = missing.iter().map(|tool| format!("{} ({})", tool.name, tool.purpose)).collect();
         lines.extend(objection);

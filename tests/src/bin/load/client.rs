@@ -10,11 +10,15 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::ports::Ports;
 use crate::response::{self, Response};
+use crate::rhythm::Rhythm;
 use crate::{Mode, Run};
 
 pub(crate) struct Client {
     run: Rc<Run>,
     ports: Option<Ports>,
+    /// Without one it asks again as soon as it is answered.
+    rhythm: Option<Rhythm>,
+    index: u16,
     buffer: Vec<u8>,
     stream: Option<TcpStream>,
     /// Which target is next.
@@ -30,15 +34,20 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(run: Rc<Run>, ports: Option<Ports>, index: u16) -> Self {
+    pub(crate) fn new(run: Rc<Run>, ports: Option<Ports>, rhythm: Option<Rhythm>, index: u16) -> Self {
         let room = if run.mode == Mode::Bulk { 256 << 10 } else { 4 << 10 };
         let buffer = Vec::with_capacity(room);
         let (turn, head_start) = (index.into(), u32::from(index) % run.per_connection.max(1));
-        Self { run, ports, buffer, stream: None, turn, carried: 0, head_start, local: None, backend: String::new() }
+        let backend = String::new();
+        Self { run, ports, rhythm, index, buffer, stream: None, turn, carried: 0, head_start, local: None, backend }
     }
 
     pub(crate) async fn run(mut self) {
-        let mut due = Instant::now();
+        let (mut due, mut turn) = (Instant::now(), 0);
+        if let Some(rhythm) = &self.rhythm {
+            due += rhythm.offset();
+            sleep_until(due + rhythm.late(turn)).await;
+        }
         while self.run.may_start() {
             let run = self.run.clone();
             let started = Instant::now();
@@ -54,9 +63,11 @@ impl Client {
                     run.tally.failure(&err, &self.backend, self.local.take(), started.elapsed());
                 }
             }
-            if let Some(pause) = run.pause {
-                due = (due + pause).max(Instant::now());
-                sleep_until(due).await;
+            run.tally.keeps(self.index, self.stream.is_some().then_some(&self.backend));
+            if let Some(rhythm) = &self.rhythm {
+                turn += 1;
+                due = (due + rhythm.pause()).max(Instant::now());
+                sleep_until(due + rhythm.late(turn)).await;
             } else if run.stopped.get() {
                 return;
             }

@@ -18,11 +18,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use crate::client::Client;
 use crate::ports::{PortRange, Ports};
+use crate::rhythm::Rhythm;
 use crate::tally::Tally;
 
 mod client;
 mod ports;
 mod response;
+mod rhythm;
 mod tally;
 
 #[derive(Parser)]
@@ -100,8 +102,6 @@ struct Run {
     limit: Duration,
     /// Requests after which a connection is closed by the client.
     per_connection: u32,
-    /// Time between two requests of one client, where `--rate` asks for it.
-    pause: Option<Duration>,
     /// Requests that may still be started.
     budget: Cell<u64>,
     stopped: Cell<bool>,
@@ -150,10 +150,9 @@ fn prepare(args: &Args) -> Run {
             .into_bytes(),
         limit: Duration::from_secs_f64(args.timeout),
         per_connection: args.per_connection.unwrap_or(u32::MAX),
-        pause: args.rate.map(|rate| Duration::from_secs_f64(f64::from(args.connections) / rate)),
         budget: Cell::new(args.requests.unwrap_or(u64::MAX)),
         stopped: Cell::new(false),
-        tally: Tally::new(args.stall),
+        tally: Tally::new(args.stall, args.connections),
     }
 }
 
@@ -168,13 +167,8 @@ async fn drive(args: &Args, run: Rc<Run>) {
     let mut clients = JoinSet::new();
     for index in 0..args.connections {
         let ports = args.source_ports.as_ref().map(|range| Ports::share(range, index, args.connections));
-        let client = Client::new(run.clone(), ports, index);
-        // With a rate, the clients start spread over one pause: a pulse of all of them is not a rate.
-        let offset = run.pause.map(|pause| pause * u32::from(index) / u32::from(args.connections));
-        clients.spawn_local(async move {
-            tokio::time::sleep(offset.unwrap_or_default()).await;
-            client.run().await;
-        });
+        let rhythm = args.rate.map(|rate| Rhythm::new(rate, index, args.connections));
+        clients.spawn_local(Client::new(run.clone(), ports, rhythm, index).run());
     }
     let every = args.progress.unwrap_or(Duration::from_secs(1));
     let mut beat = interval_at(Instant::now() + every, every);

@@ -1,6 +1,7 @@
 //! Counting: histograms, failures by kind, requests per backend, and the report made of them.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -40,6 +41,8 @@ struct Inner {
     backends: Vec<Known>,
     /// Fewer still: by the backend that had answered before.
     broken: Vec<(String, u64)>,
+    /// By client: who has answered on the connection that it keeps; empty where it keeps none.
+    kept: Vec<String>,
     samples: Vec<String>,
     shown: Shown,
 }
@@ -60,7 +63,7 @@ struct Shown {
 }
 
 impl Tally {
-    pub(crate) fn new(stall: Duration) -> Self {
+    pub(crate) fn new(stall: Duration, clients: u16) -> Self {
         let histogram =
             || Histogram::new_with_max(LONGEST, 3).expect("three digits up to two minutes is a valid histogram");
         let started = Instant::now();
@@ -79,6 +82,7 @@ impl Tally {
             failures: Failures::default(),
             backends: Vec::new(),
             broken: Vec::new(),
+            kept: vec![String::new(); clients.into()],
             samples: Vec::new(),
             shown,
         };
@@ -134,6 +138,16 @@ impl Tally {
         inner.sample(local, &format!("{err} after {:.1} ms", millis(took)));
     }
 
+    /// The backend to which a client keeps its connection, if it does, until it says otherwise.
+    pub(crate) fn keeps(&self, client: u16, backend: Option<&String>) {
+        let place = &mut self.inner.borrow_mut().kept[usize::from(client)];
+        match backend {
+            // No allocation in the long run.
+            Some(backend) => place.clone_from(backend),
+            None => place.clear(),
+        }
+    }
+
     /// Stops the clock.
     pub(crate) fn end(&self) {
         self.inner.borrow_mut().ended = Some(Instant::now());
@@ -157,6 +171,10 @@ impl Tally {
     pub(crate) fn report(&self, mode: &str) -> Report {
         let inner = self.inner.borrow();
         let seconds = inner.ended.unwrap_or_else(Instant::now).duration_since(inner.started).as_secs_f64();
+        let mut kept = BTreeMap::new();
+        for backend in inner.kept.iter().filter(|backend| !backend.is_empty()) {
+            *kept.entry(backend.clone()).or_default() += 1;
+        }
         let first_answers = inner.backends.iter().map(|known| (known.name.clone(), known.first.as_secs_f64()));
         Report {
             mode: mode.to_owned(),
@@ -176,6 +194,7 @@ impl Tally {
             began: inner.began.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
             first_answers: first_answers.collect(),
             broken: inner.broken.iter().cloned().collect(),
+            kept,
             samples: inner.samples.clone(),
         }
     }

@@ -25,32 +25,33 @@ pub(crate) struct Wanted {
     pub(crate) gone: Option<String>,
 }
 
-/// Does it to a service that is as wanted. Returns while Swarm may be at work still.
-pub(crate) fn perform(deed: Deed, docker: &Engine, before: &Wanted) -> Result<Wanted, Stop> {
+/// Does it to a service that is as wanted, or to the task of that name. Returns while Swarm may be at work still.
+pub(crate) fn perform(deed: Deed, docker: &Engine, before: &Wanted, victim: &str) -> Result<Wanted, Stop> {
+    let victim = || task(docker, victim);
     match deed {
         Deed::StopFirst | Deed::SlowUpdate => Ok(update(docker, before, false)),
         Deed::StartFirst => Ok(update(docker, before, true)),
         Deed::Scale => scale(docker, before),
         Deed::Stop => {
-            let task = victim(docker);
+            let task = victim();
             task.stop(None);
             Ok(without(before, task))
         }
         Deed::Kill => {
-            let task = victim(docker);
+            let task = victim();
             // Not by Docker, which would know.
             kill(Pid::from_raw(task.pid), Signal::SIGKILL).map_err(|err| Stop::failed("kill -9", err))?;
             Ok(without(before, task))
         }
         Deed::Exit => {
-            let task = victim(docker);
+            let task = victim();
             let inside = Http::new(&task.ns(), SocketAddr::from((Ipv4Addr::LOCALHOST, 5000)));
             // It exits without an answer.
             drop(inside.get("/crash"));
             Ok(without(before, task))
         }
         Deed::Pause => {
-            let task = victim(docker);
+            let task = victim();
             let until = Instant::now() + PAUSE;
             task.pause();
             let waited = poll::sleep_until(until);
@@ -76,8 +77,9 @@ fn scale(docker: &Engine, before: &Wanted) -> Result<Wanted, Stop> {
 }
 
 #[track_caller]
-fn victim(docker: &Engine) -> Container {
-    docker.task_containers(SERVICE).into_iter().next().expect("the service has tasks")
+fn task(docker: &Engine, name: &str) -> Container {
+    let found = docker.task_containers(SERVICE).into_iter().find(|task| task.name == name);
+    found.unwrap_or_else(|| panic!("no task has the name {name:?}"))
 }
 
 fn without(before: &Wanted, task: Container) -> Wanted {

@@ -37,7 +37,7 @@ struct Args {
     /// Only this way; both, one after the other, if none is named
     #[arg(long, value_enum)]
     way: Vec<Way>,
-    /// Begin no row after this time; the table is made of those that were measured
+    /// Begin no row after this time; the table, which is printed anew after each row, is of those that were measured
     #[arg(long, default_value_t = u64::MAX)]
     seconds: u64,
     /// Only rows whose name contains one of these, such as `kill` or `none: docker stop`
@@ -60,9 +60,12 @@ fn main() -> ExitCode {
         [Way::Mesh, Way::Steer].into_iter().filter(|way| args.way.is_empty() || args.way.contains(way)).collect();
     // Guards clean up while a panic of the harness unwinds; its words are on standard error by then.
     match std::panic::catch_unwind(|| run(&rows, &ways, Duration::from_secs(args.seconds))) {
-        Ok(Ok((machine, measured))) => {
-            print!("\n{}\n{}", table::MARK, table::render(&machine, &measured));
-            if measured.iter().all(|row| row.is_whole(&ways)) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        Ok(Ok(measured)) => {
+            if measured.iter().all(|row| row.is_whole(&ways)) {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
         }
         Ok(Err(Stop::Interrupted)) => {
             eprintln!("versus: interrupted; nothing is left behind");
@@ -73,7 +76,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(rows: &[Row], ways: &[Way], limit: Duration) -> Result<(Machine, Vec<Measured>), Stop> {
+fn run(rows: &[Row], ways: &[Way], limit: Duration) -> Result<Vec<Measured>, Stop> {
     let began = Instant::now();
     let _bpffs = Bpffs::new();
     eprintln!("a Swarm of one node");
@@ -91,6 +94,7 @@ fn run(rows: &[Row], ways: &[Way], limit: Duration) -> Result<(Machine, Vec<Meas
         if began.elapsed() > limit {
             eprintln!("{row}: NOT MEASURED: the time is over");
             measured.push(both);
+            show(&machine(&site, began.elapsed().as_secs_f64()), &measured);
             continue;
         }
         for way in ways {
@@ -106,8 +110,14 @@ fn run(rows: &[Row], ways: &[Way], limit: Duration) -> Result<(Machine, Vec<Meas
             *place = outcome.ok();
         }
         measured.push(both);
+        show(&machine(&site, began.elapsed().as_secs_f64()), &measured);
     }
-    Ok((machine(&site, began.elapsed().as_secs_f64()), measured))
+    Ok(measured)
+}
+
+/// The table of all that is measured by now: whatever comes of the next row, this is not lost.
+fn show(machine: &Machine, measured: &[Measured]) {
+    println!("\n{}\n{}{}", table::MARK, table::render(machine, measured), table::END);
 }
 
 fn machine(site: &Site, seconds: f64) -> Machine {

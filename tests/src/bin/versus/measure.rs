@@ -10,6 +10,8 @@ use steer_tests::report::Report;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Figures {
     pub(crate) requests: u64,
+    /// Connections that clients kept to the one task to which the deed was done, when it was.
+    pub(crate) held: Option<u64>,
     /// A reset in answer to a SYN.
     pub(crate) refused: u64,
     /// Established connections that ended before their answer did.
@@ -33,6 +35,13 @@ pub(crate) struct Tasks {
     pub(crate) after: BTreeMap<String, f64>,
 }
 
+/// Of tasks with the connections that clients keep to them, the one whose number is the nearest to an equal share of all.
+pub(crate) fn fairest(kept: &BTreeMap<String, u64>) -> Option<(&str, u64)> {
+    let all: u64 = kept.values().sum();
+    let farness = |(_, held): &(&String, &u64)| (**held * kept.len() as u64).abs_diff(all);
+    kept.iter().min_by_key(farness).map(|(name, held)| (name.as_str(), *held))
+}
+
 impl Tasks {
     fn has_one_ended(&self) -> bool {
         self.before.iter().any(|name| !self.after.contains_key(name))
@@ -40,7 +49,7 @@ impl Tasks {
 }
 
 impl Figures {
-    pub(crate) fn of(report: &Report, tasks: &Tasks) -> Self {
+    pub(crate) fn of(report: &Report, tasks: &Tasks, held: Option<u64>) -> Self {
         // A connection that ended before anybody had answered on it may have been at any task. If one has ended, it was there:
         // none other had a reason.
         let was_cut = |name: &str| tasks.after.contains_key(name) || (name.is_empty() && !tasks.has_one_ended());
@@ -50,6 +59,7 @@ impl Figures {
             new.filter_map(|(name, started)| Some((report.began + report.first_answers.get(name)? - started) * 1e3));
         Self {
             requests: report.requests,
+            held,
             refused: report.failures.refused,
             reset: cut(report),
             cut: cut_off,
@@ -62,11 +72,13 @@ impl Figures {
 
     /// In what clients met more of the bad with steer (`self`) than with the mesh.
     pub(crate) fn worse_than(&self, mesh: &Self) -> Vec<&'static str> {
-        let counts = |figures: &Self| {
-            let Self { refused, reset, cut, stalled, other, .. } = *figures;
-            [("refused", refused), ("reset", reset), ("cut", cut), ("stalled", stalled), ("other", other)]
+        let counts = |figures: &Self, other: &Self| {
+            let Self { refused, reset, cut, stalled, other: rest, .. } = *figures;
+            // Of connections to a task that ends, how many there were is chance: what counts is the part that was reset.
+            let reset = reset * other.held.unwrap_or(1).max(1);
+            [("refused", refused), ("reset", reset), ("cut", cut), ("stalled", stalled), ("other", rest)]
         };
-        let both = counts(self).into_iter().zip(counts(mesh));
+        let both = counts(self, mesh).into_iter().zip(counts(mesh, self));
         both.filter(|((_, steer), (_, mesh))| steer > mesh).map(|((name, _), _)| name).collect()
     }
 }
@@ -108,31 +120,58 @@ mod tests {
     #[test]
     fn what_went_with_its_task_is_reset_but_not_cut() {
         let tasks = tasks(&["old", "stays"], &[("stays", 900.0), ("new", 1005.0)]);
-        let figures = Figures::of(&report(&[("old", 4), ("stays", 2), ("", 1)]), &tasks);
+        let figures = Figures::of(&report(&[("old", 4), ("stays", 2), ("", 1)]), &tasks, None);
         assert_eq!((figures.refused, figures.reset, figures.cut), (3, 7, 2));
     }
 
     #[test]
     fn where_no_task_has_ended_every_connection_that_broke_was_cut() {
         let tasks = tasks(&["stays"], &[("stays", 900.0)]);
-        let figures = Figures::of(&report(&[("stays", 2), ("", 1)]), &tasks);
+        let figures = Figures::of(&report(&[("stays", 2), ("", 1)]), &tasks, None);
         assert_eq!((figures.reset, figures.cut, figures.first_ms), (3, 3, None));
     }
 
     #[test]
     fn the_first_request_is_counted_from_the_start_of_the_process() {
         let tasks = tasks(&["old"], &[("new", 1005.0), ("newer", 1006.0), ("silent", 1001.0)]);
-        let figures = Figures::of(&report(&[]), &tasks);
+        let figures = Figures::of(&report(&[]), &tasks, None);
         assert_eq!(figures.first_ms, Some(1000.0));
     }
 
     #[test]
     fn worse_is_what_there_is_more_of() {
         let tasks = Tasks::default();
-        let mesh = Figures::of(&report(&[]), &tasks);
+        let mesh = Figures::of(&report(&[]), &tasks, None);
         let mut steer = Figures { refused: 0, longest_ms: 99.0, ..mesh.clone() };
         assert!(steer.worse_than(&mesh).is_empty());
         steer.stalled = 1;
         assert_eq!(steer.worse_than(&mesh), ["stalled"]);
+    }
+    #[test]
+    fn of_connections_to_the_victim_the_part_that_was_reset_is_compared() {
+        let figures = |held, reset| Figures { held, reset, ..Figures::of(&report(&[]), &Tasks::default(), None) };
+        for (mesh, steer, is_worse) in [
+            ((Some(3), 3), (Some(5), 5), false),
+            ((Some(5), 5), (Some(3), 4), true),
+            ((Some(5), 2), (Some(5), 3), true),
+            ((Some(0), 1), (Some(4), 1), false),
+            ((None, 1), (None, 2), true),
+        ] {
+            let worse = figures(steer.0, steer.1).worse_than(&figures(mesh.0, mesh.1));
+            assert_eq!(worse == ["reset"], is_worse, "{mesh:?} {steer:?}: {worse:?}");
+        }
+    }
+
+    #[test]
+    fn the_fairest_victim_is_neither_the_one_with_all_nor_the_one_with_none() {
+        for (kept, expected) in [
+            (&[("a", 0), ("b", 8), ("c", 3), ("d", 5)][..], Some(("c", 3))),
+            (&[("a", 7), ("b", 0), ("c", 7), ("d", 2)], Some(("d", 2))),
+            (&[("a", 0), ("b", 0)], Some(("a", 0))),
+            (&[], None),
+        ] {
+            let kept = kept.iter().map(|(name, held)| ((*name).to_owned(), *held)).collect();
+            assert_eq!(fairest(&kept), expected, "{kept:?}");
+        }
     }
 }

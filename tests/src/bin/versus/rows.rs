@@ -41,6 +41,11 @@ impl Deed {
         }
     }
 
+    /// It is done to one task, while the others are left alone.
+    pub(crate) fn has_victim(self) -> bool {
+        matches!(self, Self::Stop | Self::Kill | Self::Exit | Self::Pause)
+    }
+
     /// Tasks of the service before and after it.
     pub(crate) fn replicas(self) -> usize {
         if self == Self::Scale { 6 } else { 4 }

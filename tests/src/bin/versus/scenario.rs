@@ -15,7 +15,7 @@ use steer_tests::report::Report;
 use steer_tests::world::HOST;
 
 use crate::deed::{self, Wanted};
-use crate::measure::{Figures, Tasks};
+use crate::measure::{self, Figures, Tasks};
 use crate::poll::{self, Stop};
 use crate::rows::{Deed, Row};
 
@@ -186,7 +186,10 @@ impl Site {
         let running = self.names();
         load.reach(&running)?;
 
-        let wanted = deed::perform(deed, &self.docker, &before)?;
+        let kept = load.kept(&running)?;
+        let (victim, held) = measure::fairest(&kept).expect("the service has tasks");
+        eprintln!("    connections kept: {:?}", kept.values());
+        let wanted = deed::perform(deed, &self.docker, &before, victim)?;
         poll::until("Swarm has done its part", || wanted.met(&self.docker))?;
         load.reach(&self.names())?;
         poll::sleep_until(Instant::now() + TAIL)?;
@@ -201,8 +204,8 @@ impl Site {
             is.image = wanted.image;
         }
         Ok(Fared {
-            close: Figures::of(&close, &tasks),
-            keepalive: Figures::of(&keepalive, &tasks),
+            close: Figures::of(&close, &tasks, None),
+            keepalive: Figures::of(&keepalive, &tasks, deed.has_victim().then_some(held)),
             failures: close.samples.into_iter().chain(keepalive.samples).collect(),
             seconds,
         })
@@ -269,6 +272,20 @@ impl Loads {
             let counts = now();
             let silent: Vec<_> = tasks.iter().filter(|name| counts.get(*name) == before.get(*name)).collect();
             if silent.is_empty() { Ok(()) } else { Err(format!("nothing from {silent:?}")) }
+        })
+    }
+
+    /// To each of these tasks, once clients are past the connections that they all began with.
+    fn kept(&self, tasks: &BTreeSet<String>) -> Result<BTreeMap<String, u64>, Stop> {
+        poll::until("clients have kept two connections each", || {
+            let Report { connections, kept, .. } = self.0[1].progress().latest();
+            let to = |name: &String| (name.clone(), kept.get(name).copied().unwrap_or_default());
+            let enough = 2 * u64::from(KEEPERS.0);
+            if connections >= enough {
+                Ok(tasks.iter().map(to).collect())
+            } else {
+                Err(format!("{connections} of {enough}"))
+            }
         })
     }
 

@@ -7,11 +7,12 @@ use crate::measure::Figures;
 use crate::rows::Row;
 use crate::scenario::{CLOSERS, Fared, HEALTH, KEEPERS, PER_CONNECTION, SLOW, Way};
 
-/// The line before the table in what is printed: `cargo xtask vm --versus` keeps what follows it.
+/// The lines before and after a table in what is printed: `cargo xtask vm --versus` keeps what is between them.
 pub(crate) const MARK: &str = "== table";
+pub(crate) const END: &str = "== end of the table";
 
-const COLUMNS: [&str; 9] =
-    ["healthcheck", "what is done", "clients", "refused", "reset", "cut", "stalled", "longest", "first"];
+const COLUMNS: [&str; 10] =
+    ["healthcheck", "what is done", "clients", "held", "refused", "reset", "cut", "stalled", "longest", "first"];
 const NOTHING: &str = "–";
 
 /// Where it was measured, and for how long.
@@ -81,6 +82,11 @@ fn legend(out: &mut String) -> std::fmt::Result {
     )?;
     writeln!(
         out,
+        "* *held*: of the task to which it is done, the connections that clients kept to it at that moment. The task is the one whose number \
+         is the nearest to an equal share."
+    )?;
+    writeln!(
+        out,
         "* *refused*: a reset in answer to a SYN. *reset*: an established connection that ended before its answer. *cut*: those of them whose \
          task neither ended nor was to end."
     )?;
@@ -116,20 +122,22 @@ fn cells(row: Row, clients: &str, pair: [Option<&Figures>; 2]) -> Vec<String> {
         let [mesh, steer] = pair.map(|figures| figures.map_or(NOTHING.to_owned(), show));
         format!("{mesh} / {steer}")
     };
-    let seconds = |ms: f64| format!("{:.1} s", ms / 1e3);
+    // What there is not in every row.
+    let some = |show: fn(&Figures) -> Option<String>| match pair.map(|figures| figures.and_then(show)) {
+        [None, None] => NOTHING.to_owned(),
+        shown => shown.map(|words| words.unwrap_or(NOTHING.to_owned())).join(" / "),
+    };
     vec![
         if row.health { "yes" } else { "no" }.to_owned(),
         row.deed.words().to_owned(),
         clients.to_owned(),
+        some(|figures| figures.held.map(|held| held.to_string())),
         both(|figures| figures.refused.to_string()),
         both(|figures| figures.reset.to_string()),
         both(|figures| figures.cut.to_string()),
         both(|figures| figures.stalled.to_string()),
         both(|figures| format!("{:.1} s", figures.longest_ms / 1e3)),
-        match pair.map(|figures| figures.and_then(|figures| figures.first_ms)) {
-            [None, None] => NOTHING.to_owned(),
-            times => times.map(|ms| ms.map_or(NOTHING.to_owned(), seconds)).join(" / "),
-        },
+        some(|figures| figures.first_ms.map(|ms| format!("{:.1} s", ms / 1e3))),
     ]
 }
 
@@ -153,10 +161,11 @@ fn markdown(out: &mut String, rows: &[Vec<String>]) -> std::fmt::Result {
 
 /// For whoever watches.
 pub(crate) fn one_line(figures: &Figures) -> String {
-    let Figures { requests, refused, reset, cut, stalled, longest_ms, first_ms, other } = figures;
+    let Figures { requests, held, refused, reset, cut, stalled, longest_ms, first_ms, other } = figures;
+    let held = held.map(|held| format!(" ({held} kept to the victim)")).unwrap_or_default();
     let first = first_ms.map(|ms| format!(", first after {ms:.0} ms")).unwrap_or_default();
     format!(
-        "{requests} requests, refused {refused}, reset {reset} (cut {cut}), stalled {stalled}, longest {longest_ms:.0} ms{first}, \
+        "{requests} requests{held}, refused {refused}, reset {reset} (cut {cut}), stalled {stalled}, longest {longest_ms:.0} ms{first}, \
          other {other}"
     )
 }
@@ -167,11 +176,21 @@ mod tests {
     use crate::rows::Deed;
 
     fn figures(refused: u64) -> Figures {
-        Figures { requests: 900, refused, reset: 0, cut: 0, stalled: 1, longest_ms: 1040.0, first_ms: None, other: 0 }
+        Figures {
+            requests: 900,
+            held: None,
+            refused,
+            reset: 0,
+            cut: 0,
+            stalled: 1,
+            longest_ms: 1040.0,
+            first_ms: None,
+            other: 0,
+        }
     }
 
     fn fared(refused: u64) -> Fared {
-        let keepalive = Figures { first_ms: Some(250.0), ..figures(0) };
+        let keepalive = Figures { first_ms: Some(250.0), held: Some(4), ..figures(0) };
         Fared { close: figures(refused), keepalive, failures: Vec::new(), seconds: 1.0 }
     }
 
@@ -191,11 +210,14 @@ mod tests {
         let squeeze = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(
             squeeze(lines[2]),
-            "| healthcheck | what is done | clients | refused | reset | cut | stalled | longest | first |"
+            "| healthcheck | what is done | clients | held | refused | reset | cut | stalled | longest | first |"
         );
-        let expected = "| no | docker stop of a task | new | 50 / 0 | 0 / 0 | 0 / 0 | 1 / 1 | 1.0 s / 1.0 s | – |";
+        let expected = "| no | docker stop of a task | new | – | 50 / 0 | 0 / 0 | 0 / 0 | 1 / 1 | 1.0 s / 1.0 s | – |";
         assert_eq!(squeeze(lines[4]), expected);
-        assert!(squeeze(lines[5]).contains("| kept | 0 / 0 |") && lines[5].contains("| 0.2 s / 0.2 s |"), "{text}");
+        assert!(
+            squeeze(lines[5]).contains("| kept | 4 / 4 | 0 / 0 |") && lines[5].contains("| 0.2 s / 0.2 s |"),
+            "{text}"
+        );
         let widths: Vec<usize> = lines[2..6].iter().map(|line| line.chars().count()).collect();
         assert!(widths.iter().all(|width| *width == widths[0]), "{text}");
         assert!(!text.contains("worse"), "{text}");
