@@ -77,6 +77,7 @@ impl Agent {
         let has_remote = swarm.as_ref().is_some_and(|swarm| self.has_remote(swarm));
         self.known.polls.answered(is_updating, has_remote, since_boot());
         self.renew_vips();
+        self.swarm_knows_ends(asked);
         let services = |swarm: &Option<Swarm>| swarm.as_ref().map(|swarm| swarm.services.clone());
         let is_other = services(&self.known.swarm) != services(&swarm);
         (self.known.swarm, self.known.asked) = (swarm, Some(asked));

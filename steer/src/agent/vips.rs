@@ -7,7 +7,7 @@ use super::{Agent, Source};
 use crate::host::clock::boot_secs;
 use crate::host::netns::Netns;
 use crate::model::desired::BackendKey;
-use crate::model::swarm::vips::{Ids, Local, Observed, Place, Tables, Vip, tables};
+use crate::model::swarm::vips::{Ended, Ids, Local, Observed, Place, Tables, Vip, tables};
 use crate::model::swarm::{GATEWAY, Membership, Swarm};
 use crate::model::{Container, ContainerId};
 
@@ -15,6 +15,7 @@ use crate::model::{Container, ContainerId};
 #[derive(Debug, Default)]
 pub(super) struct Vips {
     places: BTreeMap<ContainerId, KnownPlace>,
+    ended: Ended<Instant>,
     ids: Ids,
     applied: Option<Tables>,
 }
@@ -50,12 +51,20 @@ impl Agent {
 
     /// A container has ended.
     pub(super) fn leave_place(&mut self, id: &ContainerId) {
-        self.vips.places.remove(id);
+        if let Some(known) = self.vips.places.remove(id) {
+            self.vips.ended.note(known.task, Instant::now());
+        }
     }
 
     /// Only these are left.
     pub(super) fn keep_places(&mut self, there: &BTreeSet<&ContainerId>) {
-        self.vips.places.retain(|id, _| there.contains(id));
+        let ended: Vec<_> = self.vips.places.keys().filter(|id| !there.contains(id)).cloned().collect();
+        ended.iter().for_each(|id| self.leave_place(id));
+    }
+
+    /// The swarm has answered what it was `asked` then.
+    pub(super) fn swarm_knows_ends(&mut self, asked: Instant) {
+        self.vips.ended.answered(&asked);
     }
 
     /// The networks whose virtual addresses are of use here.
@@ -114,7 +123,7 @@ impl Agent {
             let is_leaving = self.leaving(&known.task, known.seen).is_some();
             (known.task.clone(), Local { backend, is_leaving })
         };
-        self.vips.places.iter().map(local).collect()
+        self.vips.ended.tasks().chain(self.vips.places.iter().map(local)).collect()
     }
 }
 

@@ -1,4 +1,4 @@
-//! A Docker that hangs when it is told to: requests about containers wait, events flow on.
+//! A Docker that hangs when it is told to: requests about containers, or about its swarm, wait; events flow on.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -20,6 +20,7 @@ pub struct Proxy {
 #[derive(Debug, Default)]
 struct State {
     hung: bool,
+    swarm_hung: bool,
     /// Requests that wait.
     held: usize,
 }
@@ -46,7 +47,16 @@ impl Proxy {
 
     /// From now on, questions about containers wait; or those that wait are passed on.
     pub fn hang(&self, hang: bool) {
-        self.state.0.lock().unwrap_or_else(PoisonError::into_inner).hung = hang;
+        self.set(|state| state.hung = hang);
+    }
+
+    /// The same for questions about the swarm: services, tasks, and networks.
+    pub fn hang_swarm(&self, hang: bool) {
+        self.set(|state| state.swarm_hung = hang);
+    }
+
+    fn set(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.0.lock().unwrap_or_else(PoisonError::into_inner));
         self.state.1.notify_all();
     }
 
@@ -62,10 +72,13 @@ fn pass(mut client: UnixStream, dockerd: &Path, (state, changed): &(Mutex<State>
     let length = client.read(&mut head)?;
     head.truncate(length);
     let line = String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_owned();
-    if line.contains("/containers/") {
+    let is_about = |what: &[&str]| what.iter().any(|what| line.contains(what));
+    let (of_containers, of_swarm) = (is_about(&["/containers/"]), is_about(&["/services", "/tasks", "/networks"]));
+    if of_containers || of_swarm {
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        let waits = |state: &mut State| of_containers && state.hung || of_swarm && state.swarm_hung;
         state.held += 1;
-        state = changed.wait_while(state, |state| state.hung).unwrap_or_else(PoisonError::into_inner);
+        state = changed.wait_while(state, waits).unwrap_or_else(PoisonError::into_inner);
         state.held -= 1;
     }
     let mut server = UnixStream::connect(dockerd)?;
