@@ -94,10 +94,10 @@ impl Agent {
         self.sync_vips(&vips, running.as_ref());
     }
 
-    /// The Swarm services whose tasks are all on this node. As long as nobody has told, what is in the maps.
+    /// The Swarm services whose tasks are all on this node, and backends. As long as nobody has told, what is in the maps.
     pub(super) fn all_here(&self) -> BTreeSet<ServiceName> {
         match &self.known.swarm {
-            Some(swarm) => swarm.all_here.clone(),
+            Some(swarm) => swarm.all_steered(self.serving()),
             None => {
                 let has_it = |entry: &ServiceEntry| entry.flags & ServiceEntry::ALL_HERE != 0;
                 let services = self.applied.services.iter().filter(|(_, service)| has_it(&service.entry));

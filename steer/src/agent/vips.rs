@@ -8,7 +8,7 @@ use crate::host::clock::boot_secs;
 use crate::host::netns::Netns;
 use crate::model::desired::BackendKey;
 use crate::model::swarm::vips::{Ended, Ids, Local, Observed, Place, Tables, Vip, tables};
-use crate::model::swarm::{GATEWAY, Membership, Swarm};
+use crate::model::swarm::{GATEWAY, Membership, Serving, Swarm};
 use crate::model::{Container, ContainerId};
 
 /// The tasks on this node, steered to or not, and what the maps hold of virtual addresses.
@@ -23,7 +23,7 @@ pub(super) struct Vips {
 #[derive(Debug)]
 struct KnownPlace {
     run: String,
-    task: String,
+    of: Membership,
     seen: Instant,
     place: Place,
 }
@@ -41,8 +41,8 @@ impl Agent {
         match Netns::of_pid(container.pid).and_then(|netns| netns.cookie()) {
             Ok(netns_cookie) => {
                 let place = Place { netns_cookie, networks };
-                let known =
-                    KnownPlace { run: container.started_at.clone(), task: of.task, seen: Instant::now(), place };
+                let (run, seen) = (container.started_at.clone(), Instant::now());
+                let known = KnownPlace { run, of, seen, place };
                 self.vips.places.insert(container.id.clone(), known);
             }
             Err(error) => tracing::debug!(container = container.name, %error, "where a task stands is not known"),
@@ -52,7 +52,7 @@ impl Agent {
     /// A container has ended.
     pub(super) fn leave_place(&mut self, id: &ContainerId) {
         if let Some(known) = self.vips.places.remove(id) {
-            self.vips.ended.note(known.task, Instant::now());
+            self.vips.ended.note(known.of.task, Instant::now());
         }
     }
 
@@ -74,8 +74,17 @@ impl Agent {
 
     /// Whether somebody here may ask for a task on another node.
     pub(super) fn has_remote(&self, swarm: &Swarm) -> bool {
-        let local: BTreeSet<&str> = self.vips.places.values().map(|known| known.task.as_str()).collect();
+        let local: BTreeSet<&str> = self.vips.places.values().map(|known| known.of.task.as_str()).collect();
         swarm.vips.iter().flat_map(|vip| vip.tasks.keys()).any(|task| !local.contains(task.as_str()))
+    }
+
+    /// The tasks here that are not about to end, steered to or not.
+    pub(super) fn serving(&self) -> impl Iterator<Item = Serving<'_>> {
+        let places = self.vips.places.iter().filter(|(_, known)| self.leaving(&known.of.task, known.seen).is_none());
+        places.map(|(id, known)| {
+            let steered = self.tracked.get(id).filter(|tracked| tracked.spec.mesh);
+            Serving { service: &known.of.service, steered_as: steered.map(|tracked| tracked.spec.service.as_str()) }
+        })
     }
 
     /// Brings the maps in line with what is known of virtual addresses.
@@ -120,8 +129,8 @@ impl Agent {
             let key = BackendKey { container: id.clone(), netns_cookie: known.place.netns_cookie };
             let backend = tracked.and_then(|_| self.applied.backends.get(&key));
             let backend = backend.map(|backend| (backend.id, backend.entry.generation));
-            let is_leaving = self.leaving(&known.task, known.seen).is_some();
-            (known.task.clone(), Local { backend, is_leaving })
+            let is_leaving = self.leaving(&known.of.task, known.seen).is_some();
+            (known.of.task.clone(), Local { backend, is_leaving })
         };
         self.vips.ended.tasks().chain(self.vips.places.iter().map(local)).collect()
     }

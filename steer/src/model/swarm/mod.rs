@@ -10,7 +10,7 @@ pub mod vips;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::{Container, NetworkLeg, PortSpec, Protocol};
+use super::{Container, NetworkLeg, PortSpec, Protocol, ServiceName};
 
 /// The network over which this host reaches its tasks: overlay networks end in a namespace of Docker's own.
 pub const GATEWAY: &str = "docker_gwbridge";
@@ -105,7 +105,29 @@ impl Membership {
     }
 }
 
+/// A task that serves on this node, for all that the mesh knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Serving<'a> {
+    pub service: &'a str,
+    /// The service of steer's that it is a backend of, at the ports that Swarm publishes; `None` = steer leaves it alone.
+    pub steered_as: Option<&'a str>,
+}
+
 impl Swarm {
+    /// The services whose tasks are all on this node, all of them backends of the service of that name and of no other: behind
+    /// their frontends the mesh has nobody whom steer has not.
+    pub fn all_steered<'a>(&self, serving: impl IntoIterator<Item = Serving<'a>>) -> BTreeSet<ServiceName> {
+        let mut all = self.all_here.clone();
+        for Serving { service, steered_as } in serving {
+            if steered_as != Some(service) {
+                for name in [Some(service), steered_as].into_iter().flatten() {
+                    all.remove(name);
+                }
+            }
+        }
+        all
+    }
+
     /// The ports that a task's service publishes; `None` = there is no such service.
     pub fn ports(&self, of: &Membership) -> Option<&[PortSpec]> {
         let is_it = |service: &&Service| match &service.id {
