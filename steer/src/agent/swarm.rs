@@ -5,11 +5,13 @@ use std::time::Instant;
 
 use steer_common::service::ServiceEntry;
 
+use super::vips::networks;
 use super::{Agent, Source};
 use crate::docker::{Role, Told};
 use crate::host::clock::since_boot;
 use crate::model::labels::{spec, spec_of_task};
 use crate::model::swarm::polls::Polls;
+use crate::model::swarm::ports::{Here, Ports};
 use crate::model::swarm::{Leaving, Membership, Swarm};
 use crate::model::{Container, ContainerId, PortSpec, Problem, ServiceName, Spec};
 
@@ -21,6 +23,7 @@ pub(super) struct Known {
     asked: Option<Instant>,
     role: Option<Role>,
     polls: Polls,
+    ports: Ports,
 }
 
 impl Agent {
@@ -56,7 +59,7 @@ impl Agent {
         }
     }
 
-    /// Takes in what the swarm says; whether its services are others than before.
+    /// Takes in what the swarm says; whether tasks of this node serve other ports than was known.
     pub(super) fn take_swarm(&mut self, told: Told) -> bool {
         let Told { asked, role, swarm } = told;
         if self.known.asked.is_some_and(|newer| newer > asked) {
@@ -73,13 +76,13 @@ impl Agent {
             }
         };
         self.problems.remove(&Source::Swarm);
-        let is_updating = swarm.as_ref().is_some_and(|swarm| swarm.is_updating);
+        let is_other = swarm.as_ref().is_some_and(|swarm| self.known.ports.answered(self.vips.here(asked), swarm));
+        // What is not known yet is told sooner or later.
+        let changes = self.known.ports.are_doubted() || swarm.as_ref().is_some_and(|swarm| swarm.is_updating);
         let has_remote = swarm.as_ref().is_some_and(|swarm| self.has_remote(swarm));
-        self.known.polls.answered(is_updating, has_remote, since_boot());
+        self.known.polls.answered(changes, has_remote, since_boot());
         self.renew_vips();
         self.swarm_knows_ends(asked);
-        let services = |swarm: &Option<Swarm>| swarm.as_ref().map(|swarm| swarm.services.clone());
-        let is_other = services(&self.known.swarm) != services(&swarm);
         (self.known.swarm, self.known.asked) = (swarm, Some(asked));
         self.settle_tasks();
         is_other
@@ -132,27 +135,39 @@ impl Agent {
     pub(super) fn asked_for(&self, name: &str, container: &Container) -> Result<Option<Spec>, Vec<Problem>> {
         let defaults = &self.settings.config.defaults;
         let Some(of) = Membership::of(&container.labels) else { return spec(name, &container.labels, defaults) };
-        spec_of_task(name, &container.labels, &self.ports_of(&of, container), defaults)
+        let ports = self.known.ports.of(&of.task).unwrap_or_default();
+        spec_of_task(name, &container.labels, ports, defaults)
     }
 
-    /// The ports of a task. They never change: Swarm replaces the tasks of a service whose ports do, and what is open to the old ones
-    /// stays. On a worker a service's ports may be told late, so there the latest word counts, as long as there is one.
-    fn ports_of(&self, of: &Membership, container: &Container) -> Vec<PortSpec> {
-        let swarm = self.known.swarm.as_ref();
-        let told = swarm.and_then(|swarm| swarm.ports(of)).map(<[_]>::to_vec);
-        let is_manager = swarm.is_some_and(|swarm| swarm.tasks.is_some());
-        let known = self.known_ports(container);
-        if is_manager { known.or(told) } else { told.or(known) }.unwrap_or_default()
+    /// The tasks of a list, which the swarm was `asked` after.
+    pub(super) fn learn_listed_ports(&mut self, containers: &[Container], asked: Instant) {
+        let is_older = self.known.asked.is_some_and(|known| known >= asked);
+        containers.iter().for_each(|container| self.learn_ports(container, is_older));
     }
 
-    /// The ports by which this run of a container is known to this agent, or was to the one before.
-    fn known_ports(&self, container: &Container) -> Option<Vec<PortSpec>> {
-        let tracked = self.tracked.get(&container.id);
-        let spec = match tracked {
-            Some(tracked) => (tracked.run == container.started_at).then(|| tracked.spec.clone()),
-            None if !self.applied.backends.keys().any(|key| key.container == container.id) => None,
-            None => self.applied.candidates().into_iter().find(|left| left.id == container.id).map(|left| left.spec),
-        }?;
-        spec.mesh.then_some(spec.ports)
+    /// What a task that is new here serves: as an earlier agent knew, or as the swarm has said. `is_older`: it was there before the
+    /// swarm was asked.
+    pub(super) fn learn_ports(&mut self, container: &Container, is_older: bool) {
+        let Some(of) = Membership::of(&container.labels) else { return };
+        if self.known.ports.of(&of.task).is_some() {
+            return;
+        }
+        if let Some(ports) = self.left_ports(&container.id) {
+            self.known.ports.inherit(&of.task, ports);
+        }
+        let Known { swarm, ports, .. } = &mut self.known;
+        if let Some(swarm) = swarm {
+            let networks = &networks(container).collect();
+            ports.take_in(Here { of: &of, is_older, networks }, swarm);
+        }
+    }
+
+    /// The published ports that a container serves according to the maps.
+    fn left_ports(&self, id: &ContainerId) -> Option<Vec<PortSpec>> {
+        if !self.applied.backends.keys().any(|key| key.container == *id) {
+            return None;
+        }
+        let left = self.applied.candidates().into_iter().find(|left| left.id == *id)?;
+        left.spec.mesh.then_some(left.spec.ports)
     }
 }

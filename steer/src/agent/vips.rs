@@ -7,6 +7,7 @@ use super::{Agent, Source};
 use crate::host::clock::boot_secs;
 use crate::host::netns::Netns;
 use crate::model::desired::BackendKey;
+use crate::model::swarm::ports::Here;
 use crate::model::swarm::vips::{Ended, Ids, Local, Observed, Place, Tables, Vip, tables};
 use crate::model::swarm::{GATEWAY, Membership, Serving, Swarm};
 use crate::model::{Container, ContainerId};
@@ -26,6 +27,17 @@ struct KnownPlace {
     of: Membership,
     seen: Instant,
     place: Place,
+}
+
+impl Vips {
+    /// The tasks of this node, as seen by who has `asked` the swarm then.
+    pub(super) fn here(&self, asked: Instant) -> impl Iterator<Item = Here<'_>> {
+        self.places.values().map(move |KnownPlace { of, seen, place, run: _ }| Here {
+            of,
+            is_older: asked >= *seen,
+            networks: &place.networks,
+        })
+    }
 }
 
 impl Agent {

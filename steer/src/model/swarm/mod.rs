@@ -5,6 +5,7 @@
 //! On a worker nobody tells desired states, nor which protocol a port is for.
 
 pub mod polls;
+pub mod ports;
 pub mod vips;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +36,10 @@ pub struct Swarm {
     pub all_here: BTreeSet<String>,
     /// A rolling update or rollback is under way somewhere: more changes without an event.
     pub is_updating: bool,
+    /// What single tasks serve, on whatever node, by task; empty where that is not told (a manager).
+    pub served: BTreeMap<String, Vec<PortSpec>>,
+    /// The name of the mesh's network; `None` = not told (a manager).
+    pub ingress: Option<String>,
     /// Of the networks that were asked about.
     pub vips: Vec<vips::Vip>,
     /// The tasks behind them that run and are to run, on whatever node; `None` = nobody tells (a worker).
@@ -114,6 +119,11 @@ pub struct Serving<'a> {
 }
 
 impl Swarm {
+    /// Whether it was a manager who said so: it knows of everything, and what is to be.
+    pub const fn is_of_manager(&self) -> bool {
+        self.tasks.is_some()
+    }
+
     /// The services whose tasks are all on this node, all of them backends of the service of that name and of no other: behind
     /// their frontends the mesh has nobody whom steer has not.
     pub fn all_steered<'a>(&self, serving: impl IntoIterator<Item = Serving<'a>>) -> BTreeSet<ServiceName> {
