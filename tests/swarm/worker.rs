@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use steer_tests::agent::{Agent, Attach};
 use steer_tests::clients::{Clients, cut};
@@ -156,4 +156,31 @@ fn a_worker_follows_an_update_under_load() {
         assert_eq!(cut(report), 0, "{report:#?}");
     }
     assert!(fared.close.failed + fared.keepalive.failed <= left, "{left}: {fared}");
+}
+
+/// Longer than any container is waited for that nobody has told steer more of.
+#[test]
+fn a_task_that_serves_on_in_a_long_stop_grace_is_not_put_back() {
+    let Some(mut cluster) = Cluster::set() else { return };
+    let patience = Duration::from_secs(10);
+    let serves_on = ["--on-term", "serve", "--grace", "20"];
+    let web = web().replicas(4).label("steer.drain", "1s").stop_grace(Duration::from_secs(40)).args(&serves_on);
+    cluster.manager.create_service(web);
+    cluster.there.wait_ready("web", 2);
+    cluster.manager.scale("web", 2);
+    let status = cluster.there.wait_for("one is told to stop", |status| {
+        status
+            .service("web")
+            .is_some_and(|web| (web.count("ready"), web.count("draining") + web.count("drained")) == (1, 1))
+    });
+    let told = Instant::now();
+    let web = status.service("web").expect("just seen");
+    let leaving = web.backends.iter().find(|task| task.state != "ready").expect("just seen").name.clone();
+    while told.elapsed() < patience + Duration::from_secs(3) {
+        let answered = split(&cluster.http(OTHER), 10);
+        assert!(!answered.contains_key(&leaving), "after {:?}: {answered:?}", told.elapsed());
+    }
+    assert!(names(&cluster.worker).contains(&leaving), "it serves on");
+    let task = cluster.there.backend(&leaving);
+    assert_eq!((task.state.as_str(), task.cause.as_str()), ("drained", "signal: TERM"));
 }

@@ -131,6 +131,11 @@ impl Agent {
         is_known.then_some(leaving)
     }
 
+    /// Whether it is known what Swarm wants of the tasks here: not on a worker.
+    pub(super) fn is_swarms_will_told(&self) -> bool {
+        self.known.swarm.as_ref().is_some_and(Swarm::is_of_manager)
+    }
+
     /// What a container asks for: by its labels, or because its service publishes ports.
     pub(super) fn asked_for(&self, name: &str, container: &Container) -> Result<Option<Spec>, Vec<Problem>> {
         let defaults = &self.settings.config.defaults;
