@@ -22,6 +22,8 @@ pub(super) struct Known {
     swarm: Option<Swarm>,
     asked: Option<Instant>,
     role: Option<Role>,
+    /// The mesh's network, which need not be asked about.
+    ingress: Option<String>,
     polls: Polls,
     ports: Ports,
 }
@@ -55,7 +57,9 @@ impl Agent {
         {
             // One that was outside may have joined.
             let role = self.known.role.clone().filter(|role| *role != Role::Outside);
-            self.questions.swarm(docker, role, self.networks());
+            let mut networks = self.networks();
+            networks.retain(|network| Some(network) != self.known.ingress.as_ref());
+            self.questions.swarm(docker, role, networks);
         }
     }
 
@@ -77,6 +81,9 @@ impl Agent {
         };
         self.problems.remove(&Source::Swarm);
         let is_other = swarm.as_ref().is_some_and(|swarm| self.known.ports.answered(self.vips.here(asked), swarm));
+        if let Some(ingress) = swarm.as_ref().and_then(|swarm| swarm.ingress.clone()) {
+            self.known.ingress = Some(ingress);
+        }
         // What is not known yet is told sooner or later.
         let changes = self.known.ports.are_doubted() || swarm.as_ref().is_some_and(|swarm| swarm.is_updating);
         let has_remote = swarm.as_ref().is_some_and(|swarm| self.has_remote(swarm));

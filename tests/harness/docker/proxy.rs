@@ -23,6 +23,8 @@ struct State {
     swarm_hung: bool,
     /// Requests that wait.
     held: usize,
+    /// The first line of each request.
+    asked: Vec<String>,
 }
 
 impl Proxy {
@@ -60,6 +62,12 @@ impl Proxy {
         self.state.1.notify_all();
     }
 
+    /// How many requests there were with these words in their first line.
+    pub fn asked(&self, words: &str) -> usize {
+        let state = self.state.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.asked.iter().filter(|line| line.contains(words)).count()
+    }
+
     /// How many requests wait.
     pub fn held(&self) -> usize {
         self.state.0.lock().unwrap_or_else(PoisonError::into_inner).held
@@ -72,6 +80,7 @@ fn pass(mut client: UnixStream, dockerd: &Path, (state, changed): &(Mutex<State>
     let length = client.read(&mut head)?;
     head.truncate(length);
     let line = String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_owned();
+    state.lock().unwrap_or_else(PoisonError::into_inner).asked.push(line.clone());
     let is_about = |what: &[&str]| what.iter().any(|what| line.contains(what));
     let (of_containers, of_swarm) = (is_about(&["/containers/"]), is_about(&["/services", "/tasks", "/networks"]));
     if of_containers || of_swarm {

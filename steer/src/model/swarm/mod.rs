@@ -38,7 +38,7 @@ pub struct Swarm {
     pub is_updating: bool,
     /// What single tasks serve, on whatever node, by task; empty where that is not told (a manager).
     pub served: BTreeMap<String, Vec<PortSpec>>,
-    /// The name of the mesh's network; `None` = not told (a manager).
+    /// The name of the mesh's network; `None` = not told: a manager is not asked for it but once.
     pub ingress: Option<String>,
     /// Of the networks that were asked about.
     pub vips: Vec<vips::Vip>,
