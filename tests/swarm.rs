@@ -26,11 +26,14 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use steer_tests::agent::Attach;
+use steer_tests::agent::{Agent, Attach};
 use steer_tests::clients::Host;
-use steer_tests::docker::ServiceSpec;
+use steer_tests::docker::{Docker, Proxy, ServiceSpec};
 use steer_tests::http::Http;
+use steer_tests::skip::{self, Need};
+use steer_tests::wait_until;
 use steer_tests::world::{CLIENT, HOST};
 
 const PORT: u16 = 9000;
@@ -126,4 +129,31 @@ fn where_the_mesh_is_dead_steer_alone_makes_published_ports_work() {
     host.agent.restart();
     host.agent.wait_ready("web", 2);
     assert_eq!(split(&http, 20).len(), 2);
+}
+
+/// Every answer costs dockerd some of its time: what is known already is not asked for again.
+#[test]
+fn the_meshs_network_is_asked_about_once_and_not_with_every_question() {
+    if skip::without(&[Need::Root, Need::Docker, Need::Steer]) {
+        return;
+    }
+    let world = Attach::Tc.world();
+    let docker = Docker::start(&world);
+    docker.import_greeter();
+    docker.swarm_init(HOST);
+    let proxy = Proxy::start(&world, &docker);
+    let mut agent = Agent::start_with(&world, Some(&proxy.host_url()), Attach::Tc, &[]);
+    docker.create_service(web());
+    agent.wait_ready("web", 1);
+    // Lists ask for everything.
+    let asked = || (proxy.asked("ingress"), proxy.asked("/services"), proxy.asked("/containers/json"));
+    let (ingress, questions, lists) = asked();
+    docker.scale("web", 2);
+    agent.wait_ready("web", 2);
+    wait_until("the swarm was asked five times more", Duration::from_secs(30), || match asked() {
+        (_, now, listed) if now - questions >= 5 + listed - lists => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let (now, _, listed) = asked();
+    assert!(now - ingress <= listed - lists + 1, "{:?} after {:?}", asked(), (ingress, questions, lists));
 }

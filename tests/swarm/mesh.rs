@@ -7,19 +7,20 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
-use steer_tests::World;
 use steer_tests::agent::{Agent, Attach};
 use steer_tests::docker::Docker;
 use steer_tests::greeter::Greeter;
-use steer_tests::http::Http;
+use steer_tests::http::{Failure, Http};
 use steer_tests::long_lived::LongLived;
 use steer_tests::skip::{self, Need};
 use steer_tests::world::{HOST, OTHER};
+use steer_tests::{World, wait_until};
 
 use super::worker::nodes;
 use super::{PORT, web};
 
 const ECHO: u16 = 9001;
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// A task on each of two nodes, on the manager something that answers instead of the mesh, and no agent yet. Fields are dropped in
 /// this order.
@@ -38,13 +39,18 @@ fn stage() -> Option<Stage> {
     let (docker, worker) = nodes(&world);
     docker.create_service(web().replicas(2).publish(ECHO, 5001));
     docker.wait_tasks("web", 2, "greeter:v1");
+    Some(Stage { _elsewhere: stand_in(&world), _worker: worker, docker, world })
+}
+
+/// What answers instead of the mesh.
+fn stand_in(world: &World) -> Greeter {
     let elsewhere = Greeter::start(world.other(), "elsewhere", &[]);
     for (port, target) in [(PORT, 5000), (ECHO, 5001)] {
         let rule = format!("PREROUTING -d {HOST} -p tcp --dport {port} -j DNAT --to-destination {OTHER}:{target}");
         world.host.output("iptables", &format!("-t nat -I {rule}"));
     }
     world.host.output("iptables", "-I FORWARD -j ACCEPT");
-    Some(Stage { _elsewhere: elsewhere, _worker: worker, docker, world })
+    elsewhere
 }
 
 #[test]
@@ -85,6 +91,46 @@ fn what_finds_no_ready_task_here_goes_on_to_the_mesh_and_stays_there() {
     assert_eq!((counters["drop_hold"], counters["reset_no_backend"]), (0, 0), "{counters:?}");
     // One search for the connection that was open when steer came; all its other packets were known.
     assert_eq!(counters["pass_no_flow"], 0, "{counters:?}");
+}
+
+/// All tasks are on this node, so clients wait for one that steer has; but not once there is one that steer leaves alone.
+#[test]
+fn what_steer_is_told_to_leave_alone_is_the_meshs_at_once_even_if_all_tasks_are_here() {
+    if skip::without(&[Need::Root, Need::Docker, Need::Steer]) {
+        return;
+    }
+    let world = World::with_other();
+    let docker = Docker::start(&world);
+    docker.import_greeter();
+    docker.swarm_init(HOST);
+    docker.create_service(web().label("steer.hold", "2s").start_first());
+    docker.wait_tasks("web", 1, "greeter:v1");
+    let _elsewhere = stand_in(&world);
+    let mut agent = Agent::start(&world, &docker, Attach::Tc);
+    agent.wait_ready("web", 1);
+    let http = Http::new(&world.client, SocketAddr::from((HOST, PORT)));
+    let first = docker.task_containers("web").remove(0);
+    first.flip_listeners();
+    assert_eq!(http.get("/"), Err(Failure::Refused), "all are here: who comes waits, and is told");
+    first.flip_listeners();
+    agent.wait_ready("web", 1);
+    assert_eq!(http.backend(), first.name);
+
+    docker.update_service("web", |body| {
+        let container = body.task_template.as_mut().and_then(|task| task.container_spec.as_mut());
+        let labels = &mut container.expect("a service has containers").labels;
+        labels.get_or_insert_default().insert("steer.ignore".to_owned(), "true".to_owned());
+    });
+    let mut answered = Vec::new();
+    wait_until("the new task is left to the mesh", LIMIT, || {
+        let reply = http.get("/").unwrap_or_else(|failure| panic!("{failure} after {answered:?}"));
+        answered.push(reply.backend);
+        let last = answered.iter().rev().take(20).filter(|name| *name == "elsewhere").count();
+        if last == 20 { Ok(()) } else { Err(format!("{answered:?}")) }
+    });
+    docker.wait_tasks("web", 1, "greeter:v1");
+    agent.wait_for("nothing of it is steered", |status| status.services.is_empty());
+    assert_eq!(http.backend(), "elsewhere");
 }
 
 /// The first SYN got lost behind steer; when the client tries again, a task is ready, and the mesh may have answered already.

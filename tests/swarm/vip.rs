@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use steer_tests::agent::Agent;
-use steer_tests::docker::{Container, Docker, ServiceSpec};
+use steer_tests::agent::{Agent, Attach};
+use steer_tests::docker::{Container, Docker, Proxy, ServiceSpec};
 use steer_tests::http::Http;
+use steer_tests::skip::{self, Need};
 use steer_tests::wait_until;
+use steer_tests::world::HOST;
 
 use super::worker::Cluster;
 
@@ -80,6 +82,46 @@ fn who_calls_a_service_by_its_virtual_address_gets_a_ready_task_local_or_remote(
     assert_eq!(live(&cluster.agent.status()), 2, "{}", cluster.agent.status());
     drop(sessions);
     cluster.agent.wait_for("they have ended", |status| live(status) == 0);
+}
+
+/// Until Swarm has said more, its last word is that the task is there, at an address where nobody is any more.
+#[test]
+fn a_task_that_has_just_ended_is_asked_for_by_nobody_though_swarm_has_not_said_more() {
+    if skip::without(&[Need::Root, Need::Docker, Need::Steer]) {
+        return;
+    }
+    let world = Attach::Tc.world();
+    let docker = Docker::start(&world);
+    docker.import_greeter();
+    docker.swarm_init(HOST);
+    docker.create_overlay("front");
+    // Published, so that it is seen when the agent knows of its end.
+    docker.create_service(ServiceSpec::greeter("api").replicas(2).network("front").publish(9000, 5000));
+    docker.create_service(ServiceSpec::greeter("caller").network("front"));
+    docker.wait_tasks("api", 2, "greeter:v1");
+    docker.wait_tasks("caller", 1, "greeter:v1");
+    let proxy = Proxy::start(&world, &docker);
+    let mut agent = Agent::start_with(&world, Some(&proxy.host_url()), Attach::Tc, &[]);
+    agent.wait_ready("api", 2);
+    let address = SocketAddr::new(docker.vips("api")[&docker.network_id("front")], 5000);
+    let caller = only(&docker, "caller");
+    let http = Http::new(&caller.ns(), address);
+    wait_for_tasks(&http, &agent, 2);
+
+    let tasks = docker.task_containers("api");
+    let [first, second] = tasks.as_slice() else { panic!("{tasks:?}") };
+    proxy.hang_swarm(true);
+    first.kill("KILL");
+    agent.wait_for("Docker has told of its end", |status| status.backend(&first.name).is_none());
+    let steered = agent.counter("steer_vip");
+    for _ in 0..6 {
+        assert_eq!(http.get("/").map(|reply| reply.backend), Ok(second.name.clone()));
+    }
+    assert_eq!(agent.counter("steer_vip"), steered + 6);
+    assert_ne!(proxy.held(), 0, "Swarm was asked, and has not answered");
+    proxy.hang_swarm(false);
+    let both = wait_for_tasks(&http, &agent, 2);
+    assert!(both.contains_key(&second.name), "{both:?}");
 }
 
 #[test]

@@ -1,11 +1,14 @@
 //! A manager and a worker, each with an agent of its own: each steers to its own tasks.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use steer_tests::agent::{Agent, Attach};
 use steer_tests::clients::{Clients, cut};
 use steer_tests::docker::Docker;
 use steer_tests::http::Http;
+use steer_tests::long_lived::LongLived;
 use steer_tests::skip::{self, Need};
 use steer_tests::world::{CLIENT, HOST, HOST_FAR, OTHER};
 use steer_tests::{World, wait_until};
@@ -58,17 +61,19 @@ pub(super) fn nodes(world: &World) -> (Docker, Docker) {
     (manager, worker)
 }
 
+/// The service's tasks on a node.
+fn names(docker: &Docker) -> Vec<String> {
+    let mut names: Vec<_> = docker.task_containers("web").into_iter().map(|container| container.name).collect();
+    names.sort();
+    names
+}
+
 #[test]
 fn each_node_steers_to_its_own_tasks() {
     let Some(mut cluster) = Cluster::set() else { return };
     cluster.manager.create_service(web().replicas(4));
     cluster.agent.wait_ready("web", 2);
     cluster.there.wait_ready("web", 2);
-    let names = |docker: &Docker| -> Vec<String> {
-        let mut names: Vec<_> = docker.task_containers("web").into_iter().map(|container| container.name).collect();
-        names.sort();
-        names
-    };
     for (docker, address) in [(&cluster.manager, HOST), (&cluster.worker, OTHER)] {
         let even = split(&cluster.http(address), 20);
         assert_eq!(even.keys().cloned().collect::<Vec<_>>(), names(docker), "{address}");
@@ -90,6 +95,44 @@ fn each_node_steers_to_its_own_tasks() {
 
     cluster.manager.remove_service("web");
     cluster.there.wait_for("and its end", |status| status.services.is_empty());
+}
+
+/// From the moment that the old task is no longer Swarm's, a worker is told of the new ports alone.
+#[test]
+fn what_is_open_on_a_port_that_an_update_changes_stays_on_a_worker_too() {
+    const ECHO: u16 = 9001;
+    let Some(mut cluster) = Cluster::set() else { return };
+    let serves_on = ["--on-term", "serve", "--grace", "9"];
+    cluster.manager.create_service(web().global().publish(ECHO, 5001).start_first().args(&serves_on));
+    cluster.there.wait_ready("web", 1);
+    let open = LongLived::start(&cluster.world.client, (OTHER, ECHO));
+    assert_eq!(vec![open.backend.clone()], names(&cluster.worker));
+
+    cluster.manager.publish("web", &[(9100, 5000), (9101, 5001)]);
+    let both = ["0.0.0.0:9000/tcp", "0.0.0.0:9001/tcp", "0.0.0.0:9100/tcp", "0.0.0.0:9101/tcp"];
+    cluster.there.wait_for("the old task leaves with its ports, the new one has others", |status| {
+        status.service("web").is_some_and(|web| {
+            let mut frontends = web.frontends.clone();
+            frontends.sort();
+            web.count("ready") == 1 && web.count("draining") == 1 && frontends == both
+        })
+    });
+    let exchanged = open.counter();
+    let before = exchanged.load(Ordering::Relaxed);
+    wait_until("what is open goes on", Duration::from_secs(30), || match exchanged.load(Ordering::Relaxed) {
+        now if now >= before + 10 => Ok(()),
+        now => Err(format!("{now} after {before}")),
+    });
+    assert!(!open.is_over());
+    let status = cluster.there.wait_for("the old task has ended", |status| {
+        status.service("web").is_some_and(|web| web.backends.len() == 1 && web.count("ready") == 1)
+    });
+    let mut frontends = status.service("web").map(|web| web.frontends.clone()).unwrap_or_default();
+    frontends.sort();
+    assert_eq!(frontends, both[2..], "{status}");
+    let new = status.service("web").map(|web| web.backends[0].name.clone());
+    let moved = Http::new(&cluster.world.client, SocketAddr::from((OTHER, 9100)));
+    assert_eq!(split(&moved, 4).into_keys().collect::<Vec<_>>(), Vec::from_iter(new));
 }
 
 #[test]
@@ -115,4 +158,31 @@ fn a_worker_follows_an_update_under_load() {
     // Without `ip_vs` there is no mesh: what is left to it has failed.
     let may_fail = if std::path::Path::new("/proc/net/ip_vs").exists() { 0 } else { left };
     assert!(fared.close.failed + fared.keepalive.failed <= may_fail, "{left}: {fared}");
+}
+
+/// Longer than any container is waited for that nobody has told steer more of.
+#[test]
+fn a_task_that_serves_on_in_a_long_stop_grace_is_not_put_back() {
+    let Some(mut cluster) = Cluster::set() else { return };
+    let patience = Duration::from_secs(10);
+    let serves_on = ["--on-term", "serve", "--grace", "20"];
+    let web = web().replicas(4).label("steer.drain", "1s").stop_grace(Duration::from_secs(40)).args(&serves_on);
+    cluster.manager.create_service(web);
+    cluster.there.wait_ready("web", 2);
+    cluster.manager.scale("web", 2);
+    let status = cluster.there.wait_for("one is told to stop", |status| {
+        status
+            .service("web")
+            .is_some_and(|web| (web.count("ready"), web.count("draining") + web.count("drained")) == (1, 1))
+    });
+    let told = Instant::now();
+    let web = status.service("web").expect("just seen");
+    let leaving = web.backends.iter().find(|task| task.state != "ready").expect("just seen").name.clone();
+    while told.elapsed() < patience + Duration::from_secs(3) {
+        let answered = split(&cluster.http(OTHER), 10);
+        assert!(!answered.contains_key(&leaving), "after {:?}: {answered:?}", told.elapsed());
+    }
+    assert!(names(&cluster.worker).contains(&leaving), "it serves on");
+    let task = cluster.there.backend(&leaving);
+    assert_eq!((task.state.as_str(), task.cause.as_str()), ("drained", "signal: TERM"));
 }

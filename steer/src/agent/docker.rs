@@ -172,7 +172,9 @@ impl Agent {
         }
         let Listed { containers, unknown, swarm } = listed;
         // What the containers are read by.
+        let asked = swarm.asked;
         self.take_swarm(swarm);
+        self.learn_listed_ports(&containers, asked);
         for (id, error) in &unknown {
             tracing::warn!(container = %id, error = format!("{error:#}"), "a container that is listed is not described");
         }

@@ -89,7 +89,7 @@ impl Agent {
         let overdue: Vec<ContainerId> = self
             .tracked
             .values()
-            .filter(|tracked| is_overdue(tracked, now))
+            .filter(|tracked| self.is_overdue(tracked, now))
             .map(|tracked| tracked.id.clone())
             .collect();
         if overdue.is_empty() || self.seen.survivors.is_some_and(|when| when.elapsed() < SURVIVORS) {
@@ -98,12 +98,13 @@ impl Agent {
         self.seen.survivors = Some(Instant::now());
         let mut changed = false;
         for id in overdue {
+            let patience = self.tracked.get(&id).and_then(|tracked| self.patience(tracked));
             let Some(tracked) = self.tracked.get_mut(&id) else { continue };
             if tracked.by_listening() {
                 tracked.look();
             }
             let Some(stop) = tracked.stopping else { continue };
-            if has_survived(&tracked.facts(), now.saturating_sub(stop.at), tracked.patience()) {
+            if has_survived(&tracked.facts(), now.saturating_sub(stop.at), patience) {
                 tracked.stopping = None;
                 tracked.survived = Some(stop.signal);
                 changed |= self.settle_changed(&id);
@@ -120,15 +121,15 @@ impl Agent {
         }
         self.done = true;
     }
-}
 
-impl Tracked {
-    fn patience(&self) -> Option<Duration> {
-        patience(self.spec.drain, self.stop_timeout)
+    /// How long it is waited for the end of one that got its stop signal; `None` = for ever.
+    fn patience(&self, tracked: &Tracked) -> Option<Duration> {
+        let may_be_swarms = tracked.task.is_some() && !self.is_swarms_will_told();
+        patience(tracked.spec.drain, tracked.stop_timeout, may_be_swarms)
     }
-}
 
-fn is_overdue(tracked: &Tracked, now: Duration) -> bool {
-    let over = |patience| tracked.stopping.is_some_and(|stop| now.saturating_sub(stop.at) >= patience);
-    tracked.patience().is_some_and(over)
+    fn is_overdue(&self, tracked: &Tracked, now: Duration) -> bool {
+        let over = |patience| tracked.stopping.is_some_and(|stop| now.saturating_sub(stop.at) >= patience);
+        self.patience(tracked).is_some_and(over)
+    }
 }

@@ -23,6 +23,7 @@ impl Agent {
     /// Takes in what Docker says of a running container; `started` is the cause of one that was not known.
     pub(super) fn observe(&mut self, container: &Container, started: Cause) {
         self.take_place(container);
+        self.learn_ports(container, false);
         let of_this_run = self.tracked.get(&container.id).filter(|tracked| tracked.run == container.started_at);
         // A service must not change while its container runs, only because that has got another name.
         let first_name = of_this_run.map_or(&container.name, |tracked| &tracked.first_name).clone();

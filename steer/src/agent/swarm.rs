@@ -5,11 +5,13 @@ use std::time::Instant;
 
 use steer_common::service::ServiceEntry;
 
+use super::vips::networks;
 use super::{Agent, Source};
 use crate::docker::{Role, Told};
 use crate::host::clock::since_boot;
 use crate::model::labels::{spec, spec_of_task};
 use crate::model::swarm::polls::{Polls, Said};
+use crate::model::swarm::ports::{Here, Ports};
 use crate::model::swarm::{Leaving, Membership, Swarm};
 use crate::model::{Container, ContainerId, PortSpec, Problem, ServiceName, Spec};
 
@@ -20,7 +22,10 @@ pub(super) struct Known {
     swarm: Option<Swarm>,
     asked: Option<Instant>,
     role: Option<Role>,
+    /// The mesh's network, which need not be asked about.
+    ingress: Option<String>,
     polls: Polls,
+    ports: Ports,
 }
 
 impl Agent {
@@ -52,11 +57,13 @@ impl Agent {
         {
             // One that was outside may have joined.
             let role = self.known.role.clone().filter(|role| *role != Role::Outside);
-            self.questions.swarm(docker, role, self.networks());
+            let mut networks = self.networks();
+            networks.retain(|network| Some(network) != self.known.ingress.as_ref());
+            self.questions.swarm(docker, role, networks);
         }
     }
 
-    /// Takes in what the swarm says; whether its services are others than before.
+    /// Takes in what the swarm says; whether tasks of this node serve other ports than was known.
     pub(super) fn take_swarm(&mut self, told: Told) -> bool {
         let Told { asked, role, swarm } = told;
         if self.known.asked.is_some_and(|newer| newer > asked) {
@@ -73,15 +80,19 @@ impl Agent {
             }
         };
         self.problems.remove(&Source::Swarm);
+        let is_other = swarm.as_ref().is_some_and(|swarm| self.known.ports.answered(self.vips.here(asked), swarm));
+        if let Some(ingress) = swarm.as_ref().and_then(|swarm| swarm.ingress.clone()) {
+            self.known.ingress = Some(ingress);
+        }
         let said = swarm.as_ref().map(|swarm| Said {
-            is_updating: swarm.is_updating,
+            // What is not known yet is told sooner or later.
+            is_updating: self.known.ports.are_doubted() || swarm.is_updating,
             has_remote: self.has_remote(swarm),
             has_all_here: !swarm.all_here.is_empty(),
         });
         self.known.polls.answered(said.unwrap_or_default(), since_boot());
         self.renew_lease();
-        let services = |swarm: &Option<Swarm>| swarm.as_ref().map(|swarm| swarm.services.clone());
-        let is_other = services(&self.known.swarm) != services(&swarm);
+        self.swarm_knows_ends(asked);
         (self.known.swarm, self.known.asked) = (swarm, Some(asked));
         self.settle_tasks();
         is_other
@@ -96,10 +107,10 @@ impl Agent {
         self.sync_vips(&vips, running.as_ref());
     }
 
-    /// The Swarm services whose tasks are all on this node. As long as nobody has told, what is in the maps.
+    /// The Swarm services whose tasks are all on this node, and backends. As long as nobody has told, what is in the maps.
     pub(super) fn all_here(&self) -> BTreeSet<ServiceName> {
         match &self.known.swarm {
-            Some(swarm) => swarm.all_here.clone(),
+            Some(swarm) => swarm.all_steered(self.serving()),
             None => {
                 let has_it = |entry: &ServiceEntry| entry.flags & ServiceEntry::ALL_HERE != 0;
                 let services = self.applied.services.iter().filter(|(_, service)| has_it(&service.entry));
@@ -130,31 +141,48 @@ impl Agent {
         is_known.then_some(leaving)
     }
 
+    /// Whether it is known what Swarm wants of the tasks here: not on a worker.
+    pub(super) fn is_swarms_will_told(&self) -> bool {
+        self.known.swarm.as_ref().is_some_and(Swarm::is_of_manager)
+    }
+
     /// What a container asks for: by its labels, or because its service publishes ports.
     pub(super) fn asked_for(&self, name: &str, container: &Container) -> Result<Option<Spec>, Vec<Problem>> {
         let defaults = &self.settings.config.defaults;
         let Some(of) = Membership::of(&container.labels) else { return spec(name, &container.labels, defaults) };
-        spec_of_task(name, &container.labels, &self.ports_of(&of, container), defaults)
+        let ports = self.known.ports.of(&of.task).unwrap_or_default();
+        spec_of_task(name, &container.labels, ports, defaults)
     }
 
-    /// The ports of a task. They never change: Swarm replaces the tasks of a service whose ports do, and what is open to the old ones
-    /// stays. On a worker a service's ports may be told late, so there the latest word counts, as long as there is one.
-    fn ports_of(&self, of: &Membership, container: &Container) -> Vec<PortSpec> {
-        let swarm = self.known.swarm.as_ref();
-        let told = swarm.and_then(|swarm| swarm.ports(of)).map(<[_]>::to_vec);
-        let is_manager = swarm.is_some_and(|swarm| swarm.tasks.is_some());
-        let known = self.known_ports(container);
-        if is_manager { known.or(told) } else { told.or(known) }.unwrap_or_default()
+    /// The tasks of a list, which the swarm was `asked` after.
+    pub(super) fn learn_listed_ports(&mut self, containers: &[Container], asked: Instant) {
+        let is_older = self.known.asked.is_some_and(|known| known >= asked);
+        containers.iter().for_each(|container| self.learn_ports(container, is_older));
     }
 
-    /// The ports by which this run of a container is known to this agent, or was to the one before.
-    fn known_ports(&self, container: &Container) -> Option<Vec<PortSpec>> {
-        let tracked = self.tracked.get(&container.id);
-        let spec = match tracked {
-            Some(tracked) => (tracked.run == container.started_at).then(|| tracked.spec.clone()),
-            None if !self.applied.backends.keys().any(|key| key.container == container.id) => None,
-            None => self.applied.candidates().into_iter().find(|left| left.id == container.id).map(|left| left.spec),
-        }?;
-        spec.mesh.then_some(spec.ports)
+    /// What a task that is new here serves: as an earlier agent knew, or as the swarm has said. `is_older`: it was there before the
+    /// swarm was asked.
+    pub(super) fn learn_ports(&mut self, container: &Container, is_older: bool) {
+        let Some(of) = Membership::of(&container.labels) else { return };
+        if self.known.ports.of(&of.task).is_some() {
+            return;
+        }
+        if let Some(ports) = self.left_ports(&container.id) {
+            self.known.ports.inherit(&of.task, ports);
+        }
+        let Known { swarm, ports, .. } = &mut self.known;
+        if let Some(swarm) = swarm {
+            let networks = &networks(container).collect();
+            ports.take_in(Here { of: &of, is_older, networks }, swarm);
+        }
+    }
+
+    /// The published ports that a container serves according to the maps.
+    fn left_ports(&self, id: &ContainerId) -> Option<Vec<PortSpec>> {
+        if !self.applied.backends.keys().any(|key| key.container == *id) {
+            return None;
+        }
+        let left = self.applied.candidates().into_iter().find(|left| left.id == *id)?;
+        left.spec.mesh.then_some(left.spec.ports)
     }
 }

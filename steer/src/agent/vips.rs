@@ -7,14 +7,16 @@ use super::{Agent, Source};
 use crate::host::clock::boot_secs;
 use crate::host::netns::Netns;
 use crate::model::desired::BackendKey;
-use crate::model::swarm::vips::{Ids, Local, Observed, Place, Tables, Vip, tables};
-use crate::model::swarm::{GATEWAY, Membership, Swarm};
+use crate::model::swarm::ports::Here;
+use crate::model::swarm::vips::{Ended, Ids, Local, Observed, Place, Tables, Vip, tables};
+use crate::model::swarm::{GATEWAY, Membership, Serving, Swarm};
 use crate::model::{Container, ContainerId};
 
 /// The tasks on this node, steered to or not, and what the maps hold of virtual addresses.
 #[derive(Debug, Default)]
 pub(super) struct Vips {
     places: BTreeMap<ContainerId, KnownPlace>,
+    ended: Ended<Instant>,
     ids: Ids,
     applied: Option<Tables>,
 }
@@ -22,9 +24,20 @@ pub(super) struct Vips {
 #[derive(Debug)]
 struct KnownPlace {
     run: String,
-    task: String,
+    of: Membership,
     seen: Instant,
     place: Place,
+}
+
+impl Vips {
+    /// The tasks of this node, as seen by who has `asked` the swarm then.
+    pub(super) fn here(&self, asked: Instant) -> impl Iterator<Item = Here<'_>> {
+        self.places.values().map(move |KnownPlace { of, seen, place, run: _ }| Here {
+            of,
+            is_older: asked >= *seen,
+            networks: &place.networks,
+        })
+    }
 }
 
 impl Agent {
@@ -40,8 +53,8 @@ impl Agent {
         match Netns::of_pid(container.pid).and_then(|netns| netns.cookie()) {
             Ok(netns_cookie) => {
                 let place = Place { netns_cookie, networks };
-                let known =
-                    KnownPlace { run: container.started_at.clone(), task: of.task, seen: Instant::now(), place };
+                let (run, seen) = (container.started_at.clone(), Instant::now());
+                let known = KnownPlace { run, of, seen, place };
                 self.vips.places.insert(container.id.clone(), known);
             }
             Err(error) => tracing::debug!(container = container.name, %error, "where a task stands is not known"),
@@ -50,13 +63,20 @@ impl Agent {
 
     /// A container has ended.
     pub(super) fn leave_place(&mut self, id: &ContainerId) {
-        self.vips.places.remove(id);
+        if let Some(known) = self.vips.places.remove(id) {
+            self.vips.ended.note(known.of.task, Instant::now());
+        }
     }
 
     /// Only these are left.
     pub(super) fn keep_places(&mut self, is_there: impl Fn(&Self, &ContainerId) -> bool) {
         let gone: Vec<_> = self.vips.places.keys().filter(|id| !is_there(self, id)).cloned().collect();
         gone.iter().for_each(|id| self.leave_place(id));
+    }
+
+    /// The swarm has answered what it was `asked` then.
+    pub(super) fn swarm_knows_ends(&mut self, asked: Instant) {
+        self.vips.ended.answered(&asked);
     }
 
     /// The networks whose virtual addresses are of use here.
@@ -66,8 +86,17 @@ impl Agent {
 
     /// Whether somebody here may ask for a task on another node.
     pub(super) fn has_remote(&self, swarm: &Swarm) -> bool {
-        let local: BTreeSet<&str> = self.vips.places.values().map(|known| known.task.as_str()).collect();
+        let local: BTreeSet<&str> = self.vips.places.values().map(|known| known.of.task.as_str()).collect();
         swarm.vips.iter().flat_map(|vip| vip.tasks.keys()).any(|task| !local.contains(task.as_str()))
+    }
+
+    /// The tasks here that are not about to end, steered to or not.
+    pub(super) fn serving(&self) -> impl Iterator<Item = Serving<'_>> {
+        let places = self.vips.places.iter().filter(|(_, known)| self.leaving(&known.of.task, known.seen).is_none());
+        places.map(|(id, known)| {
+            let steered = self.tracked.get(id).filter(|tracked| tracked.spec.mesh);
+            Serving { service: &known.of.service, steered_as: steered.map(|tracked| tracked.spec.service.as_str()) }
+        })
     }
 
     /// Brings the maps in line with what is known of virtual addresses.
@@ -115,10 +144,10 @@ impl Agent {
             let key = BackendKey { container: id.clone(), netns_cookie: known.place.netns_cookie };
             let backend = tracked.and_then(|_| self.applied.backends.get(&key));
             let backend = backend.map(|backend| (backend.id, backend.entry.generation));
-            let is_leaving = self.leaving(&known.task, known.seen).is_some();
-            (known.task.clone(), Local { backend, is_leaving })
+            let is_leaving = self.leaving(&known.of.task, known.seen).is_some();
+            (known.of.task.clone(), Local { backend, is_leaving })
         };
-        self.vips.places.iter().map(local).collect()
+        self.vips.ended.tasks().chain(self.vips.places.iter().map(local)).collect()
     }
 }
 

@@ -126,9 +126,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const KILL: i32 = 9;
 
 /// How long after its last stop signal a container that still runs is held to be one that will not stop: whoever keeps flows for
-/// longer (`steer.drain`), or is given more time by Docker, is given it here. `None` = for ever.
-pub fn patience(drain: Duration, stop_timeout: Option<Duration>) -> Option<Duration> {
-    stop_timeout.map(|stop_timeout| drain.max(stop_timeout).max(PATIENCE))
+/// longer (`steer.drain`), or is given more time by Docker, is given it here. `None` = for ever. `may_be_swarms`: it is a task, and
+/// nobody tells what Swarm wants of it: Swarm takes no stop back, and how long it gives a task (`--stop-grace-period`) stands in no
+/// container.
+pub fn patience(drain: Duration, stop_timeout: Option<Duration>, may_be_swarms: bool) -> Option<Duration> {
+    stop_timeout.filter(|_| !may_be_swarms).map(|stop_timeout| drain.max(stop_timeout).max(PATIENCE))
 }
 
 /// Whether a container that got its stop signal, `since` ago, goes on as if nothing had happened: it ignores that signal, or took
@@ -324,7 +326,7 @@ mod tests {
         #[case] since: u64,
         #[case] expected: bool,
     ) {
-        let patience = patience(Duration::from_secs(30), Some(Duration::from_secs(10)));
+        let patience = patience(Duration::from_secs(30), Some(Duration::from_secs(10)), false);
         assert_eq!(has_survived(&facts, Duration::from_secs(since), patience), expected);
         assert!(!has_survived(&facts, Duration::from_secs(since), None), "some may take for ever");
         if expected {
@@ -345,8 +347,9 @@ mod tests {
         #[case] stop_timeout: Option<u64>,
         #[case] expected: Option<u64>,
     ) {
-        let found = patience(Duration::from_secs(drain), stop_timeout.map(Duration::from_secs));
-        assert_eq!(found, expected.map(Duration::from_secs));
+        let (drain, stop_timeout) = (Duration::from_secs(drain), stop_timeout.map(Duration::from_secs));
+        assert_eq!(patience(drain, stop_timeout, false), expected.map(Duration::from_secs));
+        assert_eq!(patience(drain, stop_timeout, true), None, "Swarm takes no stop back");
     }
 
     #[rstest]

@@ -1,4 +1,4 @@
-//! A Docker that hangs when it is told to: requests about containers wait, or get no answer; events flow on.
+//! A Docker that hangs when it is told to: requests about containers, or about its swarm, wait, or get no answer; events flow on.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -20,10 +20,13 @@ pub struct Proxy {
 #[derive(Debug, Default)]
 struct State {
     hung: bool,
+    swarm_hung: bool,
     /// Requests that wait.
     held: usize,
     /// No question about this container is answered.
     silent_about: Option<String>,
+    /// The first line of each request.
+    asked: Vec<String>,
 }
 
 impl Proxy {
@@ -48,13 +51,28 @@ impl Proxy {
 
     /// From now on, questions about containers wait; or those that wait are passed on.
     pub fn hang(&self, hang: bool) {
-        self.state.0.lock().unwrap_or_else(PoisonError::into_inner).hung = hang;
+        self.set(|state| state.hung = hang);
+    }
+
+    /// The same for questions about the swarm: services, tasks, and networks.
+    pub fn hang_swarm(&self, hang: bool) {
+        self.set(|state| state.swarm_hung = hang);
+    }
+
+    fn set(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.0.lock().unwrap_or_else(PoisonError::into_inner));
         self.state.1.notify_all();
     }
 
     /// From now on, no question about this container is answered, though it is listed; or every one is.
     pub fn be_silent_about(&self, id: Option<&str>) {
         self.state.0.lock().unwrap_or_else(PoisonError::into_inner).silent_about = id.map(str::to_owned);
+    }
+
+    /// How many requests there were with these words in their first line.
+    pub fn asked(&self, words: &str) -> usize {
+        let state = self.state.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.asked.iter().filter(|line| line.contains(words)).count()
     }
 
     /// How many requests wait.
@@ -69,11 +87,17 @@ fn pass(mut client: UnixStream, dockerd: &Path, (state, changed): &(Mutex<State>
     let length = client.read(&mut head)?;
     head.truncate(length);
     let line = String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_owned();
-    if line.contains("/containers/") {
+    state.lock().unwrap_or_else(PoisonError::into_inner).asked.push(line.clone());
+    let is_about = |what: &[&str]| what.iter().any(|what| line.contains(what));
+    let (of_containers, of_swarm) = (is_about(&["/containers/"]), is_about(&["/services", "/tasks", "/networks"]));
+    if of_containers || of_swarm {
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.held += 1;
-        state = changed.wait_while(state, |state| state.hung).unwrap_or_else(PoisonError::into_inner);
-        state.held -= 1;
+        let waits = |state: &mut State| of_containers && state.hung || of_swarm && state.swarm_hung;
+        if waits(&mut state) {
+            state.held += 1;
+            state = changed.wait_while(state, waits).unwrap_or_else(PoisonError::into_inner);
+            state.held -= 1;
+        }
         if state.silent_about.as_ref().is_some_and(|id| line.contains(&format!("/containers/{id}/"))) {
             return Ok(());
         }

@@ -39,6 +39,8 @@ pub struct ServiceSpec {
     pub networks: Vec<String>,
     /// `--constraint`, as `node.role==worker`.
     pub constraint: Option<String>,
+    /// `--stop-grace-period`; ten seconds otherwise.
+    pub stop_grace: Option<Duration>,
 }
 
 impl ServiceSpec {
@@ -55,6 +57,7 @@ impl ServiceSpec {
             start_first: false,
             networks: Vec::new(),
             constraint: None,
+            stop_grace: None,
         }
     }
 
@@ -119,8 +122,26 @@ impl ServiceSpec {
         self
     }
 
+    #[must_use]
+    pub fn stop_grace(mut self, time: Duration) -> Self {
+        self.stop_grace = Some(time);
+        self
+    }
+
     fn body(self) -> Body {
-        let Self { name, image, replicas, publish, labels, args, health, start_first, networks, constraint } = self;
+        let Self {
+            name,
+            image,
+            replicas,
+            publish,
+            labels,
+            args,
+            health,
+            start_first,
+            networks,
+            constraint,
+            stop_grace,
+        } = self;
         let mode = match replicas {
             Some(replicas) => ServiceSpecMode {
                 replicated: Some(ServiceSpecModeReplicated { replicas: Some(replicas) }),
@@ -135,6 +156,7 @@ impl ServiceSpec {
             env: Some(vec!["GREETER_NAME={{.Task.Name}}".to_owned()]),
             args: Some(args),
             health_check: health.map(Health::config),
+            stop_grace_period: stop_grace.and_then(|time| i64::try_from(time.as_nanos()).ok()),
             ..Default::default()
         };
         let attach = |target: String| NetworkAttachmentConfig { target: Some(target), ..Default::default() };

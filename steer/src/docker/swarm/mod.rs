@@ -14,7 +14,6 @@ use tokio::time::timeout;
 
 use super::{Docker, Told};
 use crate::docker::feed::percent_encoded;
-use crate::model::swarm::vips::Vip;
 use crate::model::swarm::{GATEWAY, Gateway, Swarm};
 
 /// After this, a manager counts as one that cannot answer: it may have lost its quorum, and waits for another one.
@@ -66,7 +65,17 @@ impl Docker {
             Role::Worker => self.worker().await?,
         };
         for name in networks.iter().filter(|name| *name != GATEWAY) {
-            swarm.vips.extend(self.vips(name).await?);
+            // No virtual address in the mesh's network is of any use to a task.
+            if swarm.ingress.as_ref() == Some(name) {
+                continue;
+            }
+            match self.overlay(name).await? {
+                Some(found) if found.is_ingress => swarm.ingress = Some(found.name),
+                Some(found) => {
+                    swarm.vips.extend(read::vips(self.ask(&format!("/networks/{}?verbose=true", found.id)).await?));
+                }
+                None => {}
+            }
         }
         let services: BTreeSet<&str> = swarm.vips.iter().map(|vip| vip.service.as_str()).collect();
         if !services.is_empty() && matches!(role, Role::Manager(_)) {
@@ -95,14 +104,11 @@ impl Docker {
         }
     }
 
-    /// The virtual addresses in a network; none in one that is not an overlay, or is gone.
-    async fn vips(&self, network: &str) -> Result<Vec<Vip>> {
+    /// A network of the swarm; `None` = it is of this host alone, or gone.
+    async fn overlay(&self, network: &str) -> Result<Option<read::Network>> {
         let filter = encoded(&[("name", &[network]), ("scope", &["swarm"])]);
         let found: Vec<read::Network> = self.ask(&format!("/networks?filters={filter}")).await?;
-        let Some(found) = found.into_iter().find(|found| found.name == network && !found.is_ingress) else {
-            return Ok(Vec::new());
-        };
-        Ok(read::vips(self.ask(&format!("/networks/{}?verbose=true", found.id)).await?))
+        Ok(found.into_iter().find(|found| found.name == network))
     }
 
     async fn worker(&self) -> Result<Swarm> {

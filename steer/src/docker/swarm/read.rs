@@ -226,13 +226,18 @@ fn desired(state: &str) -> DesiredState {
 }
 
 pub(super) fn worker(ingress: Network) -> Swarm {
-    let service = |(name, service): (String, NetworkService)| {
-        let ports = service.ports.iter().filter_map(|text| port(text));
-        Service { id: None, name, ports: published(ports.map(|(port, target)| (port, target, Protocol::Tcp))) }
-    };
+    let mut swarm = Swarm { ingress: Some(ingress.name), ..Swarm::default() };
     // The mesh's own end has no name.
-    let services = ingress.services.into_iter().filter(|(name, _)| !name.is_empty()).map(service).collect();
-    Swarm { services, ..Swarm::default() }
+    for (name, service) in ingress.services.into_iter().filter(|(name, _)| !name.is_empty()) {
+        let ports = service.ports.iter().filter_map(|text| port(text));
+        let ports = published(ports.map(|(port, target)| (port, target, Protocol::Tcp)));
+        // Docker looks through a service's tasks in any order, another one each time, and tells the ports of the first.
+        if let Some(task) = service.tasks.first().and_then(|task| task_id(&task.name)) {
+            swarm.served.insert(task, ports.clone());
+        }
+        swarm.services.push(Service { id: None, name, ports });
+    }
+    swarm
 }
 
 /// `Target: 5000, Publish: 9000`; the protocol is not told.

@@ -99,8 +99,19 @@ fn a_worker_tells_what_is_published_and_nothing_of_tasks() {
     let swarm = worker(read(INGRESS));
     assert_eq!((swarm.services.len(), &swarm.tasks), (1, &None));
     assert_eq!((swarm.services[0].name.as_str(), ports(&swarm.services[0])), ("web", vec![(9000, 5000), (9001, 5001)]));
+    assert_eq!(swarm.ingress.as_deref(), Some("ingress"));
     let empty = r#"{"Name":"ingress","Id":"w4ua","Ingress":true,"Containers":null,"Services":null}"#;
-    assert_eq!(worker(read(empty)), Swarm::default());
+    assert_eq!(worker(read(empty)), Swarm { ingress: Some("ingress".to_owned()), ..Swarm::default() });
+}
+
+#[test]
+fn a_worker_is_told_the_ports_of_the_task_that_stands_first() {
+    let tasks = r#"[{"Name":"web.2.t2","EndpointIP":"10.0.0.5"},{"Name":"web.1.t1","EndpointIP":"10.0.0.4"}]"#;
+    let service = format!(r#"{{"VIP":"10.0.0.3","Ports":["Target: 5000, Publish: 9000"],"Tasks":{tasks}}}"#);
+    let nobody = r#"{"VIP":"10.0.0.6","Ports":[],"Tasks":null}"#;
+    let ingress = format!(r#"{{"Name":"ingress","Id":"w","Services":{{"web":{service},"api":{nobody}}}}}"#);
+    let told: Vec<_> = worker(read(&ingress)).served.into_iter().collect();
+    assert_eq!(told, [("t2".to_owned(), published([(9000, 5000, Protocol::Tcp)]))]);
 }
 
 #[test]

@@ -129,7 +129,9 @@ pub fn desired(observed: &Observed, current: &PortIndex) -> (Desired, Vec<Proble
         }
     }
     for (name, service) in &mut services {
-        service.all_here = service.mesh && observed.all_here.contains(name);
+        // One that there is no room for, or no port, is served by the mesh alone.
+        let is_left_out = groups.get(name.as_str()).is_some_and(|group| group.len() > service.backends.len());
+        service.all_here = service.mesh && observed.all_here.contains(name) && !is_left_out;
     }
     // In an order that does not hang on who came first.
     problems.sort();

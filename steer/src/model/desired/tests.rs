@@ -194,3 +194,15 @@ fn two_runs_of_a_container_are_two_backends() {
 fn without_containers_there_is_nothing() {
     assert_eq!(good([], &current(&[("web", "80")])).services, BTreeMap::new());
 }
+
+/// One that gets no port is served by Swarm's mesh alone.
+#[rstest]
+#[case::both_are_backends("80:2", true)]
+#[case::the_second_is_none("81:1", false)]
+fn clients_wait_for_a_swarm_service_as_long_as_all_its_tasks_are_backends(#[case] second: &str, #[case] wait: bool) {
+    let mut candidates = [candidate("api", 3, "81:1"), candidate("web", 1, "80:1"), candidate("web", 2, second)];
+    candidates.iter_mut().for_each(|candidate| candidate.spec.mesh = true);
+    let observed = Observed { all_here: ["web".to_owned()].into(), ..observed(candidates) };
+    let (desired, problems) = desired(&observed, &current(&[]));
+    assert_eq!((desired.services["web"].all_here, problems.is_empty()), (wait, wait));
+}

@@ -5,12 +5,13 @@
 //! On a worker nobody tells desired states, nor which protocol a port is for.
 
 pub mod polls;
+pub mod ports;
 pub mod vips;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::{Container, NetworkLeg, PortSpec, Protocol};
+use super::{Container, NetworkLeg, PortSpec, Protocol, ServiceName};
 
 /// The network over which this host reaches its tasks: overlay networks end in a namespace of Docker's own.
 pub const GATEWAY: &str = "docker_gwbridge";
@@ -35,6 +36,10 @@ pub struct Swarm {
     pub all_here: BTreeSet<String>,
     /// A rolling update or rollback is under way somewhere: more changes without an event.
     pub is_updating: bool,
+    /// What single tasks serve, on whatever node, by task; empty where that is not told (a manager).
+    pub served: BTreeMap<String, Vec<PortSpec>>,
+    /// The name of the mesh's network; `None` = not told: a manager is not asked for it but once.
+    pub ingress: Option<String>,
     /// Of the networks that were asked about.
     pub vips: Vec<vips::Vip>,
     /// The tasks behind them that run and are to run, on whatever node; `None` = nobody tells (a worker).
@@ -105,7 +110,34 @@ impl Membership {
     }
 }
 
+/// A task that serves on this node, for all that the mesh knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Serving<'a> {
+    pub service: &'a str,
+    /// The service of steer's that it is a backend of, at the ports that Swarm publishes; `None` = steer leaves it alone.
+    pub steered_as: Option<&'a str>,
+}
+
 impl Swarm {
+    /// Whether it was a manager who said so: it knows of everything, and what is to be.
+    pub const fn is_of_manager(&self) -> bool {
+        self.tasks.is_some()
+    }
+
+    /// The services whose tasks are all on this node, all of them backends of the service of that name and of no other: behind
+    /// their frontends the mesh has nobody whom steer has not.
+    pub fn all_steered<'a>(&self, serving: impl IntoIterator<Item = Serving<'a>>) -> BTreeSet<ServiceName> {
+        let mut all = self.all_here.clone();
+        for Serving { service, steered_as } in serving {
+            if steered_as != Some(service) {
+                for name in [Some(service), steered_as].into_iter().flatten() {
+                    all.remove(name);
+                }
+            }
+        }
+        all
+    }
+
     /// The ports that a task's service publishes; `None` = there is no such service.
     pub fn ports(&self, of: &Membership) -> Option<&[PortSpec]> {
         let is_it = |service: &&Service| match &service.id {

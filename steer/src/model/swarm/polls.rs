@@ -17,8 +17,8 @@ const AFTER: [Duration; 6] = [
     Duration::from_millis(3_000),
 ];
 
-/// While an update is under way. One question is two requests and one more for each overlay network that tasks of this node share, a
-/// few milliseconds of dockerd's time.
+/// While an update is under way. One question is three requests, and with overlay networks two for each that tasks of this node are in
+/// and one more: a few milliseconds of dockerd's time.
 const UPDATING: Duration = Duration::from_millis(500);
 
 /// While containers of this node may ask for tasks on others, whose end no event tells here.

@@ -52,6 +52,28 @@ fn a_task_leaves_when_swarm_says_so(#[case] tasks: Option<BTreeMap<String, Task>
     assert_eq!(Swarm { tasks, ..Swarm::default() }.leaving("t1"), expected);
 }
 
+/// Tasks on this node as `service` or `service=steered as`, of which `web`, `api` and `shop` have none on others.
+#[rstest]
+#[case::all_are_backends("web=web web=web api=api", "api shop web")]
+#[case::none_runs_yet("", "api shop web")]
+#[case::a_new_version_is_left_alone("web=web web", "api shop")]
+#[case::or_all_are("web", "api shop")]
+#[case::it_counts_among_another_services("web=web web=shop", "api")]
+#[case::or_one_that_is_none_of_swarms("web=web web=lobby", "api shop")]
+#[case::one_of_a_service_with_tasks_elsewhere("far=api far", "shop web")]
+fn new_connections_wait_for_a_service_whose_tasks_are_all_here_and_all_steered_to(
+    #[case] serving: &'static str,
+    #[case] expected: &str,
+) {
+    let swarm = Swarm { all_here: ["web", "api", "shop"].map(str::to_owned).into(), ..Swarm::default() };
+    let task = |text: &'static str| match text.split_once('=') {
+        Some((service, steered_as)) => Serving { service, steered_as: Some(steered_as) },
+        None => Serving { service: text, steered_as: None },
+    };
+    let all = swarm.all_steered(serving.split_whitespace().map(task));
+    assert_eq!(all.into_iter().collect::<Vec<_>>().join(" "), expected);
+}
+
 #[test]
 fn published_are_tcp_ports_each_once() {
     use Protocol::{Tcp, Udp};

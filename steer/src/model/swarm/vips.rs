@@ -36,6 +36,7 @@ pub struct Place {
 pub struct Local {
     /// Id and generation, where it is a backend too.
     pub backend: Option<(BackendId, u32)>,
+    /// It takes nothing new: it is to end, or has ended.
     pub is_leaving: bool,
 }
 
@@ -48,6 +49,36 @@ pub struct Observed<'a> {
     pub local: &'a BTreeMap<String, Local>,
     /// The tasks of the whole swarm that run and are to run; `None` = nobody tells (a worker).
     pub running: Option<&'a BTreeSet<String>>,
+}
+
+/// The tasks of this node that have ended since the swarm was asked for its last answer, which names them still: without this they
+/// would look as tasks on other nodes do. `M`: a moment, by a clock that only goes forward.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ended<M> {
+    at: BTreeMap<String, M>,
+}
+
+impl<M> Default for Ended<M> {
+    fn default() -> Self {
+        Self { at: BTreeMap::new() }
+    }
+}
+
+impl<M: Ord> Ended<M> {
+    /// A task's container has ended.
+    pub fn note(&mut self, task: String, now: M) {
+        self.at.insert(task, now);
+    }
+
+    /// There is an answer to what the swarm was `asked` then: it takes into account whatever had ended before.
+    pub fn answered(&mut self, asked: &M) {
+        self.at.retain(|_, ended| *ended >= *asked);
+    }
+
+    /// Whom nobody is to be sent to.
+    pub fn tasks(&self) -> impl Iterator<Item = (String, Local)> {
+        self.at.keys().map(|task| (task.clone(), Local { backend: None, is_leaving: true }))
+    }
 }
 
 /// What the maps should hold.
@@ -205,6 +236,26 @@ mod tests {
         assert_eq!(members(&known.entries[&0]), [(1, 5, 0), (3, 0, 0), (4, 0, VipMember::REMOTE)]);
         let (guessed, _) = tables(&Observed { running: None, ..observed }, &mut Ids::default());
         assert_eq!(members(&guessed.entries[&0]).len(), 5, "a worker takes what is listed");
+    }
+
+    #[test]
+    fn who_has_ended_is_no_task_of_another_node_until_the_swarm_was_asked_after_that() {
+        let vips = [vip("front", "web", &[("here", 1), ("there", 2)])];
+        let places = [place(7, &["front"])];
+        let behind = |ended: &Ended<u32>, local: &[&str]| {
+            let mut known: BTreeMap<_, _> = ended.tasks().collect();
+            known.extend(local.iter().map(|task| ((*task).to_owned(), Local::default())));
+            let observed = Observed { vips: &vips, places: &places, local: &known, running: None };
+            members(&tables(&observed, &mut Ids::default()).0.entries[&0])
+        };
+        let mut ended = Ended::default();
+        assert_eq!(behind(&ended, &["here"]), [(1, 0, 0), (2, 0, VipMember::REMOTE)]);
+        ended.note("here".to_owned(), 11);
+        assert_eq!(behind(&ended, &[]), [(2, 0, VipMember::REMOTE)], "the answer before knows nothing of it");
+        ended.answered(&10);
+        assert_eq!(behind(&ended, &[]), [(2, 0, VipMember::REMOTE)], "nor does one that was asked before");
+        ended.answered(&20);
+        assert_eq!(ended, Ended::default(), "from now on the swarm's word counts");
     }
 
     #[test]
