@@ -44,7 +44,7 @@ struct Sources {
 /// What came first.
 enum Next {
     Feed(Feed),
-    Answer(Answer),
+    Answer(Box<Answer>),
     Request(Request),
     Host(HostChange),
     /// The kernel has something to tell.
@@ -127,7 +127,7 @@ impl Agent {
         tokio::select! {
             biased;
             item = docker => Next::Feed(item),
-            Some(answer) = self.answers.recv() => Next::Answer(answer),
+            Some(answer) = self.answers.recv() => Next::Answer(Box::new(answer)),
             Some(request) = requests.recv() => Next::Request(request),
             change = host.changed() => Next::Host(change),
             _ = terminate.recv() => Next::End,
@@ -142,7 +142,7 @@ impl Agent {
     fn handle(&mut self, next: Next) -> bool {
         match next {
             Next::Feed(feed) => self.on_feed(feed),
-            Next::Answer(answer) => self.on_answer(answer),
+            Next::Answer(answer) => self.on_answer(*answer),
             Next::Request(request) => self.on_request(request),
             Next::Host(change) => self.on_host(change),
             // Notices are taken in by then; and whoever waits for this moment looks at the clock.

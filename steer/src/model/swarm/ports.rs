@@ -23,13 +23,13 @@ pub struct Ports {
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Known {
     ports: Vec<PortSpec>,
-    from: From,
+    origin: Origin,
     /// Another task of its service serves other ones.
     is_doubted: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum From {
+enum Origin {
     /// What was told of this task.
     Itself,
     /// What was told of its service, or of another task of it.
@@ -55,7 +55,7 @@ impl Ports {
 
     /// What an earlier agent knew of a task that is new to this one.
     pub fn inherit(&mut self, task: &str, ports: Vec<PortSpec>) {
-        self.known.entry(task.to_owned()).or_insert(Known { ports, from: From::Before, is_doubted: false });
+        self.known.entry(task.to_owned()).or_insert(Known { ports, origin: Origin::Before, is_doubted: false });
     }
 
     /// Takes in an answer of the swarm. All tasks of this node are `here`; whether anything is new for one of them.
@@ -63,8 +63,11 @@ impl Ports {
         let here: Vec<_> = here.into_iter().collect();
         let there: BTreeSet<&str> = here.iter().map(|here| here.of.task.as_str()).collect();
         self.known.retain(|task, _| there.contains(task.as_str()));
-        // All of them: one that is new does not excuse the others.
-        here.into_iter().fold(false, |is_new, here| self.take_in(here, swarm) || is_new)
+        let mut is_new = false;
+        for here in here {
+            is_new |= self.take_in(here, swarm);
+        }
+        is_new
     }
 
     /// Whether something is not known that the next answer may tell.
@@ -74,20 +77,24 @@ impl Ports {
 
     /// Takes in what the swarm says of one task; whether that is new.
     pub fn take_in(&mut self, Here { of, is_older, networks }: Here<'_>, swarm: &Swarm) -> bool {
-        let before = self.known.get(&of.task);
-        match before.map(|before| before.from) {
-            Some(From::Itself) => return false,
-            // A manager's word is of now, and may be another task's.
-            Some(From::Before) if swarm.is_of_manager() => return false,
-            _ => {}
+        if swarm.is_of_manager()
+            && let Some(known) = self.known.get_mut(&of.task)
+            && known.origin == Origin::Before
+        {
+            // A manager's word is of now, and may be of another task.
+            (known.origin, known.is_doubted) = (Origin::Itself, false);
         }
-        let Some((ports, from)) = told(of, is_older, networks, swarm) else { return false };
+        let before = self.known.get(&of.task);
+        if before.is_some_and(|before| before.origin == Origin::Itself) {
+            return false;
+        }
+        let Some((ports, origin)) = told(of, is_older, networks, swarm) else { return false };
         let known = match before {
-            Some(before) if from == From::Guess => {
+            Some(before) if origin == Origin::Guess => {
                 let is_doubted = before.is_doubted || before.ports != ports;
                 Known { is_doubted, ..before.clone() }
             }
-            _ => Known { ports, from, is_doubted: false },
+            _ => Known { ports, origin, is_doubted: false },
         };
         let is_new = before.is_none_or(|before| before.ports != known.ports);
         self.known.insert(of.task.clone(), known);
@@ -96,18 +103,23 @@ impl Ports {
 }
 
 /// What an answer says of a task; `None` = nothing.
-fn told(of: &Membership, is_older: bool, networks: &BTreeSet<String>, swarm: &Swarm) -> Option<(Vec<PortSpec>, From)> {
+fn told(
+    of: &Membership,
+    is_older: bool,
+    networks: &BTreeSet<String>,
+    swarm: &Swarm,
+) -> Option<(Vec<PortSpec>, Origin)> {
     if swarm.is_of_manager() {
-        return Some((swarm.ports(of)?.to_vec(), if is_older { From::Itself } else { From::Guess }));
+        return Some((swarm.ports(of)?.to_vec(), if is_older { Origin::Itself } else { Origin::Guess }));
     }
     if let Some(own) = swarm.served.get(&of.task) {
-        return Some((own.clone(), From::Itself));
+        return Some((own.clone(), Origin::Itself));
     }
     // Who is not in the mesh's network publishes nothing, whatever others of its service do.
     if swarm.ingress.as_ref().is_some_and(|ingress| !networks.contains(ingress)) {
-        return Some((Vec::new(), From::Itself));
+        return Some((Vec::new(), Origin::Itself));
     }
-    Some((swarm.ports(of)?.to_vec(), From::Guess))
+    Some((swarm.ports(of)?.to_vec(), Origin::Guess))
 }
 
 #[cfg(test)]
@@ -204,5 +216,6 @@ mod tests {
         known.take_in(Here { of: &of, is_older: false, networks: &networks }, &swarm);
         known.answered([Here { of: &of, is_older: true, networks: &networks }], &swarm);
         assert_eq!(known.of("t1"), Some(ports(expected).as_slice()));
+        assert_eq!(known.are_doubted(), answer.ends_with("t2"));
     }
 }
