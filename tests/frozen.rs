@@ -113,12 +113,12 @@ fn frozen_by_version_1(attach: Attach) {
         let before = host.agent.backend("victim").steered_total;
         write("FROZEN");
         let begin = Instant::now();
-        let told = wait_until("it is out", LIMIT, || match host.agent.backend("victim") {
-            now if now.state == "unready" => Ok(now),
+        // The cause is written after the state.
+        let told = wait_until("it is out, and told why", LIMIT, || match host.agent.backend("victim") {
+            now if now.state == "unready" && now.cause == "event: pause" => Ok(now),
             now => Err(format!("{now:?}")),
         });
         eprintln!("{}, round {round}: seen to be out after {:?}", attach.word(), begin.elapsed());
-        assert_eq!(told.cause, "event: pause");
         clients.flow_on();
         let later = host.agent.backend("victim");
         assert_eq!(later.steered_total, told.steered_total, "new connections while it is frozen, round {round}");
