@@ -142,7 +142,7 @@ pub struct FlowsArgs {
     pub json: bool,
 }
 
-/// A container.
+/// A packet.
 #[derive(Args, Debug)]
 pub struct ExplainArgs {
     /// Where the packet comes from, as `192.0.2.7:40000`.
