@@ -150,7 +150,7 @@ pub mod names {
     pub const VIP_KEYS: &str = "VIP_KEYS";
     /// Array of `VipEntry`.
     pub const VIPS: &str = "VIPS";
-    /// One `u32`: until when, in seconds since boot, the agent's word about other nodes counts.
+    /// One `u32`: until when, in seconds since boot, the agent's word about the swarm counts.
     pub const SWARM_LEASE: &str = "SWARM_LEASE";
     /// Every map that is pinned.
     pub const ALL: [&str; 26] = [

@@ -133,7 +133,7 @@ pub(crate) fn open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, new:
     let entry = entry_of(segment, frontend, id, generation, uplink, now);
     let Some(backend) = picked else {
         let Some(service) = tables.service(frontend.service) else { return };
-        *verdict = if service.leaves_to_mesh(tables.is_lease_fresh(now.secs())) {
+        *verdict = if is_for_mesh(tables, service, now) {
             leave(tables, key, &entry, may_replace);
             Verdict::Pass(Counter::PassMesh)
         } else if request.taken.is_empty() {
@@ -204,6 +204,12 @@ fn on_none<T: Tables>(tables: &T, key: &FlowKey, entry: &FlowEntry, service: &Se
     } else {
         Verdict::Reset(Counter::ResetNoBackend)
     }
+}
+
+/// Whether the mesh takes a new flow that finds no backend.
+#[inline(always)]
+pub(crate) fn is_for_mesh<T: Tables>(tables: &T, service: &ServiceEntry, now: Nanos) -> bool {
+    service.leaves_to_mesh(tables.is_lease_fresh(now.secs()))
 }
 
 /// Whether a new flow that finds no backend may still wait.

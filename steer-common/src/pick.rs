@@ -136,7 +136,7 @@ fn scan<T: Tables>(tables: &T, request: &Request, slots: &SlotTable, start: u32)
 }
 
 /// No backend has this id. Not an `Option`: its empty half would be an undefined register, which the verifier does not take.
-const NOBODY: BackendId = BackendId(0);
+pub const NOBODY: BackendId = BackendId(0);
 
 /// Of two ready candidates the one with fewer live flows per weight ("power of two choices"), or [`NOBODY`].
 #[inline(always)]

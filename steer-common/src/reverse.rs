@@ -3,7 +3,7 @@
 use crate::backend::{BackendId, EndpointEntry, EndpointKey, NoticeKind};
 use crate::flow::{FlowEntry, FlowKey};
 use crate::limits::{LANES, MAX_REFUSALS};
-use crate::open::may_hold;
+use crate::open::{is_for_mesh, may_hold};
 use crate::pick::{Request, pick};
 use crate::recover::{Lost, restore};
 use crate::steer::{Nanos, Segment, lookup, touch};
@@ -127,8 +127,7 @@ fn try_again<T: Tables>(tables: &T, key: &FlowKey, id: BackendId, now: Nanos, re
     let Some(backend) = tables.backend(id) else {
         let may_wait = tables.service(key.service).is_some_and(|service| {
             // The mesh has another one, perhaps; but not for a SYN that has been here.
-            let is_mesh_s = service.leaves_to_mesh(tables.is_lease_fresh(now.secs()));
-            !is_mesh_s && may_hold(tables, key.service, service, now)
+            !is_for_mesh(tables, service, now) && may_hold(tables, key.service, service, now)
         });
         if may_wait && tables.hold_again(key) {
             *returned = Some(Returned::Drop(Counter::DropRefused));

@@ -8,7 +8,7 @@
 use core::ptr::{null_mut, read_volatile, write_volatile};
 
 use aya_ebpf::bindings::{BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, bpf_sock_addr};
-use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_ktime_get_ns};
+use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::programs::{SockAddrContext, SockContext, SockOpsContext};
 use aya_ebpf::{EbpfContext as _, Global};
 use steer_common::addr::{Addr, Port, TCP};
@@ -21,7 +21,8 @@ use steer_common::tables::Tables as _;
 use steer_common::verdict::Counter;
 use steer_common::vip::{VipEntry, VipKey, VipMember, pick_task};
 
-use crate::maps::{self, Maps, count, is_lease_fresh, local_flow, put_local_flow, remove_local_flow, vip};
+use crate::emit::now;
+use crate::maps::{self, Maps, count, local_flow, put_local_flow, remove_local_flow, vip};
 use crate::packet::NoPacket;
 
 /// Cookie of the host's network namespace, set by the agent.
@@ -143,12 +144,6 @@ fn connect(ctx: &SockAddrContext, fields: &Fields, dst: Addr) -> Option<(Addr, P
     Some((backend.addr, target))
 }
 
-#[inline(always)]
-fn now_secs() -> u32 {
-    // SAFETY: a helper without arguments.
-    (unsafe { bpf_ktime_get_ns() } / 1_000_000_000) as u32
-}
-
 /// A task behind a virtual address, on the port that was asked for. With none ready, Swarm's own balancing has it.
 #[inline(always)]
 fn to_task(
@@ -159,7 +154,8 @@ fn to_task(
     dst: Addr,
     dst_port: Port,
 ) -> Option<(Addr, Port)> {
-    let Some(VipMember { addr, generation, backend, .. }) = pick_task(maps, vip, turn, is_lease_fresh(now_secs()))
+    let Some(VipMember { addr, generation, backend, .. }) =
+        pick_task(maps, vip, turn, maps.is_lease_fresh(now().secs()))
     else {
         count(Counter::PassVip);
         return None;

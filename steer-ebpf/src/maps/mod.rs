@@ -311,12 +311,6 @@ pub(crate) fn vip(key: &VipKey) -> Option<(&'static VipEntry, u32)> {
     Some((VIPS.get(at)?, turn))
 }
 
-/// Whether the agent's word about the swarm counts.
-#[inline(always)]
-pub(crate) fn is_lease_fresh(now_secs: u32) -> bool {
-    SWARM_LEASE.get(0).is_some_and(|until| *until > now_secs)
-}
-
 /// The flow of a socket of this host.
 #[inline(always)]
 pub(crate) fn local_flow(cookie: u64) -> Option<LocalFlow> {

@@ -15,7 +15,7 @@ use steer_common::backend::{
 use steer_common::flow::{FlowEntry, FlowKey, ForeignKey, PendingEntry, SocketEntry};
 use steer_common::limits::{MAX_REFUSALS, MAX_SEARCHES};
 use steer_common::open::NewFlow;
-use steer_common::pick::Fit;
+use steer_common::pick::{Fit, NOBODY};
 use steer_common::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceState};
 use steer_common::slot::SlotTable;
 use steer_common::tables::{Connection, Listening, NoneSince, Remembers, Table, Tables};
@@ -23,7 +23,8 @@ use steer_common::verdict::{Counter, Verdict};
 
 use super::{
     ALLOW, BACKEND_EDGES, BACKEND_LIVE, BACKEND_STATES, BACKEND_STATS, BACKENDS, ENDPOINTS, EXPLAIN, FLOWS, FOREIGN,
-    FRONTENDS, HELD, Maps, NOTICED, NOTICES, PENDING, SCRATCH, SEARCHES, SERVICE_STATES, SERVICES, TRACE, WORK,
+    FRONTENDS, HELD, Maps, NOTICED, NOTICES, PENDING, SCRATCH, SEARCHES, SERVICE_STATES, SERVICES, SWARM_LEASE, TRACE,
+    WORK,
 };
 use crate::atomic;
 use crate::packet::{Packet, fill_syn};
@@ -31,8 +32,6 @@ use crate::socket;
 
 /// How often the agent is told of one backend's listener.
 const NOTICE_NS: u64 = 5_000_000;
-/// No backend has this id.
-const NOBODY: BackendId = BackendId(0);
 
 impl<P> Maps<P> {
     #[inline(always)]
@@ -231,7 +230,7 @@ impl<P: Packet> Tables for Maps<P> {
 
     #[inline(always)]
     fn is_lease_fresh(&self, now_secs: u32) -> bool {
-        super::is_lease_fresh(now_secs)
+        SWARM_LEASE.get(0).is_some_and(|until| *until > now_secs)
     }
 
     #[inline(always)]

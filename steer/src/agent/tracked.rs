@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use steer_common::backend::BackendState;
 
+use crate::host::listen::is_listening_in;
 use crate::host::netns::{Netns, other_ways, reach};
 use crate::model::cause::{Cause, Source};
 use crate::model::desired::BackendKey;
@@ -201,18 +202,15 @@ impl Tracked {
 
     /// Looks whether every port it serves has a listener.
     pub fn look(&mut self) {
-        let listening = |target| crate::host::listen::is_listening_in(&self.netns, self.address, target);
-        let mut all = true;
-        for port in &self.spec.ports {
-            match listening(port.target) {
-                Ok(yes) => all &= yes,
-                Err(error) => {
-                    tracing::debug!(backend = self.name, %error, "looking for listeners failed");
-                    all = false;
-                }
-            }
-        }
-        self.listening = Some(all);
+        self.listening = Some(self.spec.ports.iter().all(|port| self.listens(port.target)));
+    }
+
+    /// Whether somebody listens on that port of it, now, as far as can be seen.
+    pub fn listens(&self, target: u16) -> bool {
+        is_listening_in(&self.netns, self.address, target).unwrap_or_else(|error| {
+            tracing::debug!(backend = self.name, %error, "looking for listeners failed");
+            false
+        })
     }
 
     /// What goes into the kernel with its state.

@@ -3,12 +3,15 @@
 //! A backend that gets ready is one; so is a listener that opens, which changes nobody's state where a healthcheck decides, where it was
 //! closed for a moment only, or where another port of the container has none. So whoever waits is looked after until nobody does.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use steer_common::service::ServiceId;
+
 use super::Agent;
+use super::tracked::Tracked;
 use crate::dataplane::replay;
 use crate::host::clock::boot_secs;
-use crate::host::listen::is_listening_in;
 
 /// How long after a backend got ready clients are looked for that wait: one may have asked in the very moment.
 const REPLAY_FOR: Duration = Duration::from_millis(100);
@@ -56,17 +59,7 @@ impl Agent {
             }
             Ok(waiting) => {
                 self.waiting.somebody_waits();
-                let has_listener = |tracked: &super::tracked::Tracked| {
-                    let Some(backend) = self.applied.backends.get(&tracked.key()) else { return false };
-                    let targets = waiting.iter().filter_map(|(service, port)| backend.takes(*service, *port));
-                    targets.into_iter().any(|target| {
-                        is_listening_in(&tracked.netns, tracked.address, target).unwrap_or_else(|error| {
-                            tracing::debug!(backend = tracked.name, %error, "looking for listeners failed");
-                            false
-                        })
-                    })
-                };
-                if self.tracked.values().any(has_listener) {
+                if self.tracked.values().any(|tracked| self.has_listener(tracked, &waiting)) {
                     self.replay_soon();
                 }
             }
@@ -75,6 +68,13 @@ impl Agent {
                 self.waiting.look_until = None;
             }
         }
+    }
+
+    /// Whether somebody listens at a backend that takes new flows of one of these: a service, and the index of its port.
+    fn has_listener(&self, tracked: &Tracked, waiting: &BTreeSet<(ServiceId, u8)>) -> bool {
+        let Some(backend) = self.applied.backends.get(&tracked.key()) else { return false };
+        let mut targets = waiting.iter().filter_map(|(service, port)| backend.takes(*service, *port));
+        targets.any(|target| tracked.listens(target))
     }
 
     /// Sends on the clients that wait: their SYNs come in once more, and find the backend that is ready now.
