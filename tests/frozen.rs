@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use steer_tests::agent::{Agent, Attach};
 use steer_tests::clients::{Clients, Host};
-use steer_tests::docker::{ContainerSpec, Docker};
+use steer_tests::docker::ContainerSpec;
 use steer_tests::long_lived::LongLived;
-use steer_tests::skip::{self, Need};
+use steer_tests::skip;
 use steer_tests::wait_until;
 use steer_tests::world::HOST;
 
@@ -35,16 +35,10 @@ fn cgroups(kind: &str, option: &str) -> Option<PathBuf> {
 
 /// Frozen not by Docker, which would send an event: nobody but the kernel sees this.
 fn frozen(attach: Attach, with_agent: bool) {
-    let needs = [Need::Root, Need::Docker, Need::Steer];
-    if skip::without(&needs) {
-        return;
-    }
     let Some(root) = cgroup2() else {
         return skip::not_of_this_kind("no cgroup2 is mounted here");
     };
-    let world = attach.world();
-    let docker = Docker::start(&world);
-    docker.import_greeter();
+    let Some((world, docker)) = Host::without_agent(attach) else { return };
     let victim = docker.run(replica("victim"));
     docker.run_all(["one", "two"].map(replica));
     // Where Docker uses version 1, the container is in no group of version 2.

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use steer_common::limits::ABI;
 use steer_tests::agent::{Attach, Backend};
 use steer_tests::clients::{Clients, Host, cut};
-use steer_tests::docker::ContainerSpec;
+use steer_tests::docker::{Container, ContainerSpec};
 use steer_tests::http::Http;
 use steer_tests::long_lived::LongLived;
 use steer_tests::pace;
@@ -31,14 +31,21 @@ fn stubborn(name: &str) -> ContainerSpec {
     replica(name).args(&["--on-term", "serve", "--grace", "60"])
 }
 
-fn draining(attach: Attach, with_agent: bool) {
-    let Some(mut host) = Host::set(attach) else { return };
+/// A victim that serves through its grace and two others, and long connections, of which so many are the victim's.
+#[track_caller]
+fn with_victim(attach: Attach) -> Option<(Host, Container, Vec<LongLived>, usize)> {
+    let mut host = Host::set(attach)?;
     let victim = host.docker.run(stubborn("victim"));
     host.docker.run_all(["one", "two"].map(replica));
     host.agent.wait_ready(SERVICE, 3);
     let lives: Vec<_> = (0..6).map(|_| LongLived::start(&host.world.client, ECHO)).collect();
     let held = lives.iter().filter(|life| life.backend == "victim").count();
     assert!(held > 0, "{lives:?}");
+    Some((host, victim, lives, held))
+}
+
+fn draining(attach: Attach, with_agent: bool) {
+    let Some((mut host, victim, lives, held)) = with_victim(attach) else { return };
     let clients = Clients::start(&host.world, 9000);
     if !with_agent {
         host.agent.kill9();
@@ -88,13 +95,7 @@ fn the_kernel_drains_without_an_agent_over_xdp() {
 
 /// An agent that is there and does nothing is no better than none, and goes on as if nothing had been.
 fn hung(attach: Attach) {
-    let Some(mut host) = Host::set(attach) else { return };
-    let victim = host.docker.run(stubborn("victim"));
-    host.docker.run_all(["one", "two"].map(replica));
-    host.agent.wait_ready(SERVICE, 3);
-    let old: Vec<_> = (0..6).map(|_| LongLived::start(&host.world.client, ECHO)).collect();
-    let held = old.iter().filter(|life| life.backend == "victim").count();
-    assert!(held > 0, "{old:?}");
+    let Some((mut host, victim, old, held)) = with_victim(attach) else { return };
     let clients = Clients::start(&host.world, 9000);
 
     host.agent.hang();

@@ -30,9 +30,8 @@ use std::time::Duration;
 
 use steer_tests::agent::{Agent, Attach};
 use steer_tests::clients::Host;
-use steer_tests::docker::{Docker, Proxy, ServiceSpec};
+use steer_tests::docker::{Proxy, ServiceSpec};
 use steer_tests::http::Http;
-use steer_tests::skip::{self, Need};
 use steer_tests::wait_until;
 use steer_tests::world::{CLIENT, HOST};
 
@@ -134,12 +133,7 @@ fn where_the_mesh_is_dead_steer_alone_makes_published_ports_work() {
 /// Every answer costs dockerd some of its time: what is known already is not asked for again.
 #[test]
 fn the_meshs_network_is_asked_about_once_and_not_with_every_question() {
-    if skip::without(&[Need::Root, Need::Docker, Need::Steer]) {
-        return;
-    }
-    let world = Attach::Tc.world();
-    let docker = Docker::start(&world);
-    docker.import_greeter();
+    let Some((world, docker)) = Host::without_agent(Attach::Tc) else { return };
     docker.swarm_init(HOST);
     let proxy = Proxy::start(&world, &docker);
     let mut agent = Agent::start_with(&world, Some(&proxy.host_url()), Attach::Tc, &[]);

@@ -36,14 +36,21 @@ impl Host {
     /// `None`, with the reason printed, where it cannot be set.
     #[track_caller]
     pub fn set(attach: Attach) -> Option<Self> {
+        let (world, docker) = Self::without_agent(attach)?;
+        let agent = Agent::start(&world, &docker, attach);
+        Some(Self { agent, docker, world })
+    }
+
+    /// The same, for who starts an agent in another way, or later.
+    #[track_caller]
+    pub fn without_agent(attach: Attach) -> Option<(World, Docker)> {
         if skip::without(&[Need::Root, Need::Docker, Need::Steer]) {
             return None;
         }
         let world = attach.world();
         let docker = Docker::start(&world);
         docker.import_greeter();
-        let agent = Agent::start(&world, &docker, attach);
-        Some(Self { agent, docker, world })
+        Some((world, docker))
     }
 }
 

@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use steer_tests::agent::{Agent, Attach};
+use steer_tests::clients::Host;
 use steer_tests::docker::{Container, Docker, Proxy, ServiceSpec};
 use steer_tests::http::Http;
-use steer_tests::skip::{self, Need};
 use steer_tests::wait_until;
 use steer_tests::world::HOST;
 
@@ -87,12 +87,7 @@ fn who_calls_a_service_by_its_virtual_address_gets_a_ready_task_local_or_remote(
 /// Until Swarm has said more, its last word is that the task is there, at an address where nobody is any more.
 #[test]
 fn a_task_that_has_just_ended_is_asked_for_by_nobody_though_swarm_has_not_said_more() {
-    if skip::without(&[Need::Root, Need::Docker, Need::Steer]) {
-        return;
-    }
-    let world = Attach::Tc.world();
-    let docker = Docker::start(&world);
-    docker.import_greeter();
+    let Some((world, docker)) = Host::without_agent(Attach::Tc) else { return };
     docker.swarm_init(HOST);
     docker.create_overlay("front");
     // Published, so that it is seen when the agent knows of its end.

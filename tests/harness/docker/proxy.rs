@@ -66,7 +66,7 @@ impl Proxy {
 
     /// From now on, no question about this container is answered, though it is listed; or every one is.
     pub fn be_silent_about(&self, id: Option<&str>) {
-        self.state.0.lock().unwrap_or_else(PoisonError::into_inner).silent_about = id.map(str::to_owned);
+        self.set(|state| state.silent_about = id.map(str::to_owned));
     }
 
     /// How many requests there were with these words in their first line.
