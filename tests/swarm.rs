@@ -9,6 +9,7 @@
 //! | `leave` | tasks that end while they still serve |
 //! | `mesh` | no ready task on this node |
 //! | `vip` | containers call it inside an overlay network |
+//! | `unpublished` | the same, of one that publishes nothing |
 //! | `worker` | on a node that is told less |
 
 #[path = "swarm/labels.rs"]
@@ -17,6 +18,8 @@ mod labels;
 mod leave;
 #[path = "swarm/mesh.rs"]
 mod mesh;
+#[path = "swarm/unpublished.rs"]
+mod unpublished;
 #[path = "swarm/update.rs"]
 mod update;
 #[path = "swarm/vip.rs"]

@@ -20,6 +20,7 @@ use crate::steer::{Nanos, Segment, steer};
 use crate::tables::{Connection, Listening, NoneSince, Remembers, Table, Tables};
 use crate::tcp::TcpFlags;
 use crate::verdict::{Counter, Forward, Reply, Returned, Verdict};
+use crate::vip::VipMember;
 
 /// Everything the kernel holds, in memory.
 #[derive(Default)]
@@ -40,6 +41,8 @@ pub(crate) struct World {
     pub if_listening: BTreeSet<BackendId>,
     /// Nobody listens there.
     pub deaf: BTreeSet<BackendId>,
+    /// Tasks behind virtual addresses, by the id of their namespace, with a port that they do not listen on.
+    pub deaf_tasks: BTreeSet<(i32, Port)>,
     /// Nobody can see whether somebody listens there.
     pub unseen: BTreeSet<BackendId>,
     /// Connections that backends have.
@@ -215,6 +218,13 @@ impl Tables for World {
             Listening::No
         } else {
             Listening::Yes
+        }
+    }
+    fn task_listens(&self, task: &VipMember, port: Port) -> Listening {
+        match task.netns_id {
+            VipMember::UNSEEN => Listening::Unknown,
+            id if self.deaf_tasks.contains(&(id, port)) => Listening::No,
+            _ => Listening::Yes,
         }
     }
     fn connection(&self, backend: &BackendEntry, _: Port, client: Addr, client_port: Port) -> Connection {

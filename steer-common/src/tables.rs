@@ -13,6 +13,7 @@ use crate::pick::Fit;
 use crate::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceId};
 use crate::slot::SlotTable;
 use crate::verdict::Verdict;
+use crate::vip::VipMember;
 
 /// Which table holds a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,6 +88,8 @@ pub trait Tables {
     fn backend_state(&self, id: BackendId) -> (BackendState, bool);
     /// Whether there is a listener behind that port of a backend, at this very instant.
     fn listens(&self, backend: &BackendEntry, target: Port) -> Listening;
+    /// The same of a task behind a virtual address, seen from the namespace of who asks for it.
+    fn task_listens(&self, task: &VipMember, port: Port) -> Listening;
     /// Whether a backend has a connection with that client at that port.
     fn connection(&self, backend: &BackendEntry, target: Port, client: Addr, client_port: Port) -> Connection;
     /// Whether anything is left of a connection with that client, of a backend whose process has ended: an interface that leads to it,

@@ -3,10 +3,12 @@
 //! A socket that asks for one is connected to a task's own address in that network instead, on the port it asked for. Networks are
 //! kept apart by who asks: the same address is another service to a namespace that is in another network.
 
-use crate::addr::Addr;
+use core::ops::ControlFlow;
+
+use crate::addr::{Addr, Port};
 use crate::backend::{BackendId, BackendState};
 use crate::limits::MAX_VIP_MEMBERS;
-use crate::tables::Tables;
+use crate::tables::{Listening, Tables};
 
 /// A virtual address, as one network namespace sees it. Key of `VIP_KEYS`; the value is an index into `VIPS`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -29,11 +31,16 @@ pub struct VipMember {
     pub backend: BackendId,
     /// Bits of [`VipMember::REMOTE`].
     pub flags: u16,
+    /// Id of its network namespace in that of each who may ask; [`VipMember::UNSEEN`] = it has none there, so nobody can see whether it
+    /// listens.
+    pub netns_id: i32,
 }
 
 impl VipMember {
     /// On another node: what is known of it gets old.
     pub const REMOTE: u16 = 1;
+    /// As `bpf_skc_lookup_tcp` would take it: the caller's own namespace, which is never meant.
+    pub const UNSEEN: i32 = -1;
 }
 
 /// Value of `VIPS`; written by the agent only. A reader may see a half of an older one: it takes one task for another of the same
@@ -50,7 +57,13 @@ pub struct VipEntry {
 impl VipEntry {
     /// One without tasks.
     pub const EMPTY: Self = {
-        let nobody = VipMember { addr: Addr::UNSPECIFIED, generation: 0, backend: BackendId(0), flags: 0 };
+        let nobody = VipMember {
+            addr: Addr::UNSPECIFIED,
+            generation: 0,
+            backend: BackendId(0),
+            flags: 0,
+            netns_id: VipMember::UNSEEN,
+        };
         Self { members_len: 0, pad: 0, members: [nobody; MAX_VIP_MEMBERS] }
     };
 
@@ -63,35 +76,54 @@ impl VipEntry {
     }
 }
 
-/// The task that takes a new connection, in turn; `None` = no one is ready. `is_fresh`: the agent has told lately of tasks on other
-/// nodes.
+/// A connection to a virtual address that needs a task.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask {
+    /// The port that was asked for, which is the task's own.
+    pub port: Port,
+    /// Whose turn it is.
+    pub turn: u32,
+    /// The agent has told lately of tasks on other nodes.
+    pub is_fresh: bool,
+}
+
+/// The task that takes a new connection, in turn; `None` = no one is ready.
 #[inline(always)]
-pub fn pick_task<T: Tables>(tables: &T, vip: &VipEntry, turn: u32, is_fresh: bool) -> Option<VipMember> {
-    for i in 0..MAX_VIP_MEMBERS as u32 {
-        if i >= vip.members_len {
-            break;
+pub fn pick_task<T: Tables>(tables: &T, vip: &VipEntry, ask: Ask) -> Option<VipMember> {
+    // Not an `Option`: its empty half would be an undefined register, which the verifier does not take.
+    const NOBODY: u32 = u32::MAX;
+    let mut found = NOBODY;
+    tables.each(vip.members_len.min(MAX_VIP_MEMBERS as u32), |i| {
+        let turn = ask.turn.wrapping_add(i);
+        let Some(member) = vip.at(turn) else { return ControlFlow::Break(()) };
+        if !is_ready(tables, member, ask) {
+            return ControlFlow::Continue(());
         }
-        let Some(member) = vip.at(turn.wrapping_add(i)) else { break };
-        if is_ready(tables, member, is_fresh) {
-            return Some(*member);
-        }
-    }
-    None
+        found = i;
+        ControlFlow::Break(())
+    });
+    if found == NOBODY { None } else { vip.at(ask.turn.wrapping_add(found)).copied() }
 }
 
 #[inline(always)]
-fn is_ready<T: Tables>(tables: &T, member: &VipMember, is_fresh: bool) -> bool {
+fn is_ready<T: Tables>(tables: &T, member: &VipMember, ask: Ask) -> bool {
     if member.backend.0 == 0 {
-        return is_fresh || member.flags & VipMember::REMOTE == 0;
+        if !ask.is_fresh && member.flags & VipMember::REMOTE != 0 {
+            return false;
+        }
+    } else {
+        // The kernel may know more than the agent: it was sent its stop signal, or has ended.
+        let is_same = tables.backend(member.backend).is_some_and(|backend| backend.generation == member.generation);
+        if !is_same || !matches!(tables.backend_state(member.backend).0, BackendState::Ready) {
+            return false;
+        }
     }
-    // The kernel may know more than the agent: it was sent its stop signal, or has ended.
-    let is_same = tables.backend(member.backend).is_some_and(|backend| backend.generation == member.generation);
-    is_same && matches!(tables.backend_state(member.backend).0, BackendState::Ready)
+    !matches!(tables.task_listens(member, ask.port), Listening::No)
 }
 
 const _: () = assert!(size_of::<VipKey>() == 24);
-const _: () = assert!(size_of::<VipMember>() == 24);
-const _: () = assert!(size_of::<VipEntry>() == 8 + 24 * MAX_VIP_MEMBERS);
+const _: () = assert!(size_of::<VipMember>() == 28);
+const _: () = assert!(size_of::<VipEntry>() == 8 + 28 * MAX_VIP_MEMBERS);
 
 #[cfg(test)]
 mod tests {
@@ -101,20 +133,23 @@ mod tests {
     use super::*;
     use crate::fixtures::{World, addr};
 
+    const PORT: Port = Port::new(5000);
+
     /// Two backends of this host, a task of this host that is none, and one of another node.
     fn vip() -> Box<VipEntry> {
         let mut vip = Box::new(VipEntry::EMPTY);
-        let member = |last: u16, backend: u16, generation: u32, flags: u16| VipMember {
+        let member = |last: u16, backend: u16, generation: u32, flags: u16, netns_id: i32| VipMember {
             addr: addr(&std::format!("10.0.1.{last}")),
             generation,
             backend: BackendId(backend),
             flags,
+            netns_id,
         };
         vip.members[..4].copy_from_slice(&[
-            member(1, 1, 1, 0),
-            member(2, 2, 1, 0),
-            member(3, 0, 0, 0),
-            member(4, 0, 0, VipMember::REMOTE),
+            member(1, 1, 1, 0, 101),
+            member(2, 2, 1, 0, 102),
+            member(3, 0, 0, 0, 103),
+            member(4, 0, 0, VipMember::REMOTE, VipMember::UNSEEN),
         ]);
         vip.members_len = 4;
         vip
@@ -122,7 +157,7 @@ mod tests {
 
     fn picked(world: &World, is_fresh: bool) -> Vec<usize> {
         let vip = vip();
-        let pick = |turn| pick_task(world, &vip, turn, is_fresh).unwrap();
+        let pick = |turn| pick_task(world, &vip, Ask { port: PORT, turn, is_fresh }).unwrap();
         let place = |member: VipMember| vip.members.iter().position(|other| *other == member).unwrap() + 1;
         (0..4).map(|turn| place(pick(turn))).collect()
     }
@@ -142,6 +177,17 @@ mod tests {
     }
 
     #[test]
+    fn who_does_not_listen_at_this_instant_is_passed_over() {
+        let mut world = World::with_backends(&[1, 2]);
+        world.deaf_tasks.extend([(101, PORT), (103, PORT), (102, Port::new(81))]);
+        assert_eq!(picked(&world, true), [2, 2, 4, 4], "at another port is not here");
+        world.deaf_tasks.insert((102, PORT));
+        assert_eq!(picked(&world, true), [4, 4, 4, 4], "of one on another node nobody can see it");
+        let ask = Ask { port: PORT, turn: 0, is_fresh: false };
+        assert_eq!(pick_task(&world, &vip(), ask), None);
+    }
+
+    #[test]
     fn old_news_of_other_nodes_is_no_news() {
         assert_eq!(picked(&World::with_backends(&[1, 2]), false), [1, 2, 3, 1]);
     }
@@ -149,9 +195,10 @@ mod tests {
     #[test]
     fn nobody_is_nobody() {
         let world = World::with_backends(&[]);
-        assert_eq!(pick_task(&world, &VipEntry::EMPTY, 7, true), None);
+        let ask = Ask { port: PORT, turn: 7, is_fresh: true };
+        assert_eq!(pick_task(&world, &VipEntry::EMPTY, ask), None);
         let mut wrong = VipEntry::EMPTY;
         wrong.members_len = u32::MAX;
-        assert!(pick_task(&world, &wrong, 7, true).is_some(), "a length beyond the table stays inside it");
+        assert!(pick_task(&world, &wrong, ask).is_some(), "a length beyond the table stays inside it");
     }
 }

@@ -14,6 +14,7 @@ use core::ptr::read_volatile;
 use steer_common::addr::{Addr, Port};
 use steer_common::backend::BackendEntry;
 use steer_common::tables::{Connection, Listening};
+use steer_common::vip::VipMember;
 
 use crate::maps;
 
@@ -32,10 +33,21 @@ mod state {
 /// a listener, on the address or on every address (IPv6 sockets that take IPv4 among them), or nothing.
 #[inline(always)]
 pub(crate) fn listens(ctx: *mut c_void, backend: &BackendEntry, target: Port) -> Listening {
-    if backend.netns_id < 0 {
+    listens_at(ctx, backend.netns_id, backend.addr, target)
+}
+
+/// The same of a task behind a virtual address. Its namespace's id is one in that of the socket that asks.
+#[inline(always)]
+pub(crate) fn task_listens(ctx: *mut c_void, task: &VipMember, port: Port) -> Listening {
+    listens_at(ctx, task.netns_id, task.addr, port)
+}
+
+#[inline(always)]
+fn listens_at(ctx: *mut c_void, netns_id: i32, addr: Addr, port: Port) -> Listening {
+    if netns_id < 0 {
         return Listening::Unknown;
     }
-    match lookup(ctx, backend.netns_id, backend.addr, Port::NONE, backend.addr, target) {
+    match lookup(ctx, netns_id, addr, Port::NONE, addr, port) {
         state::LISTEN => Listening::Yes,
         _ => Listening::No,
     }

@@ -19,7 +19,7 @@ use steer_common::recover::remember;
 use steer_common::service::{FrontendEntry, FrontendKey};
 use steer_common::tables::Tables as _;
 use steer_common::verdict::Counter;
-use steer_common::vip::{VipEntry, VipKey, VipMember, pick_task};
+use steer_common::vip::{Ask, VipEntry, VipKey, VipMember, pick_task};
 
 use crate::emit::now;
 use crate::maps::{self, Maps, count, local_flow, put_local_flow, remove_local_flow, vip};
@@ -154,9 +154,8 @@ fn to_task(
     dst: Addr,
     dst_port: Port,
 ) -> Option<(Addr, Port)> {
-    let Some(VipMember { addr, generation, backend, .. }) =
-        pick_task(maps, vip, turn, maps.is_lease_fresh(now().secs()))
-    else {
+    let ask = Ask { port: dst_port, turn, is_fresh: maps.is_lease_fresh(now().secs()) };
+    let Some(VipMember { addr, generation, backend, .. }) = pick_task(maps, vip, ask) else {
         count(Counter::PassVip);
         return None;
     };

@@ -126,6 +126,40 @@ fn an_update_that_stops_first_loses_nothing_with_a_healthcheck() {
     updates(web().healthcheck(), "stop-first, healthcheck");
 }
 
+/// One on each node: an update has to stop it before the next one can come.
+#[test]
+fn an_update_of_a_global_service_loses_nothing() {
+    for order in [ServiceSpec::start_first as fn(ServiceSpec) -> ServiceSpec, |spec| spec] {
+        let Some(mut host) = manager(Attach::Tc) else { return };
+        host.docker.create_service(order(web().global()));
+        settled(&mut host, 1, "greeter:v1");
+        let clients = Clients::start(&host.world, PORT);
+        host.docker.update_image("web", "greeter:v2");
+        settled(&mut host, 1, "greeter:v2");
+        clients.flow_on();
+        let fared = clients.finish();
+        eprintln!("a global service: {fared}");
+        for report in [&fared.close, &fared.keepalive] {
+            assert_eq!((report.failed, cut(report)), (0, 0), "{report:#?}");
+        }
+    }
+}
+
+/// What Docker's own port mapping does is none of the mesh's, and none of steer's.
+#[test]
+fn a_service_may_publish_one_port_by_the_mesh_and_another_by_its_node() {
+    let Some(mut host) = manager(Attach::Tc) else { return };
+    host.docker.create_service(web().global().publish_on_host(9001, 5000));
+    settled(&mut host, 1, "greeter:v1");
+    let frontends = host.agent.status().service("web").map(|web| web.frontends.clone());
+    assert_eq!(frontends, Some(vec![format!("0.0.0.0:{PORT}/tcp")]));
+    assert_eq!(split(&client(&host, PORT), 4).len(), 1);
+    let steered = host.agent.counter("steer_new");
+    assert!(client(&host, 9001).get("/").is_ok(), "by Docker");
+    assert_eq!(host.agent.counter("steer_new"), steered);
+    assert_eq!(host.agent.status().problems, []);
+}
+
 #[test]
 fn scaling_loses_nothing() {
     let Some(mut host) = manager(Attach::Tc) else { return };

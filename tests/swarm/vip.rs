@@ -22,13 +22,13 @@ fn vip(cluster: &Cluster, service: &str) -> IpAddr {
     cluster.manager.vips(service)[&network]
 }
 
-fn only(docker: &Docker, service: &str) -> Container {
+pub(super) fn only(docker: &Docker, service: &str) -> Container {
     docker.task_containers(service).remove(0)
 }
 
 /// Waits until whoever asks from there is sent to this many tasks, in turn, and says which.
 #[track_caller]
-fn wait_for_tasks(http: &Http, agent: &Agent, tasks: usize) -> BTreeMap<String, u32> {
+pub(super) fn wait_for_tasks(http: &Http, agent: &Agent, tasks: usize) -> BTreeMap<String, u32> {
     wait_until(&format!("{tasks} tasks take turns"), LIMIT, || {
         let before = agent.counter("steer_vip");
         let mut answered = BTreeMap::new();

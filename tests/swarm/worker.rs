@@ -160,6 +160,26 @@ fn a_worker_follows_an_update_under_load() {
     assert!(fared.close.failed + fared.keepalive.failed <= may_fail, "{left}: {fared}");
 }
 
+#[test]
+fn a_worker_follows_an_update_that_stops_first() {
+    let Some(mut cluster) = Cluster::set() else { return };
+    let serves_on = ["--close-after", "0.5"];
+    cluster.manager.create_service(web().replicas(4).args(&serves_on));
+    cluster.there.wait_ready("web", 2);
+    let clients = Clients::start_at(&cluster.world, OTHER, PORT);
+    cluster.manager.update_image("web", "greeter:v2");
+    cluster.manager.wait_tasks("web", 4, "greeter:v2");
+    let status = cluster.there.wait_for("the new tasks alone", |status| {
+        status.service("web").is_some_and(|web| web.backends.len() == web.count("ready") && web.backends.len() == 2)
+    });
+    clients.flow_on();
+    let fared = clients.finish();
+    eprintln!("update on a worker, stop-first: {fared}");
+    for report in [&fared.close, &fared.keepalive] {
+        assert_eq!((report.failed, cut(report)), (0, 0), "{report:#?}\n{status}");
+    }
+}
+
 /// Longer than any container is waited for that nobody has told steer more of.
 #[test]
 fn a_task_that_serves_on_in_a_long_stop_grace_is_not_put_back() {

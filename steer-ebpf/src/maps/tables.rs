@@ -20,6 +20,7 @@ use steer_common::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, 
 use steer_common::slot::SlotTable;
 use steer_common::tables::{Connection, Listening, NoneSince, Remembers, Table, Tables};
 use steer_common::verdict::{Counter, Verdict};
+use steer_common::vip::VipMember;
 
 use super::{
     ALLOW, BACKEND_EDGES, BACKEND_LIVE, BACKEND_STATES, BACKEND_STATS, BACKENDS, ENDPOINTS, EXPLAIN, FLOWS, FOREIGN,
@@ -178,6 +179,11 @@ impl<P: Packet> Tables for Maps<P> {
     #[inline(always)]
     fn listens(&self, backend: &BackendEntry, target: Port) -> Listening {
         socket::listens(self.0.ctx(), backend, target)
+    }
+
+    #[inline(always)]
+    fn task_listens(&self, task: &VipMember, port: Port) -> Listening {
+        socket::task_listens(self.0.ctx(), task, port)
     }
 
     #[inline(always)]

@@ -51,13 +51,15 @@ impl Agent {
 
     fn on_event(&mut self, event: Event) {
         tracing::debug!(container = %event.container, event = ?event.kind, "event");
-        let is_late = self.tracked.get(&event.container).is_some_and(|tracked| event.is_before(&tracked.run));
+        let tracked = self.tracked.get(&event.container).map(|tracked| tracked.run.as_str());
+        let is_late = tracked.or(self.places.run(&event.container)).is_some_and(|run| event.is_before(run));
         let Event { container: id, kind, labels_say_steer, received, .. } = event;
         if is_late {
             // A clock may have been set back: Docker knows.
             tracing::debug!(container = %id, event = ?kind, "that was an earlier run of it");
             return self.ask(&id);
         }
+        self.places.on_event(&id, &kind);
         match kind {
             EventKind::Kill { signal } => {
                 if self.tracked.get(&id).is_some_and(|tracked| is_stop(signal, tracked.stop_signal)) {
@@ -67,7 +69,7 @@ impl Agent {
             }
             EventKind::Die { .. } | EventKind::Destroy => {
                 let what = if kind == EventKind::Destroy { "destroy" } else { "die" };
-                self.leave_place(&id);
+                self.places.leave(&id);
                 self.forget(&id, Cause::new(cause::Source::Event, what));
                 applied_after(received, "die");
             }
@@ -152,7 +154,7 @@ impl Agent {
                 self.observe(&container, Cause::new(cause::Source::Event, "start"));
             }
             Ok(_) => {
-                self.leave_place(id);
+                self.places.leave(id);
                 self.forget(id, Cause::new(cause::Source::Resync, "not running"));
             }
             Err(error) => {

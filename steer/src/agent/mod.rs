@@ -8,6 +8,7 @@
 //! | `questions` | asking Docker, beside the loop |
 //! | `observe` | taking in what Docker says of a container |
 //! | `swarm` | what the swarm says of its services and tasks |
+//! | `places` | the tasks here, also those that publish nothing |
 //! | `vips` | virtual addresses inside overlay networks |
 //! | `statics` | the same for the static services of the configuration file |
 //! | `uplinks` | where clients come in: attach, follow the host's interfaces and addresses |
@@ -27,6 +28,7 @@ mod happened;
 mod notify;
 mod observe;
 mod operator;
+mod places;
 mod questions;
 mod reconcile;
 mod run;
@@ -93,6 +95,7 @@ pub struct Agent {
     /// It has said since then which containers there are.
     is_current: bool,
     known: swarm::Known,
+    places: places::Places,
     vips: vips::Vips,
     questions: questions::Questions,
     answers: mpsc::Receiver<questions::Answer>,
@@ -152,6 +155,7 @@ impl Agent {
             docker_version: None,
             is_current: false,
             known: swarm::Known::default(),
+            places: places::Places::default(),
             vips: vips::Vips::default(),
             questions,
             answers,

@@ -1,11 +1,12 @@
 //! What the swarm says, taken in: which ports a task serves, and whether it leaves.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 use steer_common::service::ServiceEntry;
 
-use super::vips::networks;
+use super::places::networks;
 use super::{Agent, Source};
 use crate::docker::{Role, Told};
 use crate::host::clock::since_boot;
@@ -19,7 +20,7 @@ use crate::model::{Container, ContainerId, PortSpec, Problem, ServiceName, Spec}
 #[derive(Debug, Default)]
 pub(super) struct Known {
     /// `None` = it is part of none, or has not answered yet.
-    swarm: Option<Swarm>,
+    swarm: Option<Arc<Swarm>>,
     asked: Option<Instant>,
     role: Option<Role>,
     /// The mesh's network, which need not be asked about.
@@ -57,7 +58,7 @@ impl Agent {
         {
             // One that was outside may have joined.
             let role = self.known.role.clone().filter(|role| *role != Role::Outside);
-            let mut networks = self.networks();
+            let mut networks = self.places.networks();
             networks.retain(|network| Some(network) != self.known.ingress.as_ref());
             self.questions.swarm(docker, role, networks);
         }
@@ -80,31 +81,40 @@ impl Agent {
             }
         };
         self.problems.remove(&Source::Swarm);
-        let is_other = swarm.as_ref().is_some_and(|swarm| self.known.ports.answered(self.vips.here(asked), swarm));
+        let is_other = swarm.as_ref().is_some_and(|swarm| self.known.ports.answered(self.places.here(asked), swarm));
         if let Some(ingress) = swarm.as_ref().and_then(|swarm| swarm.ingress.clone()) {
             self.known.ingress = Some(ingress);
         }
         let said = swarm.as_ref().map(|swarm| Said {
             // What is not known yet is told sooner or later.
             is_updating: self.known.ports.are_doubted() || swarm.is_updating,
-            has_remote: self.has_remote(swarm),
+            has_remote: self.places.has_remote(swarm),
             has_all_here: !swarm.all_here.is_empty(),
         });
         self.known.polls.answered(said.unwrap_or_default(), since_boot());
-        self.renew_lease();
-        self.swarm_knows_ends(asked);
-        (self.known.swarm, self.known.asked) = (swarm, Some(asked));
+        self.renew_lease(asked);
+        self.places.swarm_knows_ends(asked);
+        (self.known.swarm, self.known.asked) = (swarm.map(Arc::new), Some(asked));
         self.settle_tasks();
         is_other
     }
 
     /// Virtual addresses lead to whoever is known now.
     pub(super) fn sync_swarm(&mut self) {
-        let (vips, running) = match &self.known.swarm {
-            Some(Swarm { vips, running, .. }) => (vips.clone(), running.clone()),
-            None => Default::default(),
-        };
-        self.sync_vips(&vips, running.as_ref());
+        let swarm = self.known.swarm.clone();
+        self.sync_vips(swarm.as_ref());
+    }
+
+    /// What the swarm said then of other nodes is good for a while.
+    fn renew_lease(&mut self, asked: Instant) {
+        // As old as the question: the answer may have taken its time.
+        let asked_secs = since_boot().saturating_sub(asked.elapsed()).as_secs();
+        if let Err(error) = self.maps.renew_lease(u32::try_from(asked_secs).unwrap_or(u32::MAX)) {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "virtual addresses lead to this node's tasks only, and services that are on this node alone are left to the mesh"
+            );
+        }
     }
 
     /// The Swarm services whose tasks are all on this node, and backends. As long as nobody has told, what is in the maps.
@@ -143,7 +153,7 @@ impl Agent {
 
     /// Whether it is known what Swarm wants of the tasks here: not on a worker.
     pub(super) fn is_swarms_will_told(&self) -> bool {
-        self.known.swarm.as_ref().is_some_and(Swarm::is_of_manager)
+        self.known.swarm.as_ref().is_some_and(|swarm| swarm.is_of_manager())
     }
 
     /// What a container asks for: by its labels, or because its service publishes ports.

@@ -41,9 +41,9 @@ impl Maps {
         Ok(())
     }
 
-    /// What is known of the swarm is good for a while from now on. `now_secs`: seconds since boot.
-    pub fn renew_lease(&mut self, now_secs: u32) -> Result<()> {
-        self.swarm_lease.set(0, now_secs.saturating_add(SWARM_LEASE_SECS), 0).context("writing SWARM_LEASE")
+    /// What the swarm was asked then is good for a while. `asked_secs`: seconds since boot.
+    pub fn renew_lease(&mut self, asked_secs: u32) -> Result<()> {
+        self.swarm_lease.set(0, asked_secs.saturating_add(SWARM_LEASE_SECS), 0).context("writing SWARM_LEASE")
     }
 
     fn remove_vip_key(&mut self, key: &VipKey) -> Result<()> {

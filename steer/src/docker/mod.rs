@@ -57,6 +57,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Docker {
     host: Host,
     session: Arc<Mutex<Option<Session>>>,
+    /// Id of the network that leads to tasks, as it was found last.
+    gateway: Arc<Mutex<Option<String>>>,
 }
 
 /// What holds until dockerd restarts, maybe as another version.
@@ -132,7 +134,8 @@ impl Docker {
     pub fn at(host: Option<&str>) -> anyhow::Result<Self> {
         let environment = std::env::var("DOCKER_HOST").unwrap_or_default();
         let host = host.filter(|host| !host.is_empty()).or(Some(environment.as_str()).filter(|host| !host.is_empty()));
-        Ok(Self { host: Host::parse(host.unwrap_or(http::DEFAULT_HOST))?, session: Arc::default() })
+        let host = Host::parse(host.unwrap_or(http::DEFAULT_HOST))?;
+        Ok(Self { host, session: Arc::default(), gateway: Arc::default() })
     }
 
     /// As [`Docker::at`], and checks that a daemon answers there which can be spoken with.
@@ -221,11 +224,25 @@ impl Docker {
 
     /// One container, running or not, with or without label; `None` = there is none of that id (or name).
     pub async fn inspect(&self, id: &ContainerId) -> anyhow::Result<Option<Container>> {
-        let mut found = self.inspect_alone(id).await?;
+        // Both at once where there are tasks: clients wait for this answer.
+        let (found, gateway) = tokio::join!(self.inspect_alone(id), self.gateway_of_last_time());
+        let mut found = found?;
         if let Some(container) = found.as_mut().filter(|container| is_task(container)) {
-            add_gateway(container, &self.gateway().await?);
+            let gateway = match gateway.filter(|gateway| gateway.contains_key(&container.id.0)) {
+                Some(gateway) => gateway,
+                None => self.gateway().await?,
+            };
+            add_gateway(container, &gateway);
         }
         Ok(found)
+    }
+
+    fn remembered_gateway(&self) -> Option<String> {
+        self.gateway.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn remember_gateway(&self, id: Option<String>) {
+        *self.gateway.lock().unwrap_or_else(PoisonError::into_inner) = id;
     }
 
     /// As Docker describes it, which for a task leaves out the leg to this host.

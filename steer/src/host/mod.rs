@@ -9,6 +9,7 @@
 //! | [`links`] | which interfaces there are, which are uplinks and bridges, what XDP is attached |
 //! | [`addresses`] | which addresses are this host's, and when to look again |
 //! | [`netns`] | how a container's address is reached from the host |
+//! | [`netns_ids`] | (it gives) ids that namespaces have in one another |
 //! | [`listen`] | whether a port is being listened on |
 //! | [`connections`] | who is connected to a port |
 //! | [`cgroup`] | which cgroup a process is in |
@@ -33,6 +34,7 @@ pub mod links;
 pub mod listen;
 mod netlink;
 pub mod netns;
+pub mod netns_ids;
 pub mod privileges;
 mod sock_diag;
 mod sys;

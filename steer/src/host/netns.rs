@@ -7,20 +7,18 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::thread;
 
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
 use nix::sched::{CloneFlags, setns};
 
 use super::addresses;
 use super::ethtool::Ethtool;
 use super::links::{self, Link};
 use super::netlink::Netlink;
-use super::sys;
+use super::{netns_ids, sys};
 use crate::model::Reach;
 
 /// A network namespace, kept open.
@@ -126,9 +124,15 @@ impl Netns {
         })
     }
 
-    fn read_error(&self, operation: &'static str) -> impl FnOnce(io::Error) -> ReachError {
+    pub(super) fn read_error(&self, operation: &'static str) -> impl FnOnce(io::Error) -> ReachError {
         let netns = self.path.clone();
         move |source| ReachError::Read { operation, netns, source }
+    }
+}
+
+impl AsRawFd for Netns {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 }
 
@@ -245,21 +249,7 @@ fn host_end(netns: &Netns, end: &Link) -> io::Result<Option<(u32, i32)>> {
     let mut netlink = Netlink::route()?;
     // In this order: to describe the link, the kernel gives the other namespace an id if it has none.
     let Some(link) = links::by_index(&mut netlink, index)? else { return Ok(None) };
-    let id = netns_id(&mut netlink, netns)?;
+    let id = netns_ids::id_of(&mut netlink, netns)?;
     let points_back = link.is("veth") && link.peer == Some(end.index) && id.is_some() && link.peer_netns == id;
     Ok(id.filter(|_| points_back).map(|id| (index, id)))
-}
-
-/// Id of a namespace, as the socket's counts; `None` = it has none yet.
-fn netns_id(netlink: &mut Netlink, netns: &Netns) -> io::Result<Option<i32>> {
-    let mut question = NsidMessage::default();
-    question.attributes.push(NsidAttribute::Fd(netns.file.as_raw_fd().cast_unsigned()));
-    let answers = netlink.ask(RouteNetlinkMessage::GetNsId(question))?;
-    Ok(answers.into_iter().find_map(|answer| match answer {
-        RouteNetlinkMessage::NewNsId(message) => message.attributes.into_iter().find_map(|attribute| match attribute {
-            NsidAttribute::Id(id) => Some(id).filter(|id| *id >= 0),
-            _ => None,
-        }),
-        _ => None,
-    }))
 }

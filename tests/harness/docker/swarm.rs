@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use bollard::models::{
-    EndpointPortConfig, EndpointSpec, HealthConfig, NetworkAttachmentConfig, NodeSpecAvailabilityEnum,
-    ServiceSpec as Body, ServiceSpecMode, ServiceSpecModeReplicated, ServiceSpecUpdateConfig,
+    EndpointPortConfig, EndpointPortConfigPublishModeEnum, EndpointSpec, HealthConfig, NetworkAttachmentConfig,
+    NodeSpecAvailabilityEnum, ServiceSpec as Body, ServiceSpecMode, ServiceSpecModeReplicated, ServiceSpecUpdateConfig,
     ServiceSpecUpdateConfigOrderEnum, SwarmInitRequest, SwarmJoinRequest, TaskSpec, TaskSpecContainerSpec,
     TaskSpecPlacement, TaskSpecRestartPolicy,
 };
@@ -31,6 +31,8 @@ pub struct ServiceSpec {
     pub replicas: Option<i64>,
     /// Published port and container's port.
     pub publish: Vec<(u16, u16)>,
+    /// The same, by the container itself (`mode=host`) and not by the mesh.
+    pub publish_on_host: Vec<(u16, u16)>,
     /// Of the containers, not of the service.
     pub labels: Vec<(String, String)>,
     pub args: Vec<String>,
@@ -51,6 +53,7 @@ impl ServiceSpec {
             image: "greeter:v1".to_owned(),
             replicas: Some(1),
             publish: Vec::new(),
+            publish_on_host: Vec::new(),
             labels: Vec::new(),
             args: Vec::new(),
             health: None,
@@ -76,6 +79,12 @@ impl ServiceSpec {
     #[must_use]
     pub fn publish(mut self, port: u16, target: u16) -> Self {
         self.publish.push((port, target));
+        self
+    }
+
+    #[must_use]
+    pub fn publish_on_host(mut self, port: u16, target: u16) -> Self {
+        self.publish_on_host.push((port, target));
         self
     }
 
@@ -134,6 +143,7 @@ impl ServiceSpec {
             image,
             replicas,
             publish,
+            publish_on_host,
             labels,
             args,
             health,
@@ -173,7 +183,10 @@ impl ServiceSpec {
             }),
             mode: Some(mode),
             update_config: Some(update_config(start_first)),
-            endpoint_spec: Some(EndpointSpec { ports: Some(ports(&publish)), ..Default::default() }),
+            endpoint_spec: Some(EndpointSpec {
+                ports: Some([ports(&publish), on_host(&publish_on_host)].concat()),
+                ..Default::default()
+            }),
             ..Default::default()
         }
     }
@@ -202,6 +215,12 @@ fn ports(publish: &[(u16, u16)]) -> Vec<EndpointPortConfig> {
         ..Default::default()
     };
     publish.iter().map(port).collect()
+}
+
+fn on_host(publish: &[(u16, u16)]) -> Vec<EndpointPortConfig> {
+    let mut ports = ports(publish);
+    ports.iter_mut().for_each(|port| port.publish_mode = Some(EndpointPortConfigPublishModeEnum::HOST));
+    ports
 }
 
 /// One task of a service on this Docker's node, or on any.

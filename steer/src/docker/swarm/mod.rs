@@ -77,8 +77,11 @@ impl Docker {
                 None => {}
             }
         }
+        if swarm.is_of_manager() {
+            swarm.keep_vips_of_services();
+        }
         let services: BTreeSet<&str> = swarm.vips.iter().map(|vip| vip.service.as_str()).collect();
-        if !services.is_empty() && matches!(role, Role::Manager(_)) {
+        if !services.is_empty() && swarm.is_of_manager() {
             let services: Vec<&str> = services.into_iter().collect();
             let running = self.ask(&tasks(&[("service", &services), ("desired-state", &["running"])])).await?;
             swarm.running = Some(read::running(running));
@@ -126,10 +129,24 @@ impl Docker {
         // Not by its name alone: Docker answers 404 where there is none, which is no failure.
         let filter = encoded(&[("name", &[GATEWAY])]);
         let networks: Vec<read::Network> = self.ask(&format!("/networks?filters={filter}")).await?;
-        let Some(found) = networks.into_iter().find(|network| network.name == GATEWAY) else {
-            return Ok(Gateway::new());
-        };
-        Ok(read::gateway(self.ask(&format!("/networks/{}", found.id)).await?))
+        let found = networks.into_iter().find(|network| network.name == GATEWAY).map(|network| network.id);
+        self.remember_gateway(found.clone());
+        let Some(id) = found else { return Ok(Gateway::new()) };
+        Ok(read::gateway(self.ask(&format!("/networks/{id}")).await?))
+    }
+
+    /// The same, of the network that was found last; `None` = none was, or it is gone.
+    pub(super) async fn gateway_of_last_time(&self) -> Option<Gateway> {
+        let id = self.remembered_gateway()?;
+        match self.ask(&format!("/networks/{id}")).await {
+            Ok(network) => Some(read::gateway(network)),
+            Err(error) => {
+                // It comes back with another id when a swarm is left and joined.
+                tracing::debug!(error = format!("{error:#}"), "the network {GATEWAY} is looked for anew");
+                self.remember_gateway(None);
+                None
+            }
+        }
     }
 
     async fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<T> {

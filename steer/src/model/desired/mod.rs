@@ -111,11 +111,14 @@ pub fn desired(observed: &Observed, current: &PortIndex) -> (Desired, Vec<Proble
     names.sort_by_key(|name| (!current.contains_key(*name), *name));
 
     let mut services = BTreeMap::new();
+    // Those with a frontend that another service wants too.
+    let mut contested = BTreeSet::new();
     for name in names {
         let Some(candidates) = groups.get_mut(name) else { continue };
         // Docker leaves the zeros at the end of a fraction out: without the `Z` after it, a shorter one is the earlier one.
         candidates.sort_by_key(|candidate| (candidate.run.trim_end_matches('Z'), &candidate.id));
-        if let Some(service) = service(name, candidates, current.get(name), &mut claimed, &mut problems) {
+        if let Some(service) = service(name, candidates, current.get(name), &mut claimed, &mut contested, &mut problems)
+        {
             services.insert(name.to_owned(), service);
         }
     }
@@ -131,7 +134,9 @@ pub fn desired(observed: &Observed, current: &PortIndex) -> (Desired, Vec<Proble
     for (name, service) in &mut services {
         // One that there is no room for, or no port, is served by the mesh alone.
         let is_left_out = groups.get(name.as_str()).is_some_and(|group| group.len() > service.backends.len());
-        service.all_here = service.mesh && observed.all_here.contains(name) && !is_left_out;
+        // At a port that the mesh has given to another service by now, it has somebody.
+        let is_contested = contested.contains(name.as_str());
+        service.all_here = service.mesh && observed.all_here.contains(name) && !is_left_out && !is_contested;
     }
     // In an order that does not hang on who came first.
     problems.sort();
@@ -181,6 +186,7 @@ fn service<'a>(
     candidates: &[&Candidate],
     current: Option<&Vec<Option<Listen>>>,
     claimed: &mut Vec<(Listen, &'a str)>,
+    contested: &mut BTreeSet<&'a str>,
     problems: &mut Vec<Problem>,
 ) -> Option<DesiredService> {
     let mut newest = None;
@@ -204,6 +210,7 @@ fn service<'a>(
         for port in &candidate.spec.ports {
             let listen = Listen::of(port);
             if let Some(owner) = owner(claimed, name, &listen) {
+                contested.insert(owner);
                 problems.push(problem(
                     format!(
                         "frontend {} of service {name} belongs to service {owner} already: not steered",

@@ -206,3 +206,16 @@ fn clients_wait_for_a_swarm_service_as_long_as_all_its_tasks_are_backends(#[case
     let (desired, problems) = desired(&observed, &current(&[]));
     assert_eq!((desired.services["web"].all_here, problems.is_empty()), (wait, wait));
 }
+
+/// Old tasks hold a port that Swarm has given to another service since: behind the mesh somebody answers there.
+#[test]
+fn nobody_waits_at_a_port_that_another_service_wants_too() {
+    let mut candidates = [candidate("api", 3, "80:1"), candidate("web", 1, "80:1"), candidate("db", 2, "81:1")];
+    candidates.iter_mut().for_each(|candidate| candidate.spec.mesh = true);
+    let all_here = ["web", "api", "db"].map(str::to_owned).into();
+    let observed = Observed { all_here, ..observed(candidates) };
+    let (desired, problems) = desired(&observed, &current(&[("web", "80")]));
+    assert_eq!(problems.len(), 1);
+    let wait: Vec<_> = desired.services.iter().map(|(name, service)| (name.as_str(), service.all_here)).collect();
+    assert_eq!(wait, [("db", true), ("web", false)]);
+}

@@ -139,10 +139,24 @@ pub fn spec_of_task(
     }))
 }
 
+/// Whether a container is to be left alone, whatever else its labels say.
+pub fn is_left_alone(labels: &BTreeMap<String, String>) -> bool {
+    is_true(labels, IGNORE)
+}
+
+/// Whether a container is to get no new connection, as long as nobody says otherwise.
+pub fn is_weightless(labels: &BTreeMap<String, String>, defaults: &Defaults) -> bool {
+    let weight = labels.get(WEIGHT).and_then(|weight| value::weight(weight).ok());
+    weight.unwrap_or(defaults.weight) == 0
+}
+
 /// Whether a container is left out, whatever its labels ask for: no service of its own, or told so.
 fn is_left_out(labels: &BTreeMap<String, String>) -> bool {
-    let is_true = |label: &str| labels.get(label).is_some_and(|value| value.trim().eq_ignore_ascii_case("true"));
-    is_true(IGNORE) || is_true(COMPOSE_ONEOFF) || labels.contains_key(COMPOSE_HOOK)
+    is_left_alone(labels) || is_true(labels, COMPOSE_ONEOFF) || labels.contains_key(COMPOSE_HOOK)
+}
+
+fn is_true(labels: &BTreeMap<String, String>, label: &str) -> bool {
+    labels.get(label).is_some_and(|value| value.trim().eq_ignore_ascii_case("true"))
 }
 
 /// Reads labels of one container and gathers what is wrong with them.

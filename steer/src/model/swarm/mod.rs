@@ -124,6 +124,13 @@ impl Swarm {
         self.tasks.is_some()
     }
 
+    /// Leaves out the virtual addresses of services that are not there any more: a network knows them until their last task has ended,
+    /// and a question about tasks of a service that is not there is refused as a whole.
+    pub fn keep_vips_of_services(&mut self) {
+        let names: BTreeSet<&str> = self.services.iter().map(|service| service.name.as_str()).collect();
+        self.vips.retain(|vip| names.contains(vip.service.as_str()));
+    }
+
     /// The services whose tasks are all on this node, all of them backends of the service of that name and of no other: behind
     /// their frontends the mesh has nobody whom steer has not.
     pub fn all_steered<'a>(&self, serving: impl IntoIterator<Item = Serving<'a>>) -> BTreeSet<ServiceName> {

@@ -138,3 +138,18 @@ fn a_task_gets_its_leg_to_the_host() {
         assert_eq!(container.legs, [leg(GATEWAY, address), leg("ingress", "10.0.0.4")]);
     }
 }
+
+/// A network lists a service that was removed until its last task has ended, and about its tasks nobody answers.
+#[test]
+fn of_services_that_are_gone_no_virtual_address_is_asked_about() {
+    let vip = |service: &str| vips::Vip {
+        network: "front".to_owned(),
+        service: service.to_owned(),
+        address: "10.0.1.2".parse().unwrap(),
+        tasks: BTreeMap::new(),
+    };
+    let services = vec![service(Some("s1"), "web", 80)];
+    let mut swarm = Swarm { services, vips: vec![vip("gone"), vip("web")], ..Swarm::default() };
+    swarm.keep_vips_of_services();
+    assert_eq!(swarm.vips, [vip("web")]);
+}

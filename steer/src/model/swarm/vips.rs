@@ -11,6 +11,7 @@ use steer_common::backend::BackendId;
 use steer_common::limits::{MAX_VIP_KEYS, MAX_VIP_MEMBERS, MAX_VIPS};
 use steer_common::vip::{VipEntry, VipKey, VipMember};
 
+use super::Task;
 use crate::model::Problem;
 
 /// A service's virtual address in one overlay network.
@@ -36,8 +37,20 @@ pub struct Place {
 pub struct Local {
     /// Id and generation, where it is a backend too.
     pub backend: Option<(BackendId, u32)>,
-    /// It takes nothing new: it is to end, or has ended.
-    pub is_leaving: bool,
+    /// The id that its network namespace has in that of each who may ask for it; `None` = not in all of them.
+    pub netns_id: Option<i32>,
+    /// It takes nothing new: it is to end, has ended, stands still, or its weight is 0.
+    pub is_out: bool,
+    /// steer is to leave it alone, and so the addresses that it stands behind.
+    pub is_left_alone: bool,
+}
+
+/// The id that a network namespace is given in those of others, the same in all of them, so that a table that many read may name it.
+/// Nothing is to be remembered for it, and no other namespace gets it: cookies count up, and a host that has seen 2^30 namespaces
+/// is a busy one. Far from where the kernel begins to count by itself.
+pub const fn netns_id(netns_cookie: u64) -> i32 {
+    const FIRST: u32 = 1 << 30;
+    (FIRST | (netns_cookie as u32 & (FIRST - 1))).cast_signed()
 }
 
 /// What is to be known.
@@ -49,6 +62,8 @@ pub struct Observed<'a> {
     pub local: &'a BTreeMap<String, Local>,
     /// The tasks of the whole swarm that run and are to run; `None` = nobody tells (a worker).
     pub running: Option<&'a BTreeSet<String>>,
+    /// The tasks of this node, whether their containers are known yet or not; `None` = nobody tells (a worker).
+    pub here: Option<&'a BTreeMap<String, Task>>,
 }
 
 /// The tasks of this node that have ended since the swarm was asked for its last answer, which names them still: without this they
@@ -77,7 +92,7 @@ impl<M: Ord> Ended<M> {
 
     /// Whom nobody is to be sent to.
     pub fn tasks(&self) -> impl Iterator<Item = (String, Local)> {
-        self.at.keys().map(|task| (task.clone(), Local { backend: None, is_leaving: true }))
+        self.at.keys().map(|task| (task.clone(), Local { is_out: true, ..Local::default() }))
     }
 }
 
@@ -120,6 +135,7 @@ pub fn tables(observed: &Observed<'_>, ids: &mut Ids) -> (Tables, Vec<Problem>) 
     let asked: Vec<(&Vip, Vec<&Place>)> = observed
         .vips
         .iter()
+        .filter(|vip| !is_left_alone(vip, observed))
         .map(|vip| (vip, askers(vip)))
         .filter(|(_, askers): &(_, Vec<_>)| !askers.is_empty())
         .collect();
@@ -148,21 +164,21 @@ pub fn tables(observed: &Observed<'_>, ids: &mut Ids) -> (Tables, Vec<Problem>) 
     (tables, problems)
 }
 
+/// Whether a task of this node behind an address was told to be left alone: who asks for it is Swarm's matter.
+fn is_left_alone(vip: &Vip, observed: &Observed<'_>) -> bool {
+    let mut local = vip.tasks.keys().filter_map(|task| observed.local.get(task));
+    local.any(|task| task.is_left_alone)
+}
+
 /// The tasks that may take connections, and how many more there are.
 fn entry(vip: &Vip, observed: &Observed<'_>) -> (Box<VipEntry>, usize) {
     let mut entry = Box::new(VipEntry::EMPTY);
     let mut left_out = 0;
     for (task, address) in &vip.tasks {
-        let local = observed.local.get(task);
-        let is_leaving = local.is_some_and(|local| local.is_leaving);
-        if is_leaving || observed.running.is_some_and(|running| !running.contains(task)) {
-            continue;
-        }
-        let (backend, generation) = local.and_then(|local| local.backend).unwrap_or((BackendId(0), 0));
-        let flags = if local.is_none() { VipMember::REMOTE } else { 0 };
+        let Some(member) = member(task, *address, observed) else { continue };
         match entry.members.get_mut(entry.members_len as usize) {
             Some(place) => {
-                *place = VipMember { addr: Addr::from(*address), generation, backend, flags };
+                *place = member;
                 entry.members_len += 1;
             }
             None => left_out += 1,
@@ -171,9 +187,32 @@ fn entry(vip: &Vip, observed: &Observed<'_>) -> (Box<VipEntry>, usize) {
     (entry, left_out)
 }
 
+/// A task that may take connections; `None` = it may not.
+fn member(task: &str, address: Ipv4Addr, observed: &Observed<'_>) -> Option<VipMember> {
+    if observed.running.is_some_and(|running| !running.contains(task)) {
+        return None;
+    }
+    let addr = Addr::from(address);
+    match observed.local.get(task) {
+        Some(Local { is_out: true, .. }) => None,
+        Some(local) => {
+            let (backend, generation) = local.backend.unwrap_or((BackendId(0), 0));
+            let netns_id = local.netns_id.unwrap_or(VipMember::UNSEEN);
+            Some(VipMember { addr, generation, backend, flags: 0, netns_id })
+        }
+        // One of this node whose container Docker has not described yet is no task of another node.
+        None if observed.here.is_some_and(|here| here.contains_key(task)) => None,
+        None => {
+            let (backend, flags, netns_id) = (BackendId(0), VipMember::REMOTE, VipMember::UNSEEN);
+            Some(VipMember { addr, generation: 0, backend, flags, netns_id })
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::swarm::DesiredState;
 
     fn ip(last: u8) -> Ipv4Addr {
         Ipv4Addr::new(10, 0, 1, last)
@@ -210,7 +249,7 @@ mod tests {
             [vip("front", "web", &[("w1", 11)]), vip("back", "db", &[("d1", 21)]), vip("far", "x", &[("x1", 31)])];
         let places = [place(7, &["front", "ingress"]), place(8, &["back"]), place(9, &["front"])];
         let local = BTreeMap::new();
-        let observed = Observed { vips: &vips, places: &places, local: &local, running: None };
+        let observed = Observed { vips: &vips, places: &places, local: &local, running: None, here: None };
         let (tables, problems) = tables(&observed, &mut Ids::default());
         assert_eq!(problems, []);
         assert_eq!(tables.keys, [(key(7), 0), (key(8), 1), (key(9), 0)].into());
@@ -225,17 +264,62 @@ mod tests {
             [vip("front", "web", &[("here", 1), ("going", 2), ("inner", 3), ("there", 4), ("ended", 5), ("young", 6)])];
         let places = [place(7, &["front"])];
         let local = BTreeMap::from([
-            ("here".to_owned(), Local { backend: Some((BackendId(5), 1)), is_leaving: false }),
-            ("going".to_owned(), Local { backend: Some((BackendId(6), 1)), is_leaving: true }),
+            ("here".to_owned(), Local { backend: Some((BackendId(5), 1)), ..Local::default() }),
+            ("going".to_owned(), Local { backend: Some((BackendId(6), 1)), is_out: true, ..Local::default() }),
             ("inner".to_owned(), Local::default()),
             ("young".to_owned(), Local::default()),
         ]);
         let running: BTreeSet<String> = ["here", "going", "inner", "there"].map(str::to_owned).into();
-        let observed = Observed { vips: &vips, places: &places, local: &local, running: Some(&running) };
+        let observed = Observed { vips: &vips, places: &places, local: &local, running: Some(&running), here: None };
         let (known, _) = tables(&observed, &mut Ids::default());
         assert_eq!(members(&known.entries[&0]), [(1, 5, 0), (3, 0, 0), (4, 0, VipMember::REMOTE)]);
         let (guessed, _) = tables(&Observed { running: None, ..observed }, &mut Ids::default());
         assert_eq!(members(&guessed.entries[&0]).len(), 5, "a worker takes what is listed");
+    }
+
+    #[test]
+    fn a_task_of_this_node_that_is_not_known_yet_is_no_task_of_another_one() {
+        let vips = [vip("front", "web", &[("young", 1), ("there", 2)])];
+        let places = [place(7, &["front"])];
+        let local = BTreeMap::new();
+        let here = BTreeMap::from([("young".to_owned(), Task { desired: DesiredState::Serve })]);
+        let observed = Observed { vips: &vips, places: &places, local: &local, running: None, here: Some(&here) };
+        let (known, _) = tables(&observed, &mut Ids::default());
+        assert_eq!(members(&known.entries[&0]), [(2, 0, VipMember::REMOTE)]);
+        let (guessed, _) = tables(&Observed { here: None, ..observed }, &mut Ids::default());
+        assert_eq!(members(&guessed.entries[&0]).len(), 2, "a worker cannot know");
+    }
+
+    #[test]
+    fn an_address_of_somebody_who_is_to_be_left_alone_is_left_to_swarm() {
+        let vips = [vip("front", "web", &[("here", 1), ("there", 2)]), vip("front", "db", &[("db", 3)])];
+        let places = [place(7, &["front"])];
+        let alone = Local { is_left_alone: true, ..Local::default() };
+        let local = BTreeMap::from([("here".to_owned(), alone)]);
+        let observed = Observed { vips: &vips[..1], places: &places, local: &local, running: None, here: None };
+        assert_eq!(tables(&observed, &mut Ids::default()), Default::default());
+        let (both, _) = tables(&Observed { vips: &vips, ..observed }, &mut Ids::default());
+        assert_eq!(members(&both.entries[&0]), [(3, 0, VipMember::REMOTE)]);
+    }
+
+    #[test]
+    fn whoever_is_seen_by_all_that_may_ask_has_the_id_they_see_it_by() {
+        let vips = [vip("front", "web", &[("seen", 1), ("unseen", 2), ("there", 3)])];
+        let places = [place(7, &["front"])];
+        let seen = Local { netns_id: Some(netns_id(8)), ..Local::default() };
+        let local = BTreeMap::from([("seen".to_owned(), seen), ("unseen".to_owned(), Local::default())]);
+        let observed = Observed { vips: &vips, places: &places, local: &local, running: None, here: None };
+        let (found, _) = tables(&observed, &mut Ids::default());
+        let ids: Vec<_> = found.entries[&0].members.iter().take(3).map(|member| member.netns_id).collect();
+        assert_eq!(ids, [netns_id(8), VipMember::UNSEEN, VipMember::UNSEEN]);
+    }
+
+    #[test]
+    fn ids_of_namespaces_are_good_ones_and_apart() {
+        let ids: BTreeSet<i32> = [1, 2, 4097, (1 << 30) - 1, u64::MAX].into_iter().map(netns_id).collect();
+        assert!(ids.iter().all(|id| *id >= 1 << 30), "{ids:?}");
+        assert_eq!(ids.len(), 4, "the last two are 2^30 namespaces apart, or more");
+        assert_ne!(netns_id(1 << 30), netns_id(1));
     }
 
     #[test]
@@ -245,7 +329,7 @@ mod tests {
         let behind = |ended: &Ended<u32>, local: &[&str]| {
             let mut known: BTreeMap<_, _> = ended.tasks().collect();
             known.extend(local.iter().map(|task| ((*task).to_owned(), Local::default())));
-            let observed = Observed { vips: &vips, places: &places, local: &known, running: None };
+            let observed = Observed { vips: &vips, places: &places, local: &known, running: None, here: None };
             members(&tables(&observed, &mut Ids::default()).0.entries[&0])
         };
         let mut ended = Ended::default();
@@ -265,7 +349,7 @@ mod tests {
         let mut ids = Ids::default();
         let mut indices = |networks: &[&str]| {
             let vips: Vec<_> = networks.iter().map(|network| vip(network, "web", &[])).collect();
-            let observed = Observed { vips: &vips, places: &places, local: &local, running: None };
+            let observed = Observed { vips: &vips, places: &places, local: &local, running: None, here: None };
             tables(&observed, &mut ids);
             networks.iter().map(|network| ids.taken[&((*network).to_owned(), ip(2))]).collect::<Vec<_>>()
         };
@@ -283,8 +367,10 @@ mod tests {
         vips.extend((0..MAX_VIPS).map(|number| Vip { address: Ipv4Addr::from(number), ..vip("front", "more", &[]) }));
         let places = [place(7, &["front"])];
         let local = BTreeMap::new();
-        let (found, problems) =
-            tables(&Observed { vips: &vips, places: &places, local: &local, running: None }, &mut Ids::default());
+        let (found, problems) = tables(
+            &Observed { vips: &vips, places: &places, local: &local, running: None, here: None },
+            &mut Ids::default(),
+        );
         assert_eq!((found.entries.len(), found.keys.len()), (MAX_VIPS as usize, MAX_VIPS as usize));
         let told: Vec<_> = problems.iter().map(|problem| problem.container.as_str()).collect();
         assert_eq!(told, ["web", "more"]);

@@ -1,0 +1,255 @@
+//! The tasks of a swarm on this node, steered to or not: where they stand, and whether they may be asked for.
+//!
+//! A task that publishes ports is tracked as every backend is, and its state counts. Of one that publishes nothing, and is asked for by
+//! its service's virtual address alone, this is all that is known.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Agent;
+use crate::docker::EventKind;
+use crate::host::netns::{Netns, ReachError};
+use crate::host::netns_ids::NetnsIds;
+use crate::model::desired::BackendKey;
+use crate::model::labels::{Defaults, is_left_alone, is_weightless};
+use crate::model::lifecycle::is_stop;
+use crate::model::swarm::ports::Here;
+use crate::model::swarm::vips::{Ended, Local, Place, netns_id};
+use crate::model::swarm::{GATEWAY, Membership, Serving, Swarm};
+use crate::model::{Container, ContainerId, Health};
+
+/// The tasks on this node.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    known: BTreeMap<ContainerId, KnownPlace>,
+    ended: Ended<Instant>,
+    /// Somebody came, or is in other networks: not all that may ask for one another have ids of one another.
+    lack_ids: bool,
+    /// The networks that they have them for.
+    ids_in: BTreeSet<String>,
+}
+
+#[derive(Debug)]
+struct KnownPlace {
+    run: String,
+    of: Membership,
+    seen: Instant,
+    place: Place,
+    netns: Arc<Netns>,
+    /// The ids of others in its namespace.
+    ids: NetnsIds,
+    /// The cookies of those whom it sees by them.
+    sees: BTreeSet<u64>,
+    facts: Facts,
+}
+
+/// What Docker says of a task.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Facts {
+    paused: bool,
+    health: Health,
+    stop_signal: i32,
+    /// It was sent its stop signal. Swarm takes none back.
+    stopping: bool,
+    weightless: bool,
+    left_alone: bool,
+}
+
+impl Facts {
+    fn of(container: &Container, defaults: &Defaults) -> Self {
+        Self {
+            paused: container.paused,
+            health: container.health,
+            stop_signal: container.stop_signal,
+            stopping: false,
+            weightless: is_weightless(&container.labels, defaults),
+            left_alone: is_left_alone(&container.labels),
+        }
+    }
+
+    /// Takes in an event; whether it says anything of this.
+    fn take_in(&mut self, event: &EventKind) -> bool {
+        let before = *self;
+        match event {
+            EventKind::Kill { signal } => self.stopping |= is_stop(*signal, self.stop_signal),
+            EventKind::Pause | EventKind::Unpause => self.paused = *event == EventKind::Pause,
+            EventKind::Health(health) => self.health = *health,
+            _ => {}
+        }
+        *self != before
+    }
+
+    /// Whether it takes nothing new.
+    fn are_out(&self) -> bool {
+        self.paused || self.stopping || self.weightless || self.health == Health::Unhealthy
+    }
+}
+
+impl KnownPlace {
+    fn at(container: &Container, of: Membership, networks: BTreeSet<String>, facts: Facts) -> Result<Self, ReachError> {
+        let netns = Arc::new(Netns::of_pid(container.pid)?);
+        let place = Place { netns_cookie: netns.cookie()?, networks };
+        let (ids, sees) = (NetnsIds::inside(&netns)?, BTreeSet::new());
+        let (run, seen) = (container.started_at.clone(), Instant::now());
+        Ok(Self { run, of, seen, place, netns, ids, sees, facts })
+    }
+}
+
+impl Places {
+    /// The tasks of this node, as seen by who has `asked` the swarm then.
+    pub(super) fn here(&self, asked: Instant) -> impl Iterator<Item = Here<'_>> {
+        self.known.values().map(move |KnownPlace { of, seen, place, .. }| Here {
+            of,
+            is_older: asked >= *seen,
+            networks: &place.networks,
+        })
+    }
+
+    /// The swarm has answered what it was `asked` then.
+    pub(super) fn swarm_knows_ends(&mut self, asked: Instant) {
+        self.ended.answered(&asked);
+    }
+
+    /// The networks whose virtual addresses are of use here.
+    pub(super) fn networks(&self) -> BTreeSet<String> {
+        self.known.values().flat_map(|known| known.place.networks.iter().cloned()).collect()
+    }
+
+    /// Who may ask.
+    pub(super) fn askers(&self) -> Vec<Place> {
+        self.known.values().filter(|known| !known.facts.left_alone).map(|known| known.place.clone()).collect()
+    }
+
+    /// Whether somebody here may ask for a task on another node.
+    pub(super) fn has_remote(&self, swarm: &Swarm) -> bool {
+        let local: BTreeSet<&str> = self.known.values().map(|known| known.of.task.as_str()).collect();
+        swarm.vips.iter().flat_map(|vip| vip.tasks.keys()).any(|task| !local.contains(task.as_str()))
+    }
+
+    /// Takes in an event of a task.
+    pub(super) fn on_event(&mut self, id: &ContainerId, event: &EventKind) {
+        if let Some(known) = self.known.get_mut(id)
+            && known.facts.take_in(event)
+        {
+            tracing::debug!(container = %id, facts = ?known.facts, "a task changes");
+        }
+    }
+
+    /// When this run of it began, as Docker writes it.
+    pub(super) fn run(&self, id: &ContainerId) -> Option<&str> {
+        self.known.get(id).map(|known| known.run.as_str())
+    }
+
+    /// A container has ended.
+    pub(super) fn leave(&mut self, id: &ContainerId) {
+        if let Some(known) = self.known.remove(id) {
+            self.ended.note(known.of.task, Instant::now());
+        }
+    }
+
+    /// Gives all who may ask for one another, in these networks, ids of one another, so that the kernel can look into the sockets of one
+    /// for the other. Whoever gets none is asked for without being looked at.
+    fn give_ids(&mut self, networks: &BTreeSet<&str>) {
+        let is_known = self.ids_in.iter().map(String::as_str).eq(networks.iter().copied());
+        if is_known && !self.lack_ids {
+            return;
+        }
+        self.ids_in = networks.iter().map(|network| (*network).to_owned()).collect();
+        self.lack_ids = false;
+        let all: Vec<(Place, Arc<Netns>)> =
+            self.known.values().map(|known| (known.place.clone(), known.netns.clone())).collect();
+        for known in self.known.values_mut() {
+            let others = all.iter().filter(|(other, _)| shares_any(&known.place, other, networks));
+            for (other, netns) in others {
+                if known.sees.contains(&other.netns_cookie) {
+                    continue;
+                }
+                match known.ids.give(netns, netns_id(other.netns_cookie)) {
+                    Ok(true) => drop(known.sees.insert(other.netns_cookie)),
+                    Ok(false) => tracing::debug!(task = known.of.task, "another task's namespace has another id there"),
+                    Err(error) => {
+                        tracing::warn!(task = known.of.task, %error, "giving an id to a network namespace failed")
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether everybody who may ask for a task, in these networks, sees it by its id.
+    fn is_seen_by_all(&self, place: &Place, networks: &BTreeSet<&str>) -> bool {
+        let mut askers = self.known.values().filter(|known| shares_any(&known.place, place, networks));
+        askers.all(|asker| asker.sees.contains(&place.netns_cookie))
+    }
+}
+
+impl Agent {
+    /// Takes in where a task stands; one that has ended meanwhile is none.
+    pub(super) fn take_place(&mut self, container: &Container) {
+        let Some(of) = Membership::of(&container.labels) else { return };
+        let facts = Facts::of(container, &self.settings.config.defaults);
+        let Places { known, lack_ids, .. } = &mut self.places;
+        let networks: BTreeSet<String> = networks(container).collect();
+        if let Some(known) = known.get_mut(&container.id).filter(|known| known.run == container.started_at) {
+            *lack_ids |= known.place.networks != networks;
+            known.place.networks = networks;
+            known.facts = Facts { stopping: known.facts.stopping, ..facts };
+            return;
+        }
+        match KnownPlace::at(container, of, networks, facts) {
+            Ok(place) => {
+                known.insert(container.id.clone(), place);
+                *lack_ids = true;
+            }
+            Err(error) => tracing::debug!(container = container.name, %error, "where a task stands is not known"),
+        }
+    }
+
+    /// Only these are left.
+    pub(super) fn keep_places(&mut self, is_there: impl Fn(&Self, &ContainerId) -> bool) {
+        let gone: Vec<_> = self.places.known.keys().filter(|id| !is_there(self, id)).cloned().collect();
+        gone.iter().for_each(|id| self.places.leave(id));
+    }
+
+    /// The tasks here that are not about to end, steered to or not.
+    pub(super) fn serving(&self) -> impl Iterator<Item = Serving<'_>> {
+        let places = self.places.known.iter().filter(|(_, known)| self.leaving(&known.of.task, known.seen).is_none());
+        places.map(|(id, known)| {
+            let steered = self.tracked.get(id).filter(|tracked| tracked.spec.mesh);
+            Serving { service: &known.of.service, steered_as: steered.map(|tracked| tracked.spec.service.as_str()) }
+        })
+    }
+
+    /// The tasks here, as somebody to be asked in these networks.
+    pub(super) fn local_tasks(&mut self, networks: &BTreeSet<&str>) -> BTreeMap<String, Local> {
+        self.places.give_ids(networks);
+        let local = |(id, known): (&ContainerId, &KnownPlace)| {
+            let KnownPlace { of, seen, place, facts, .. } = known;
+            let tracked = self.tracked.get(id);
+            let key = BackendKey { container: id.clone(), netns_cookie: place.netns_cookie };
+            let backend = tracked.and_then(|_| self.applied.backends.get(&key));
+            // A backend's state has all that Docker says of it; its weight is no state.
+            let is_out = match tracked.filter(|_| backend.is_some()) {
+                Some(tracked) => tracked.operator_weight.unwrap_or(tracked.spec.weight) == 0,
+                None => facts.are_out(),
+            };
+            let local = Local {
+                backend: backend.map(|backend| (backend.id, backend.entry.generation)),
+                netns_id: self.places.is_seen_by_all(place, networks).then(|| netns_id(place.netns_cookie)),
+                is_out: is_out || self.leaving(&of.task, *seen).is_some(),
+                is_left_alone: facts.left_alone,
+            };
+            (of.task.clone(), local)
+        };
+        self.places.ended.tasks().chain(self.places.known.iter().map(local)).collect()
+    }
+}
+
+fn shares_any(one: &Place, other: &Place, networks: &BTreeSet<&str>) -> bool {
+    one.networks.intersection(&other.networks).any(|network| networks.contains(network.as_str()))
+}
+
+/// The networks that a task may share with others: not the one that leads to this host.
+pub(super) fn networks(container: &Container) -> impl Iterator<Item = String> + use<'_> {
+    container.legs.iter().map(|leg| leg.network.clone()).filter(|network| network != GATEWAY)
+}
