@@ -11,7 +11,7 @@ use steer_tests::http::Http;
 use steer_tests::long_lived::LongLived;
 use steer_tests::skip::{self, Need};
 use steer_tests::world::{CLIENT, HOST, HOST_FAR, OTHER};
-use steer_tests::{World, wait_until};
+use steer_tests::{World, pace, wait_until};
 
 use super::{PORT, split, web};
 
@@ -205,4 +205,22 @@ fn a_task_that_serves_on_in_a_long_stop_grace_is_not_put_back() {
     assert!(names(&cluster.worker).contains(&leaving), "it serves on");
     let task = cluster.there.backend(&leaving);
     assert_eq!((task.state.as_str(), task.cause.as_str()), ("drained", "signal: TERM"));
+}
+
+/// Sooner than by the next resync, which is every 30 s.
+#[test]
+fn a_worker_that_is_promoted_is_told_what_becomes_of_tasks() {
+    let Some(mut cluster) = Cluster::set() else { return };
+    let serves_on = ["--on-term", "serve", "--grace", "9"];
+    cluster.manager.create_service(web().replicas(4).args(&serves_on));
+    cluster.there.wait_ready("web", 2);
+    cluster.manager.promote(&cluster.worker.node_id());
+    wait_until("it is a manager", Duration::from_secs(30), || cluster.worker.try_nodes().map(drop));
+    cluster.manager.scale("web", 2);
+    let begin = Instant::now();
+    cluster.there.wait_for("what Swarm wants is known before the task is told", |status| {
+        status.service("web").is_some_and(|web| web.backends.iter().any(|task| task.cause.starts_with("swarm: ")))
+    });
+    let told = begin.elapsed();
+    assert!(told < pace::soon(Duration::from_secs(2)), "{told:?}");
 }

@@ -34,7 +34,7 @@ impl Agent {
                 let problem = Problem { container: "Docker".to_owned(), label: None, message };
                 self.problems.insert(Source::Docker, vec![problem]);
             }
-            Feed::Event(Event { kind: EventKind::Swarm, .. }) => self.swarm_happened(),
+            Feed::Event(Event { kind: EventKind::Swarm, .. }) => self.swarm_told(),
             Feed::Event(event) => {
                 if event.labels_say_steer {
                     self.task_happened();

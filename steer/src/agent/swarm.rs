@@ -35,7 +35,13 @@ impl Agent {
         self.known.polls.happened(since_boot());
     }
 
-    /// The same for a container, which need not be part of a swarm.
+    /// The swarm itself tells of something, which it does to managers alone: a worker that hears of it has been promoted.
+    pub(super) fn swarm_told(&mut self) {
+        self.known.role.take_if(|role| *role == Role::Worker);
+        self.swarm_happened();
+    }
+
+    /// Something happened to a container, which need not be part of a swarm.
     pub(super) fn task_happened(&mut self) {
         if self.known.swarm.is_some() {
             self.swarm_happened();

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bollard::models::{
     EndpointPortConfig, EndpointPortConfigPublishModeEnum, EndpointSpec, HealthConfig, NetworkAttachmentConfig,
-    NodeSpecAvailabilityEnum, ServiceSpec as Body, ServiceSpecMode, ServiceSpecModeReplicated, ServiceSpecUpdateConfig,
-    ServiceSpecUpdateConfigOrderEnum, SwarmInitRequest, SwarmJoinRequest, TaskSpec, TaskSpecContainerSpec,
-    TaskSpecPlacement, TaskSpecRestartPolicy,
+    NodeSpec, NodeSpecAvailabilityEnum, NodeSpecRoleEnum, ServiceSpec as Body, ServiceSpecMode,
+    ServiceSpecModeReplicated, ServiceSpecUpdateConfig, ServiceSpecUpdateConfigOrderEnum, SwarmInitRequest,
+    SwarmJoinRequest, TaskSpec, TaskSpecContainerSpec, TaskSpecPlacement, TaskSpecRestartPolicy,
 };
 use bollard::query_parameters::{
     InspectContainerOptions, ListContainersOptionsBuilder, ListTasksOptionsBuilder, UpdateNodeOptionsBuilder,
@@ -366,11 +366,22 @@ impl Engine {
     /// The same, of any node.
     #[track_caller]
     pub fn drain_other_node(&self, id: &str, drain: bool) {
+        let availability = if drain { NodeSpecAvailabilityEnum::DRAIN } else { NodeSpecAvailabilityEnum::ACTIVE };
+        self.update_node(id, |spec| spec.availability = Some(availability));
+    }
+
+    /// `docker node promote`.
+    #[track_caller]
+    pub fn promote(&self, id: &str) {
+        self.update_node(id, |spec| spec.role = Some(NodeSpecRoleEnum::MANAGER));
+    }
+
+    #[track_caller]
+    fn update_node(&self, id: &str, change: impl FnOnce(&mut NodeSpec)) {
         let node = self.wait("inspect a node", self.api().inspect_node(id));
         let version = node.version.and_then(|version| version.index).unwrap_or_default();
         let mut spec = node.spec.unwrap_or_default();
-        let availability = if drain { NodeSpecAvailabilityEnum::DRAIN } else { NodeSpecAvailabilityEnum::ACTIVE };
-        spec.availability = Some(availability);
+        change(&mut spec);
         let options = UpdateNodeOptionsBuilder::new().version(i64::try_from(version).unwrap_or_default()).build();
         self.wait("docker node update", self.api().update_node(id, spec, options));
     }
@@ -381,6 +392,11 @@ impl Engine {
         let nodes = self.wait("docker node ls", self.api().list_nodes(None));
         let state = |node: bollard::models::Node| node.status?.state.map(|state| state.to_string());
         nodes.into_iter().filter_map(state).collect()
+    }
+
+    /// Whether this Docker, as a manager, answers that.
+    pub fn try_nodes(&self) -> Result<usize, String> {
+        self.try_wait(self.api().list_nodes(None)).map(|nodes| nodes.len()).map_err(|err| err.to_string())
     }
 
     /// `docker network create -d overlay`.
