@@ -71,7 +71,7 @@ impl Follow {
     #[track_caller]
     fn until(&self, wanted: impl Fn(&Event) -> bool) -> (Event, Duration) {
         loop {
-            let (event, there) = self.lines.recv_timeout(LIMIT).expect("steer events goes on");
+            let (event, there) = self.lines.recv_timeout(pace::soon(LIMIT)).expect("steer events goes on");
             if wanted(&event) {
                 let late = Duration::from_micros(there.saturating_sub(event.time_us));
                 return (event, late);

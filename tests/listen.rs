@@ -178,9 +178,9 @@ fn a_listener_that_closes_and_opens_again_costs_nothing_over_xdp() {
 #[track_caller]
 fn closed_for_a_moment(spec: ContainerSpec, state: &str) {
     let Some(mut host) = Host::set(Attach::Tc) else { return };
-    let one = host.docker.run(spec);
+    let one = host.docker.run(spec.label("steer.hold", &format!("{}s", pace::lasting_secs(10))));
     host.agent.wait_state("one", state);
-    let http = Http::new(&host.world.client, (HOST, 9000)).within(LIMIT);
+    let http = Http::new(&host.world.client, (HOST, 9000)).within(pace::soon(LIMIT));
     wait_until("it answers", LIMIT, || http.get("/"));
     let held = |host: &Host| host.agent.counter("drop_hold");
     let mut slowest = Duration::ZERO;
