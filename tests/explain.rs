@@ -144,6 +144,16 @@ impl Stage {
         keys.iter().for_each(|key| flows.remove(key).expect("nobody writes"));
     }
 
+    /// Waits until no packet comes any more.
+    #[track_caller]
+    fn settle(&self) {
+        wait_until("the connections are still", Duration::from_secs(10), || {
+            let first = self.bytes();
+            std::thread::sleep(pace::lasting(Duration::from_millis(300)));
+            if self.bytes() == first { Ok(()) } else { Err("packets still come") }
+        });
+    }
+
     /// Every byte of the maps that packets write.
     fn bytes(&self) -> BTreeMap<&'static str, Vec<u8>> {
         let paths = Paths::of(self.agent.instance());
@@ -217,6 +227,7 @@ fn every_case_is_explained_and_nothing_changes(attach: Attach, hook: &str) {
     let (open, backend) = stage.connect(41_000);
     // Nobody but the kernel is there from now on.
     stage.agent.kill9();
+    stage.settle();
     let before = stage.bytes();
 
     let known = stage.explain(41_000, &frontend().to_string(), &["--ack"]);
@@ -268,11 +279,7 @@ fn every_case_is_explained_and_nothing_changes(attach: Attach, hook: &str) {
     for name in NAMES.into_iter().filter(|name| *name != backend) {
         stage.stop(name);
     }
-    wait_until("the connections have ended", Duration::from_secs(10), || {
-        let first = stage.bytes();
-        std::thread::sleep(Duration::from_millis(300));
-        if stage.bytes() == first { Ok(()) } else { Err("packets still come") }
-    });
+    stage.settle();
     let before = stage.bytes();
     let held = stage.syn(41_004);
     assert_eq!((held.outcome.as_str(), held.reason.as_str()), ("hold", "drop_hold"), "{held:#?}");

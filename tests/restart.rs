@@ -91,8 +91,11 @@ fn what_happened_while_no_agent_ran_is_found_by_the_next(attach: Attach) {
     for _ in 0..6 {
         assert_eq!(bystanders.backend(), "restarted", "{found}");
     }
-    let veths = stage.agent.links().iter().filter(|link| link.starts_with("veth-")).count();
-    assert_eq!(veths, 3, "one link per running container: {:?}", stage.agent.links());
+    wait_until("there is one link per running container", LIMIT, || {
+        let links = stage.agent.links();
+        let veths = links.iter().filter(|link| link.starts_with("veth-")).count();
+        if veths == 3 { Ok(()) } else { Err(format!("{links:?}")) }
+    });
     traffic.flows_on();
     traffic.finish_unharmed("no agent");
 }

@@ -78,7 +78,7 @@ impl Stage {
     /// Who answers, of enough requests for everybody's turn.
     #[track_caller]
     pub fn who(&self) -> Vec<String> {
-        self.split(24).into_keys().collect()
+        self.split(48).into_keys().collect()
     }
 
     /// Starts the agent and waits until it has taken in what Docker says.
