@@ -10,7 +10,8 @@ use steer_tests::agent::{Agent, Attach, Problem, Status};
 use steer_tests::docker::{ContainerSpec, Docker};
 use steer_tests::greeter::Greeter;
 use steer_tests::http::Http;
-use steer_tests::load::Load;
+use steer_tests::load::{self, Load};
+use steer_tests::pace;
 use steer_tests::skip::{self, Need};
 use steer_tests::world::HOST;
 use steer_tests::{World, wait_until};
@@ -49,8 +50,14 @@ impl Stage {
     }
 
     fn load(&self) -> Load {
-        Load::start(&self.world.client, (HOST, 9000), "--connections 4 --rate 100 --seconds 90")
+        clients(&self.world, 9000)
     }
+}
+
+/// Clients of a healthy service, for longer than a test takes.
+fn clients(world: &World, port: u16) -> Load {
+    let (rate, seconds, patient) = (pace::rate(100), pace::lasting_secs(90), load::patient());
+    Load::start(&world.client, (HOST, port), &format!("--connections 4 --rate {rate} --seconds {seconds} {patient}"))
 }
 
 /// Ends the load on the healthy service: nothing may have failed, nobody else may have answered.
@@ -388,7 +395,7 @@ fn an_agent_without_docker_waits_for_it_and_serves_what_needs_none(attach: Attac
     agent.wait_ready("static", 1);
     let http = Http::new(&world.client, (HOST, 9003));
     assert_eq!(http.backend(), "static");
-    let load = Load::start(&world.client, (HOST, 9003), "--connections 4 --rate 100 --seconds 90");
+    let load = clients(&world, 9003);
 
     let docker = Docker::start(&world);
     docker.import_greeter();

@@ -7,6 +7,7 @@ use steer_tests::World;
 use steer_tests::agent::{Agent, Attach};
 use steer_tests::docker::Docker;
 use steer_tests::http::Http;
+use steer_tests::pace;
 use steer_tests::skip::{self, Need};
 use steer_tests::world::HOST;
 
@@ -19,7 +20,7 @@ services:
       steer.port: "80:5000"
     healthcheck:
       test: ["CMD", "/greeter", "health", "--port", "5000"]
-      interval: 1s
+      interval: INTERVAL
 "#;
 
 /// Runs Compose on the private Docker; panics with its output if it fails.
@@ -41,7 +42,8 @@ fn a_compose_service_is_steered_to_scaled_and_drained() {
     let docker = Docker::start(&world);
     docker.import_greeter();
     std::fs::create_dir_all(world.dir().join("shop")).expect("a directory for the project");
-    world.file("shop/docker-compose.yml", COMPOSE_FILE);
+    let interval = format!("{}s", pace::lasting_secs(1));
+    world.file("shop/docker-compose.yml", &COMPOSE_FILE.replace("INTERVAL", &interval));
     let mut agent = Agent::start(&world, &docker, Attach::Tc);
     let http = Http::new(&world.client, SocketAddr::from((HOST, 80)));
 

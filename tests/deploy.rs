@@ -18,16 +18,21 @@ use steer_tests::{World, pace, wait_until};
 const SERVICE: &str = "greeter";
 const REPLICAS: usize = 6;
 /// A run of `ab`, as the users of a balancer test it: one client address, so client ports are used again and again.
-const KEEP_ALIVE: &str = "-c 40 -n 20000 -l -k";
-const CLOSE: &str = "-c 40 -n 20000 -l";
+const KEEP_ALIVE: &str = "-c 40 -l -k";
+const CLOSE: &str = "-c 40 -l";
+
+/// How many requests a run has.
+fn requests() -> u32 {
+    pace::count(20_000)
+}
 
 fn replica(name: &str, version: &str, leave: Leave) -> ContainerSpec {
-    ContainerSpec::greeter(name)
+    let spec = ContainerSpec::greeter(name)
         .version(version)
         .label("steer.port", "9000:5000")
         .label("steer.service", SERVICE)
-        .args(leave.arguments())
-        .healthcheck()
+        .healthcheck();
+    leave.fit(spec)
 }
 
 /// Runs of `ab`, one after the other, until it is told to stop.
@@ -39,11 +44,12 @@ struct Traffic {
 impl Traffic {
     fn start(world: &World, words: &'static str) -> Self {
         let (client, stop) = (world.client.clone(), Arc::new(AtomicBool::new(false)));
+        let words = format!("{words} -n {}", requests());
         let stopped = stop.clone();
         let runs = move || {
             let mut reports = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
-                let report = Ab::start(&client, SocketAddr::from((HOST, 9000)), words).finish();
+                let report = Ab::start(&client, SocketAddr::from((HOST, 9000)), &words).finish();
                 let harmed = is_harmed(&report);
                 reports.push(report);
                 if harmed {
@@ -76,7 +82,7 @@ impl Traffic {
 fn is_harmed(report: &AbReport) -> bool {
     let AbReport { complete, failed, non_2xx, longest_ms, .. } = report;
     let is_slow = Duration::from_millis(*longest_ms) >= pace::soon(Duration::from_secs(1));
-    *complete != 20_000 || *failed > 0 || *non_2xx > 0 || is_slow
+    *complete != u64::from(requests()) || *failed > 0 || *non_2xx > 0 || is_slow
 }
 
 /// How a replica leaves.
@@ -89,12 +95,15 @@ enum Leave {
 }
 
 impl Leave {
-    /// Of the greeter. Docker tells of a stop signal after it was delivered: who listens for half a second more still answers
-    /// the connections that come until steer has heard of it.
-    fn arguments(self) -> &'static [&'static str] {
+    /// A greeter that leaves so. Docker tells of a stop signal after it was delivered: who listens for half a second more still
+    /// answers the connections that come until steer has heard of it.
+    fn fit(self, spec: ContainerSpec) -> ContainerSpec {
         match self {
-            Self::Drained => &[],
-            Self::Stopped => &["--close-after", "0.5"],
+            Self::Drained => spec,
+            Self::Stopped => {
+                let moment = pace::lasting(Duration::from_millis(500));
+                spec.args(&["--close-after", &moment.as_secs_f64().to_string()])
+            }
         }
     }
 
@@ -102,7 +111,8 @@ impl Leave {
     fn go(self, agent: &Agent, container: &Container) {
         if let Self::Drained = self {
             // With keep-alive the last connection ends with the run of ab that it began in.
-            agent.steer_ok(&["drain", &container.name, "--wait", "--timeout", "30s"]);
+            let limit = format!("{}s", pace::soon_secs(30));
+            agent.steer_ok(&["drain", &container.name, "--wait", "--timeout", &limit]);
         }
         container.stop(None);
     }
@@ -204,8 +214,9 @@ fn single_replica(attach: Attach) {
     let spec = |name: &str, service: &str, port: &str, hold: &str| {
         ContainerSpec::greeter(name).label("steer.port", port).label("steer.service", service).label("steer.hold", hold)
     };
-    let one = docker.run(spec("one", "single", "9000:5000", "20s"));
-    let brief = docker.run(spec("brief", "brief", "9001:5000", "2s"));
+    let [long, short] = [20, 2].map(|seconds| format!("{}s", pace::lasting_secs(seconds)));
+    let one = docker.run(spec("one", "single", "9000:5000", &long));
+    let brief = docker.run(spec("brief", "brief", "9001:5000", &short));
     let none = docker.run(spec("none", "none", "9002:5000", "0"));
     ["single", "brief", "none"].into_iter().for_each(|service| drop(agent.wait_ready(service, 1)));
     let frontends = |agent: &Agent| agent.status().service("single").map(|service| service.frontends.clone());
@@ -223,10 +234,11 @@ fn single_replica(attach: Attach) {
     assert!(agent.steer_ok(&["services"]).contains("0/0"));
 
     // A connection of this moment waits, over the agent's restart too.
-    let waiting = Http::new(&world.client, SocketAddr::from((HOST, 9000))).within(Duration::from_secs(15));
+    let limit = pace::soon(Duration::from_secs(15));
+    let waiting = Http::new(&world.client, SocketAddr::from((HOST, 9000))).within(limit);
     let waiting = std::thread::spawn(move || waiting.get("/"));
     agent.restart();
-    docker.run(spec("two", "single", "9000:5000", "20s"));
+    docker.run(spec("two", "single", "9000:5000", &long));
     agent.wait_ready("single", 1);
     let answer = waiting.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     assert_eq!(answer.map(|reply| reply.backend).map_err(|failure| failure.to_string()), Ok("two".to_owned()));
@@ -258,10 +270,13 @@ fn who_ignores_its_stop_signal_is_put_back() {
     let spec = ContainerSpec::greeter("deaf").label("steer.port", "9000:5000").label("steer.service", SERVICE);
     let deaf = docker.run(spec.label("steer.drain", "1s").args(&["--on-term", "ignore"]));
     agent.wait_ready(SERVICE, 1);
-    deaf.kill("TERM");
     let begin = Instant::now();
+    deaf.kill("TERM");
     agent.wait_for("it drains", |status| status.service(SERVICE).is_some_and(|service| service.count("ready") == 0));
-    let status = agent.wait_ready(SERVICE, 1);
+    agent.wait_ready(SERVICE, 1);
     assert!(begin.elapsed() >= Duration::from_secs(9), "{:?}", begin.elapsed());
-    assert_eq!(status.backend("deaf").map(|backend| backend.cause.as_str()), Some("survived: TERM"), "{status}");
+    // The cause is written after the state.
+    agent.wait_for("it is told why", |status| {
+        status.backend("deaf").is_some_and(|deaf| deaf.state == "ready" && deaf.cause == "survived: TERM")
+    });
 }

@@ -177,7 +177,7 @@ fn systemd_is_told_when_docker_has_told_what_runs() {
     }
     let world = World::new();
     let systemd = UnixDatagram::bind(world.dir().join("notify.sock")).expect("one's own directory can be written");
-    systemd.set_read_timeout(Some(LIMIT)).expect("a limit can be set");
+    systemd.set_read_timeout(Some(pace::soon(LIMIT))).expect("a limit can be set");
     let docker = Docker::start(&world);
     docker.import_greeter();
     let proxy = Proxy::start(&world, &docker);
@@ -197,7 +197,7 @@ fn systemd_is_told_when_docker_has_told_what_runs() {
     let begin = Instant::now();
     let _agent = Agent::start_with(&world, Some(&proxy.host_url()), Attach::Tc, &[]);
     let text = told(&systemd, "READY=1");
-    assert!(begin.elapsed() < Duration::from_secs(9), "{:?}: {text}", begin.elapsed());
+    assert!(begin.elapsed() < pace::soon(Duration::from_secs(9)), "{:?}: {text}", begin.elapsed());
     let last = text.lines().rfind(|line| !line.is_empty());
     assert_eq!(last, Some("STATUS=steering: services 1, backends 1"), "{text}");
 }

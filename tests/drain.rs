@@ -11,12 +11,13 @@ use steer_tests::agent::Attach;
 use steer_tests::clients::{CLIENTS, Clients, Fared, Host, KEEPERS, cut};
 use steer_tests::docker::{Container, ContainerSpec};
 use steer_tests::http::Http;
+use steer_tests::pace;
 use steer_tests::report::Report;
 use steer_tests::wait_until;
 
 const SERVICE: &str = "web";
 const LIMIT: Duration = Duration::from_secs(30);
-/// How long a replica is paused.
+/// How long a replica is paused: longer than a request takes that has not stalled.
 const PAUSE: Duration = Duration::from_millis(1_500);
 
 /// What decides about readiness.
@@ -41,8 +42,8 @@ impl App {
     fn spec(self, spec: ContainerSpec) -> ContainerSpec {
         match self {
             Self::Closes => spec.args(&["--on-term", "abandon"]),
-            Self::Serves => spec.args(&["--on-term", "serve", "--grace", "1"]),
-            Self::Ignores => spec.args(&["--on-term", "ignore"]).stop_timeout(1),
+            Self::Serves => spec.args(&["--on-term", "serve", "--grace", &pace::lasting_secs(1).to_string()]),
+            Self::Ignores => spec.args(&["--on-term", "ignore"]).stop_timeout(pace::lasting_secs(1).into()),
         }
     }
 }
@@ -157,7 +158,7 @@ fn act(host: &mut Host, clients: &Clients, act: Act, victim: &mut Container) {
             victim.wait_exit(LIMIT);
         }
         Act::OutOfMemory => {
-            inside(victim).within(LIMIT).get("/oom").expect_err("nobody answers this");
+            inside(victim).within(pace::soon(LIMIT)).get("/oom").expect_err("nobody answers this");
             victim.wait_exit(LIMIT);
         }
         Act::Restart => {
@@ -169,9 +170,11 @@ fn act(host: &mut Host, clients: &Clients, act: Act, victim: &mut Container) {
             host.agent.wait_ready(SERVICE, 3);
             let paused = Instant::now();
             clients.flow_on();
-            wait_until("it has been paused for long enough", LIMIT, || match paused.elapsed() >= PAUSE {
-                true => Ok(()),
-                false => Err("not yet"),
+            wait_until("it has been paused for long enough", LIMIT, || {
+                match paused.elapsed() >= pace::lasting(PAUSE) {
+                    true => Ok(()),
+                    false => Err("not yet"),
+                }
             });
             victim.unpause();
             host.agent.wait_ready(SERVICE, 4);
@@ -189,7 +192,7 @@ fn row(host: &mut Host, ready: Ready, (what, app): (Act, App)) -> (String, Vec<S
     }
     let (fared, victim) = if what == Act::ScaleUp {
         let clients = Clients::start_with_local(&host.world, 9000);
-        let victim = host.docker.run(spec.args(&["--listen-after", "2"]));
+        let victim = host.docker.run(spec.args(&["--listen-after", &pace::lasting_secs(2).to_string()]));
         host.agent.wait_ready(SERVICE, 4);
         clients.flow_on();
         (clients.finish(), victim)

@@ -38,8 +38,9 @@ fn upgrades(attach: Attach) {
     host.agent.wait_ready("slow", 1);
     let lives: Vec<_> = (0..9).map(|_| LongLived::start(&host.world.client, ECHO)).collect();
     let connect = |to| {
-        let stream = host.world.client.connect(to, None, LIMIT).expect("somebody listens");
-        stream.set_read_timeout(Some(LIMIT)).expect("a socket has a time limit");
+        let limit = pace::soon(LIMIT);
+        let stream = host.world.client.connect(to, None, limit).expect("somebody listens");
+        stream.set_read_timeout(Some(limit)).expect("a socket has a time limit");
         stream
     };
     let [waits, says_nothing] = [9003, 9003].map(|port| connect((HOST, port).into()));

@@ -1,8 +1,7 @@
 //! Ready is who listens, at that very instant: no healthcheck, no probe.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use steer_tests::agent::Attach;
 use steer_tests::clients::{Clients, Fared, Host, cut};
@@ -45,34 +44,23 @@ fn slow(attach: Attach) {
     host.docker.run_all(["one", "two"].map(replica));
     host.agent.wait_ready(SERVICE, 2);
     let clients = Clients::start(&host.world, 9000);
-    let over = AtomicBool::new(false);
-    let http = Http::new(&host.world.client, (HOST, 9000));
-    let (heard, first, late) = std::thread::scope(|scope| {
-        // Asks without a pause, and notes who answered for the first time when.
-        let asking = scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
-                if http.backend() == "slow" {
-                    return Some(Instant::now());
-                }
-            }
-            None
-        });
-        let container = host.docker.run(listening("slow").args(&["--listen-after", "1.5"]));
-        let direct = Http::new(&host.world.host, container.address());
-        wait_until("it listens", LIMIT, || direct.get("/healthz"));
-        let heard = Instant::now();
-        wait_until("it is asked", LIMIT, || if asking.is_finished() { Ok(()) } else { Err("nobody does") });
-        over.store(true, Ordering::Relaxed);
-        let first = asking.join().expect("everybody is answered").expect("it answered");
-        (heard, first, host.agent.backend("slow"))
-    });
-    let after = first.saturating_duration_since(heard);
+    let delay = pace::lasting(Duration::from_millis(1_500)).as_secs_f64().to_string();
+    let container = host.docker.run(listening("slow").args(&["--listen-after", &delay]));
+    let direct = Http::new(&host.world.host, container.address());
+    wait_until("it listens", LIMIT, || direct.get("/healthz"));
+    let heard = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_secs_f64();
+    host.agent.wait_for("it is asked", |status| status.backend("slow").is_some_and(|slow| slow.steered_total > 0));
+    let late = host.agent.backend("slow");
+    host.agent.wait_ready(SERVICE, 3);
+    clients.flow_on();
+    let fared = clients.finish();
+    // Somebody asks at every moment: of one client alone it would be chance when it is the slow one's turn.
+    let first = fared.close.first_answers.get("slow").unwrap_or_else(|| panic!("it has answered nobody: {fared:#?}"));
+    let after = Duration::from_secs_f64((fared.close.began + first - heard).max(0.0));
     eprintln!("{}: asked {} ms after it was seen to listen", attach.word(), after.as_millis());
     assert!(after < pace::soon(Duration::from_millis(100)), "{after:?}");
     assert_eq!(late.resteered_total, 0, "somebody was sent there before it listened: {late:?}");
-    host.agent.wait_ready(SERVICE, 3);
-    clients.flow_on();
-    is_unharmed(attach.word(), &clients.finish());
+    is_unharmed(attach.word(), &fared);
 }
 
 #[test]
@@ -150,11 +138,12 @@ fn reopened(attach: Attach) {
         });
         let closed = host.agent.backend("one").steered_total;
         clients.flow_on();
-        let still = host
-            .agent
-            .wait_for("the agent has heard", |status| status.backend("one").is_some_and(|one| one.state == "unready"));
+        // The cause is written after the state.
+        let still = host.agent.wait_for("the agent has heard, and told why", |status| {
+            let one = status.backend("one");
+            one.is_some_and(|one| one.state == "unready" && one.cause == "listen: not listening")
+        });
         let one = still.backend("one").expect("it was just seen");
-        assert_eq!(one.cause, "listen: not listening", "{still}");
         assert_eq!(one.steered_total, closed, "round {round}: somebody was sent there: {still}");
         replicas[0].kill("USR2");
         host.agent.wait_ready(SERVICE, 3);
@@ -178,9 +167,9 @@ fn a_listener_that_closes_and_opens_again_costs_nothing_over_xdp() {
 #[track_caller]
 fn closed_for_a_moment(spec: ContainerSpec, state: &str) {
     let Some(mut host) = Host::set(Attach::Tc) else { return };
-    let one = host.docker.run(spec);
+    let one = host.docker.run(spec.label("steer.hold", &format!("{}s", pace::lasting_secs(10))));
     host.agent.wait_state("one", state);
-    let http = Http::new(&host.world.client, (HOST, 9000)).within(LIMIT);
+    let http = Http::new(&host.world.client, (HOST, 9000)).within(pace::soon(LIMIT));
     wait_until("it answers", LIMIT, || http.get("/"));
     let held = |host: &Host| host.agent.counter("drop_hold");
     let mut slowest = Duration::ZERO;

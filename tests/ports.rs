@@ -9,7 +9,7 @@ use steer_tests::agent::{Agent, Attach};
 use steer_tests::clients::Host;
 use steer_tests::docker::{Container, ContainerSpec, Docker};
 use steer_tests::http::{Failure, Http};
-use steer_tests::load::Load;
+use steer_tests::load::{self, Load};
 use steer_tests::netns::Ns;
 use steer_tests::pace;
 use steer_tests::skip::{self, Need};
@@ -78,8 +78,8 @@ fn reused_ports(attach: Attach) {
     eprintln!("{}: 500 aborted connections from one port, slowest {slowest:?}", attach.word());
     assert!(slowest < stall(), "one port, aborted: {slowest:?}\n{}", agent.status());
 
-    let words = "--connections 10 --requests 10000 --source-ports 22000-22019";
-    let report = Load::start(&world.client, WEB, words).finish();
+    let words = format!("--connections 10 --requests 10000 --source-ports 22000-22019 {}", load::patient());
+    let report = Load::start(&world.client, WEB, &words).finish();
     eprintln!(
         "{}: {} connections at once over 20 ports, {:.0}/s, slowest {} ms",
         attach.word(),
@@ -121,7 +121,7 @@ fn no_flow_is_left(agent: &Agent, service: &str) {
 #[track_caller]
 fn calls(agent: &Agent, from: &str, ns: &Ns, target: SocketAddr, service: &str, expected: &[&str]) {
     let what = format!("{from} calls {target}");
-    let http = Http::new(ns, target).within(Duration::from_secs(3));
+    let http = Http::new(ns, target).within(pace::soon(Duration::from_secs(3)));
     let mut answered = BTreeSet::new();
     for n in 0..12 {
         let reply = http.get("/").unwrap_or_else(|failure| panic!("{what}, {n}: {failure}\n{}", agent.status()));

@@ -72,8 +72,9 @@ fn waits(attach: Attach) {
     let Some(mut host) = Host::set(attach) else { return };
     let one = host.docker.run(replica("one"));
     host.agent.wait_ready(SERVICE, 1);
-    let mut stream = host.world.client.connect(ECHO.into(), None, LIMIT).expect("somebody listens");
-    stream.set_read_timeout(Some(LIMIT)).expect("a socket has a time limit");
+    let limit = pace::soon(LIMIT);
+    let mut stream = host.world.client.connect(ECHO.into(), None, limit).expect("somebody listens");
+    stream.set_read_timeout(Some(limit)).expect("a socket has a time limit");
     let mut name = [0; 4];
     for loss in 1..=5 {
         // Its kernel takes the question in, and the greeter answers when it is no longer paused.
@@ -108,7 +109,9 @@ fn foreign(attach: Attach) {
     docker.import_greeter();
     docker.run(replica("one").publish(9000, 5000).publish(9001, 5001));
     let limit = Duration::from_secs(10);
-    wait_until("somebody listens behind Docker's mapping", limit, || world.client.connect(ECHO.into(), None, limit));
+    wait_until("somebody listens behind Docker's mapping", limit, || {
+        world.client.connect(ECHO.into(), None, pace::soon(limit))
+    });
     let lives: Vec<_> = (0..4).map(|_| LongLived::start(&world.client, ECHO)).collect();
     let mut agent = Agent::start(&world, &docker, attach);
     agent.wait_ready(SERVICE, 1);

@@ -96,7 +96,8 @@ fn all_refuse(attach: Attach) {
     for left in [2, 1] {
         host.agent.wait_ready(SERVICE, left);
         let begin = Instant::now();
-        let answer = Http::new(&host.world.client, (HOST, 9000)).within(Duration::from_secs(20)).get("/");
+        let limit = pace::soon(Duration::from_secs(20));
+        let answer = Http::new(&host.world.client, (HOST, 9000)).within(limit).get("/");
         let took = begin.elapsed();
         eprintln!("{} {left} backends, all refuse: {answer:?} after {took:?}", attach.word());
         assert_eq!(answer, Err(Failure::Refused), "{left} backends");

@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 use steer_tests::agent::{Attach, Status};
 use steer_tests::docker::{Container, ContainerSpec, Health, Proxy};
 use steer_tests::http::Http;
+use steer_tests::pace;
 use steer_tests::stage::{Stage, Traffic, replica};
 use steer_tests::wait_until;
 use steer_tests::world::HOST;
@@ -90,8 +91,11 @@ fn what_happened_while_no_agent_ran_is_found_by_the_next(attach: Attach) {
     for _ in 0..6 {
         assert_eq!(bystanders.backend(), "restarted", "{found}");
     }
-    let veths = stage.agent.links().iter().filter(|link| link.starts_with("veth-")).count();
-    assert_eq!(veths, 3, "one link per running container: {:?}", stage.agent.links());
+    wait_until("there is one link per running container", LIMIT, || {
+        let links = stage.agent.links();
+        let veths = links.iter().filter(|link| link.starts_with("veth-")).count();
+        if veths == 3 { Ok(()) } else { Err(format!("{links:?}")) }
+    });
     traffic.flows_on();
     traffic.finish_unharmed("no agent");
 }
@@ -134,7 +138,7 @@ fn an_upgrade_replaces_the_programs_and_loses_nothing(attach: Attach) {
 
 fn dockerd_restarts_and_nothing_is_lost(attach: Attach) {
     // So seldom that a health which starts over at `starting`, as it does with some versions of Docker, stays there for long.
-    let health = Health { interval: Duration::from_secs(4), ..Health::default() };
+    let health = Health { interval: pace::lasting(Duration::from_secs(4)), ..Health::default() };
     let specs = ["one", "two"].map(|name| replica(name).health(health));
     let Some(mut stage) = Stage::set_with(attach, &["--live-restore"], specs.into_iter()) else { return };
     let dies = stage.docker.run(bystander("dies"));

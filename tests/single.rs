@@ -16,7 +16,8 @@ const SLACK: Duration = Duration::from_millis(100);
 
 fn replica(name: &str, port: u16) -> ContainerSpec {
     let spec = ContainerSpec::greeter(name).label("steer.port", &format!("{port}:5000"));
-    spec.label("steer.service", name).label("steer.hold", "10s")
+    // Longer than any gap.
+    spec.label("steer.service", name).label("steer.hold", &format!("{}s", pace::lasting_secs(10)))
 }
 
 /// Stops it and starts it again; the time from the first word until it answers on its own address, or until Docker finds it healthy
@@ -36,14 +37,15 @@ fn gap(host: &Host, one: &mut Container, has_health: bool) -> Duration {
 
 fn stopped_and_started(attach: Attach, has_health: bool) {
     let Some(mut host) = Host::set(attach) else { return };
+    let (grace, delay) = (pace::lasting_secs(1).to_string(), pace::lasting_secs(2).to_string());
     let apps: [(&str, &[&str]); 4] = [
         ("closes", &["--on-term", "abandon"]),
-        ("serves", &["--on-term", "serve", "--grace", "1"]),
+        ("serves", &["--on-term", "serve", "--grace", &grace]),
         ("ignores", &["--on-term", "ignore"]),
-        ("slow", &["--on-term", "abandon", "--listen-after", "2"]),
+        ("slow", &["--on-term", "abandon", "--listen-after", &delay]),
     ];
     for (port, (name, args)) in (9000..).zip(apps) {
-        let spec = replica(name, port).args(args).stop_timeout(2);
+        let spec = replica(name, port).args(args).stop_timeout(pace::lasting_secs(2).into());
         let mut one = host.docker.run(if has_health { spec.healthcheck() } else { spec });
         host.agent.wait_ready(name, 1);
         let clients = Clients::start(&host.world, port);
@@ -96,7 +98,7 @@ fn who_waits_gets_through_at_once() {
     host.agent.wait_for("it is gone", |status| status.service("one").is_some_and(|one| one.backends.is_empty()));
     let held = |host: &Host| host.agent.counter("drop_hold");
     let before = held(&host);
-    let http = Http::new(&host.world.client, SocketAddr::from(([10, 203, 0, 1], 9000))).within(LIMIT);
+    let http = Http::new(&host.world.client, SocketAddr::from(([10, 203, 0, 1], 9000))).within(pace::soon(LIMIT));
     let waiting = std::thread::spawn(move || http.get("/").map(|_| Instant::now()));
     // After its second retransmission it would try again in four seconds.
     wait_until("it has tried three times", LIMIT, || match held(&host) - before {

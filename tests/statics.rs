@@ -8,9 +8,10 @@ use nix::sys::signal::Signal;
 use steer_tests::agent::{Agent, Attach, Problem};
 use steer_tests::greeter::Greeter;
 use steer_tests::http::Http;
-use steer_tests::load::Load;
+use steer_tests::load::{self, Load};
 use steer_tests::long_lived::LongLived;
 use steer_tests::netns::Ns;
+use steer_tests::pace;
 use steer_tests::skip::{self, Need};
 use steer_tests::world::HOST;
 use steer_tests::{World, wait_until};
@@ -31,6 +32,13 @@ fn configuration(world: &World, namespaces: &[&Ns]) -> String {
 
 fn start(world: &World, attach: Attach, config: &str) -> Agent {
     Agent::start_with(world, None, attach, &["--no-docker", "--config", config])
+}
+
+/// Clients, for longer than a test takes.
+fn clients(world: &World) -> Load {
+    let (rate, seconds, patient) = (pace::rate(200), pace::lasting_secs(60), load::patient());
+    let words = format!("--connections 4 --rate {rate} --seconds {seconds} {patient}");
+    Load::start(&world.client, (HOST, 9000), &words)
 }
 
 fn split(http: &Http, requests: u32) -> BTreeMap<String, u32> {
@@ -68,7 +76,8 @@ fn namespaces_serve_when_they_listen(attach: Attach) {
     agent.wait_state("a", "ready");
     assert_eq!(split(&http, 8), counts([("a", 8)]));
     // It takes its time, and gets nothing meanwhile.
-    let late = Greeter::launch(b, "b", &["--listen-after", "0.5"]);
+    let delay = pace::lasting(Duration::from_millis(500)).as_secs_f64().to_string();
+    let late = Greeter::launch(b, "b", &["--listen-after", &delay]);
     assert_eq!(split(&http, 8), counts([("a", 8)]));
     agent.wait_ready("web", 2);
     assert_eq!(split(&http, 40), counts([("a", 10), ("b", 30)]));
@@ -78,7 +87,7 @@ fn namespaces_serve_when_they_listen(attach: Attach) {
     assert_eq!(split(&http, 20), counts([("a", 10), ("b", 10)]));
     agent.steer_ok(&["drain", "a"]);
     assert_eq!(split(&http, 8), counts([("b", 8)]));
-    let load = Load::start(&world.client, (HOST, 9000), "--connections 4 --rate 200 --seconds 60");
+    let load = clients(&world);
     let long = LongLived::start(&world.client, (HOST, 9001));
     assert_eq!(long.backend, "b");
     agent.kill9();
@@ -116,8 +125,9 @@ fn a_namespace_that_is_deleted_is_gone_and_comes_back_when_made_again(attach: At
     let links = agent.links();
 
     // As an operator does it: no new connections, the open ones end, then it goes.
-    agent.steer_ok(&["drain", "--wait", "--timeout", "10s", "b"]);
-    let load = Load::start(&world.client, (HOST, 9000), "--connections 4 --rate 200 --seconds 60");
+    let limit = format!("{}s", pace::soon_secs(10));
+    agent.steer_ok(&["drain", "--wait", "--timeout", &limit, "b"]);
+    let load = clients(&world);
     let [_a_stays, b_goes] = greeters;
     assert!(b_goes.terminate().success());
     world.remove_backend(b);

@@ -23,12 +23,19 @@ const ECHO: (std::net::Ipv4Addr, u16) = (HOST, 9001);
 const LIMIT: Duration = Duration::from_secs(30);
 
 fn replica(name: &str) -> ContainerSpec {
-    ContainerSpec::greeter(name).label("steer.port", "9000:5000,9001:5001").label("steer.service", SERVICE)
+    let spec = ContainerSpec::greeter(name).label("steer.port", "9000:5000,9001:5001").label("steer.service", SERVICE);
+    // As without the label, on a real machine: whoever still serves then is put back.
+    spec.label("steer.drain", &format!("{}s", pace::lasting_secs(30)))
+}
+
+/// Seconds for which a stubborn one serves on.
+fn grace() -> u32 {
+    pace::lasting_secs(60)
 }
 
 /// One that serves on after its stop signal: only the kernel's edge keeps new connections away.
 fn stubborn(name: &str) -> ContainerSpec {
-    replica(name).args(&["--on-term", "serve", "--grace", "60"])
+    replica(name).args(&["--on-term", "serve", "--grace", &grace().to_string()])
 }
 
 /// A victim that serves through its grace and two others, and long connections, of which so many are the victim's.
@@ -108,7 +115,7 @@ fn hung(attach: Attach) {
     clients.flow_on();
     std::thread::scope(|scope| {
         // As long as the container's own patience: Docker waits for its end.
-        let stopping = scope.spawn(|| victim.stop(Some(60)));
+        let stopping = scope.spawn(|| victim.stop(Some(grace() as i32)));
         let told = wait_until("the kernel has drained it", LIMIT, || match host.agent.backend("victim") {
             now if now.state == "draining" => Ok(now),
             now => Err(format!("{now:?}")),
@@ -157,7 +164,10 @@ fn while_the_agent_hangs_the_kernel_steers_and_drains_over_xdp() {
 #[test]
 fn only_its_own_stop_signal_and_kill_drain_a_container() {
     let Some(mut host) = Host::set(Attach::Tc) else { return };
-    let nginx = host.docker.run(replica("nginx").stop_signal("SIGQUIT").args(&["--on-term", "ignore"]));
+    // For so long it has to drain.
+    let grace = pace::lasting_secs(8).to_string();
+    let ignores = ["--on-term", "ignore", "--grace", &grace];
+    let nginx = host.docker.run(replica("nginx").stop_signal("SIGQUIT").args(&ignores));
     let deaf = host.docker.run(replica("deaf").args(&["--on-term", "ignore"]));
     host.docker.run(replica("one"));
     host.agent.wait_ready(SERVICE, 3);
@@ -355,7 +365,8 @@ fn every_stop_is_seen_by_the_kernel_first() {
 #[test]
 fn without_the_kernels_tracepoints_dockers_event_takes_a_backend_out() {
     let Some(mut host) = Host::set(Attach::Tc) else { return };
-    let serving = |name: &str| replica(name).args(&["--on-term", "serve", "--grace", "1"]);
+    let grace = pace::lasting_secs(1).to_string();
+    let serving = |name: &str| replica(name).args(&["--on-term", "serve", "--grace", &grace]);
     let replicas = host.docker.run_all(["one", "two"].map(serving));
     host.agent.wait_ready(SERVICE, 2);
     let links = host.agent.pins().join(format!("v{ABI}/links"));
@@ -380,7 +391,7 @@ fn without_the_kernels_tracepoints_dockers_event_takes_a_backend_out() {
 /// Writes until that fails by a reset, and tells how long it took. Where the backend's own end came through, the answer to that
 /// was reset already.
 fn reset_after(mut stream: &TcpStream) -> Result<Duration, String> {
-    let (begin, limit) = (Instant::now(), Duration::from_secs(3));
+    let (begin, limit) = (Instant::now(), pace::soon(Duration::from_secs(3)));
     // What nobody takes fills its buffer.
     stream.set_write_timeout(Some(limit)).expect("a socket has a time limit");
     while begin.elapsed() < limit {
@@ -413,7 +424,7 @@ fn dead(attach: Attach, silent: bool, with_agent: bool) {
     host.docker.run(replica("two"));
     host.agent.wait_ready(SERVICE, 2);
     host.agent.steer_ok(&["drain", "two"]);
-    let idle = host.world.client.connect(ECHO.into(), None, LIMIT).expect("somebody listens");
+    let idle = host.world.client.connect(ECHO.into(), None, pace::soon(LIMIT)).expect("somebody listens");
     (&idle).write_all(b"?").expect("it is open");
     let mut name = [0; 4];
     (&idle).read_exact(&mut name).expect("the greeter tells its name");

@@ -12,12 +12,15 @@ use steer_tests::greeter::Greeter;
 use steer_tests::http::{Failure, Http};
 use steer_tests::long_lived::LongLived;
 use steer_tests::netns::Ns;
+use steer_tests::pace;
 use steer_tests::packet::{Capture, Packet, conversation};
 use steer_tests::skip::{self, Need};
 use steer_tests::world::{HOST, OTHER};
 use steer_tests::{World, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(30);
+/// For one answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 const NEEDS: [Need; 3] = [Need::Root, Need::Docker, Need::Steer];
 
 fn replica(name: &str) -> ContainerSpec {
@@ -64,8 +67,10 @@ fn what_was_open_before_lives_through_attach_and_detach(attach: Attach) {
     let steered = LongLived::start(&world.client, echo);
     assert_eq!(Http::new(&world.client, web).backend(), "published");
     assert_eq!(Http::new(&world.client, (HOST, 5000)).backend(), "sshd");
-    let status = agent.status();
-    assert_eq!(status.backend("published").map(|one| (one.live_flows, one.steered_total)), Some((1, 2)), "{status}");
+    // The request's connection may just be closing.
+    agent.wait_for("two were steered, and one is open", |status| {
+        status.backend("published").is_some_and(|one| (one.live_flows, one.steered_total) == (1, 2))
+    });
 
     // Leaving: the steered one is waited for, new ones are Docker's again.
     let mut detach = agent.command(&["detach"]);
@@ -131,7 +136,7 @@ fn echo_datagrams(ns: &Ns, at: SocketAddr) -> std::thread::JoinHandle<usize> {
 #[track_caller]
 fn datagram(ns: &Ns, local_port: u16, to: SocketAddr, text: &[u8]) {
     let socket = ns.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, local_port))).expect("a port for UDP is free");
-    socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout can be set");
+    socket.set_read_timeout(Some(pace::soon(ANSWER_LIMIT))).expect("a timeout can be set");
     socket.send_to(text, to).unwrap_or_else(|err| panic!("send to {to}: {err}"));
     let mut buffer = [0; 2048];
     let (length, from) = socket.recv_from(&mut buffer).unwrap_or_else(|err| panic!("no datagram from {to}: {err}"));
@@ -144,7 +149,7 @@ fn converse(world: &World) -> [Vec<Packet>; 6] {
     let beyond = SocketAddr::from((OTHER, 9000));
     assert_eq!(Http::new(&world.client, beyond).from_port(22_000).backend(), "beyond");
     // With much to say in both directions.
-    let limit = Duration::from_secs(5);
+    let limit = pace::soon(ANSWER_LIMIT);
     let mut stream = world.client.connect((OTHER, 9001).into(), Some(22_001), limit).expect("the echo is there");
     stream.set_read_timeout(Some(limit)).expect("a timeout can be set");
     for length in [1, 500, 1448] {
@@ -157,14 +162,16 @@ fn converse(world: &World) -> [Vec<Packet>; 6] {
     assert_eq!(Http::new(&world.client, (OTHER, 9002)).from_port(22_002).get("/"), Err(Failure::Refused));
     datagram(&world.client, 22_003, (OTHER, 9000).into(), b"transit");
     datagram(&world.client, 22_004, (HOST, 9000).into(), b"host");
-    world.client.output("ping", &format!("-c 2 -i 0.01 -W 2 {HOST}"));
-    world.client.output("ping", &format!("-c 2 -i 0.01 -W 2 {OTHER}"));
+    for address in [HOST, OTHER] {
+        let limit = pace::soon_secs(2);
+        world.client.output("ping", &format!("-c 2 -i 0.01 -W {limit} {address}"));
+    }
     // The host's own way to the machine behind it.
     assert_eq!(Http::new(&world.host, beyond).backend(), "beyond");
     // The last packet of the echo's end is on its way when the socket is closed: all of it, then no more.
     let ended = |packets: &[Packet]| packets.iter().filter(|packet| packet.flags.starts_with('F')).count() >= 4;
     let mut seen = Vec::new();
-    wait_until("both connections end", limit, || {
+    wait_until("both connections end", ANSWER_LIMIT, || {
         let still = world.other().output("ss", "-Htan dport = :22001");
         if still.trim().is_empty() { Ok(()) } else { Err(still) }
     });
@@ -238,8 +245,8 @@ fn an_address_of_the_host_is_a_frontend_for_as_long_as_the_host_has_it(attach: A
     let mut agent = Agent::start(&world, &docker, attach);
     docker.run(replica("one"));
     agent.wait_ready("greeter", 1);
-    let [old, new] =
-        [HOST, NEW].map(|address| Http::new(&world.client, (address, 9000)).within(Duration::from_secs(1)));
+    let limit = pace::soon(Duration::from_secs(1));
+    let [old, new] = [HOST, NEW].map(|address| Http::new(&world.client, (address, 9000)).within(limit));
     assert!(matches!(new.get("/"), Err(Failure::Unreachable | Failure::Timeout)), "nobody has this address yet");
 
     for _ in 0..2 {

@@ -8,8 +8,9 @@ use steer_tests::agent::{Agent, Attach};
 use steer_tests::clients::Host;
 use steer_tests::docker::ContainerSpec;
 use steer_tests::http::Http;
-use steer_tests::load::Load;
+use steer_tests::load::{self, Load};
 use steer_tests::long_lived::LongLived;
+use steer_tests::pace;
 use steer_tests::wait_until;
 use steer_tests::world::HOST;
 
@@ -52,8 +53,10 @@ fn two_versions(attach: Attach) {
     let Some(Host { world, docker, mut agent }) = Host::set(attach) else { return };
     let old = docker.run_all([v1("v1-1"), v1("v1-2")]);
     agent.wait_ready(SERVICE, 2);
-    let fresh = Load::start(&world.client, WEB, "--connections 20 --seconds 80 --rate 2000");
-    let kept = Load::start(&world.client, WEB, "--connections 20 --seconds 80 --rate 2000 --mode keepalive");
+    let (rate, seconds, patient) = (pace::rate(2_000), pace::lasting_secs(80), load::patient());
+    let words = format!("--connections 20 --seconds {seconds} --rate {rate} {patient}");
+    let fresh = Load::start(&world.client, WEB, &words);
+    let kept = Load::start(&world.client, WEB, &format!("{words} --mode keepalive"));
 
     docker.run_all([v2("v2-1"), v2("v2-2")]);
     agent.wait_ready(SERVICE, 4);
@@ -140,8 +143,9 @@ fn lives_through_all(attach: Attach) {
 
     docker.run_all([v2("v2-1"), v2("v2-2")]);
     agent.wait_ready(SERVICE, 4);
+    let [limit, last] = [10, 5].map(|seconds| format!("{}s", pace::soon_secs(seconds)));
     for container in &others {
-        agent.steer_ok(&["drain", &container.name, "--wait", "--timeout", "10s"]);
+        agent.steer_ok(&["drain", &container.name, "--wait", "--timeout", &limit]);
         container.remove();
     }
     agent.wait_ready(SERVICE, 3);
@@ -156,7 +160,7 @@ fn lives_through_all(attach: Attach) {
         let life = lived.finish_unharmed();
         eprintln!("{} {what}: {} bytes, slowest {:?}", attach.word(), life.exchanged, life.slowest);
     }
-    agent.steer_ok(&["drain", "first", "--wait", "--timeout", "5s"]);
+    agent.steer_ok(&["drain", "first", "--wait", "--timeout", &last]);
     first.stop(None);
     agent.wait_ready(SERVICE, 2);
 }

@@ -127,11 +127,12 @@ fn drain(attach: Attach) {
     assert_eq!(stage.split(40), [0, 40], "drained\n{}", stage.agent.status());
     stage.exchanges(&lived);
 
+    let limit = format!("{}s", pace::soon_secs(30));
     // In time: it returns when the last connection has ended, and not before.
     thread::scope(|scope| {
         let stage = &stage;
         let waiting = scope.spawn(|| {
-            let out = stage.agent.steer_ok(&["drain", "one", "--wait", "--timeout", "30s"]);
+            let out = stage.agent.steer_ok(&["drain", "one", "--wait", "--timeout", &limit]);
             (out, Instant::now())
         });
         stage.exchanges(&lived);
@@ -150,7 +151,7 @@ fn drain(attach: Attach) {
     assert_eq!(stage.live_flows("one"), 0, "{}", stage.agent.status());
 
     // Once more, with nothing left, it returns at once; a health probe does not put it back in.
-    stage.agent.steer_ok(&["drain", "one", "--wait", "--timeout", "30s"]);
+    stage.agent.steer_ok(&["drain", "one", "--wait", "--timeout", &limit]);
     let status = stage.agent.wait_state("one", "maintenance");
     assert!(status.backend("one").is_some_and(|one| one.cause.contains("operator")), "{status}");
 

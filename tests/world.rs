@@ -9,8 +9,9 @@ use steer_tests::World;
 use steer_tests::docker::{ContainerSpec, Docker};
 use steer_tests::greeter::Greeter;
 use steer_tests::http::{Failure, Http};
-use steer_tests::load::{Ab, Load};
+use steer_tests::load::{self, Ab, Load};
 use steer_tests::long_lived::LongLived;
+use steer_tests::pace;
 use steer_tests::packet::{Capture, conversation};
 use steer_tests::skip::{self, Need};
 use steer_tests::world::{CLIENT, HOST, OTHER};
@@ -76,12 +77,10 @@ fn a_client_reaches_containers_by_dockers_own_path_and_nothing_is_left() {
     drop(session);
 
     let long = LongLived::start(&world.client, at(9081));
-    for words in [
-        "--connections 20 --requests 4000 --mode keepalive",
-        "--connections 20 --requests 4000",
-        "--connections 8 --seconds 1 --rate 200",
-    ] {
-        let report = Load::start(&world.client, at(8081), words).finish();
+    let for_a_time = format!("--connections 8 --seconds {} --rate {}", pace::lasting_secs(1), pace::rate(200));
+    for words in ["--connections 20 --requests 4000 --mode keepalive", "--connections 20 --requests 4000", &for_a_time]
+    {
+        let report = Load::start(&world.client, at(8081), &format!("{words} {}", load::patient())).finish();
         eprintln!("{words}: {:.0} per second, slowest {:.1} ms", report.requests_per_second, report.slowest_ms);
         assert_eq!(report.failed, 0, "{report:#?}");
         assert_eq!(report.backends.keys().collect::<Vec<_>>(), ["one"]);

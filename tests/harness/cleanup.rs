@@ -17,6 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::netns::NAMES;
+use crate::pace;
 
 /// First letters of every name a world gives.
 pub(crate) const PREFIX: &str = "st-";
@@ -24,6 +25,7 @@ pub(crate) const PREFIX: &str = "st-";
 pub(crate) const PINS: &str = "/sys/fs/bpf";
 const RUN: &str = "/run";
 const LIMIT: Duration = Duration::from_secs(10);
+const CGROUP_LIMIT: Duration = Duration::from_secs(2);
 
 /// Where worlds keep their files. Short, since unix sockets live below it and their paths end at 108 bytes.
 pub(crate) fn scratch_root() -> PathBuf {
@@ -36,7 +38,7 @@ fn complain(what: impl std::fmt::Display) {
 
 /// Ends every process in these network namespaces or in a cgroup with this tag, and waits until they are gone.
 pub(crate) fn end_processes(netns: &[u64], tag: Option<&str>) {
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + pace::soon(LIMIT);
     loop {
         let left: Vec<Pid> = processes().filter(|&pid| belongs(pid, netns, tag)).collect();
         if left.is_empty() {
@@ -122,7 +124,7 @@ fn remove_cgroup_tree(group: &Path) {
         .filter(|child| child.file_type().is_ok_and(|kind| kind.is_dir()))
         .for_each(|child| remove_cgroup_tree(&child.path()));
     // The kernel keeps a group busy for a moment after its last process is gone.
-    let deadline = Instant::now() + Duration::from_secs(2);
+    let deadline = Instant::now() + pace::soon(CGROUP_LIMIT);
     while let Err(err) = fs::remove_dir(group) {
         if err.kind() == ErrorKind::NotFound {
             return;

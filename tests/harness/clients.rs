@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::agent::{Agent, Attach};
 use crate::docker::Docker;
-use crate::load::Load;
+use crate::load::{self, Load};
 use crate::report::Report;
 use crate::skip::{self, Need};
 use crate::world::HOST;
@@ -83,7 +83,9 @@ impl Clients {
     #[track_caller]
     pub fn start_at(world: &World, address: Ipv4Addr, port: u16) -> Self {
         let few = pace::rate(FEW);
-        let load = |words: &str| Load::watch(&world.client, (address, port), &format!("{words} --seconds 3600"));
+        let patient = load::patient();
+        let load =
+            |words: &str| Load::watch(&world.client, (address, port), &format!("{words} {patient} --seconds 3600"));
         let clients = Self {
             close: load(&format!("--connections {CLIENTS} --rate {}", pace::rate(RATE))),
             // A new connection after 25 requests, so that these come and go too.
@@ -97,7 +99,7 @@ impl Clients {
     /// Likewise, and some on the host itself, whose sockets are steered at `connect`.
     #[track_caller]
     pub fn start_with_local(world: &World, port: u16) -> Self {
-        let words = format!("--connections {LOCALS} --rate {} --seconds 3600", pace::rate(FEW));
+        let words = format!("--connections {LOCALS} --rate {} {} --seconds 3600", pace::rate(FEW), load::patient());
         let local = Some(Load::watch(&world.host, (Ipv4Addr::LOCALHOST, port), &words));
         Self { local, ..Self::start(world, port) }
     }

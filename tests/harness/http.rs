@@ -6,6 +6,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::netns::Ns;
+use crate::pace;
+
+const LIMIT: Duration = Duration::from_secs(5);
 
 /// An HTTP client inside a namespace. Each [`Http::get`] is a connection of its own.
 #[derive(Clone, Debug)]
@@ -46,7 +49,7 @@ pub enum Failure {
 
 impl Http {
     pub fn new(ns: &Ns, target: impl Into<SocketAddr>) -> Self {
-        Self { ns: ns.clone(), target: target.into(), local_port: None, limit: Duration::from_secs(5) }
+        Self { ns: ns.clone(), target: target.into(), local_port: None, limit: pace::soon(LIMIT) }
     }
 
     /// From this client port, each time. The connection is closed by the server, so the port is free again at once.
@@ -56,7 +59,7 @@ impl Http {
         self
     }
 
-    /// The limit for connecting and for each read; 5 s otherwise.
+    /// The limit for connecting and for each read, on this machine; what is 5 s for a real one otherwise.
     #[must_use]
     pub fn within(mut self, limit: Duration) -> Self {
         self.limit = limit;

@@ -15,6 +15,7 @@ use crate::report::{Report, STARTED};
 use crate::{pace, programs};
 
 const STALL: Duration = Duration::from_secs(1);
+const PATIENCE_SECONDS: u32 = 10;
 
 /// A load program that runs. Dropping it ends it.
 #[derive(Debug)]
@@ -28,6 +29,11 @@ struct Running {
 pub struct Load {
     running: Running,
     latest: Arc<Mutex<Report>>,
+}
+
+/// Words for clients that give up after what is ten seconds for a real machine, as they do there without a word.
+pub fn patient() -> String {
+    format!("--timeout {}", pace::soon_secs(PATIENCE_SECONDS))
 }
 
 /// A view of a load that runs.

@@ -49,7 +49,7 @@ impl LongLived {
     }
 
     pub fn try_start(ns: &Ns, target: SocketAddr) -> io::Result<Self> {
-        let mut stream = ns.connect(target, None, LIMIT)?;
+        let mut stream = ns.connect(target, None, pace::soon(LIMIT))?;
         stream.set_read_timeout(Some(pace::soon(LIMIT)))?;
         let local = stream.local_addr()?;
         let backend = name(&mut stream)?;

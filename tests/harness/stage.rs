@@ -12,7 +12,7 @@ use steer_common::limits::ABI;
 use crate::agent::{Agent, Attach, Status};
 use crate::docker::{ContainerSpec, Docker};
 use crate::http::Http;
-use crate::load::Load;
+use crate::load::{self, Load};
 use crate::long_lived::LongLived;
 use crate::pace;
 use crate::report::Report;
@@ -78,7 +78,7 @@ impl Stage {
     /// Who answers, of enough requests for everybody's turn.
     #[track_caller]
     pub fn who(&self) -> Vec<String> {
-        self.split(24).into_keys().collect()
+        self.split(48).into_keys().collect()
     }
 
     /// Starts the agent and waits until it has taken in what Docker says.
@@ -140,8 +140,9 @@ impl Traffic {
     #[track_caller]
     pub fn start(world: &World) -> Self {
         // Enough to notice any gap, little enough for two cores that also run a dockerd.
-        let load =
-            |mode| Load::watch(&world.client, WEB, &format!("--mode {mode} --connections 8 --rate 300 --seconds 90"));
+        let (rate, seconds, patient) = (pace::rate(300), pace::lasting_secs(90), load::patient());
+        let words = format!("--connections 8 --rate {rate} --seconds {seconds} {patient}");
+        let load = |mode| Load::watch(&world.client, WEB, &format!("--mode {mode} {words}"));
         let (close, keepalive) = (load("close"), load("keepalive"));
         let long = LongLived::start(&world.client, ECHO);
         let traffic = Self { close, keepalive, long };

@@ -6,6 +6,7 @@ use std::time::Duration;
 use steer_tests::docker::{Health, ServiceSpec};
 use steer_tests::load::Load;
 use steer_tests::nodes::Cluster;
+use steer_tests::pace;
 use steer_tests::report::Report;
 use steer_tests::wait_until;
 
@@ -18,7 +19,8 @@ const ENOUGH: u64 = 60;
 fn checked(replicas: usize) -> ServiceSpec {
     // Probes are processes, and slow ones here: few of them, and none that fails since it had to wait.
     let health = Health { interval: Duration::from_secs(3), retries: 5, ..Health::default() };
-    let spec = web().replicas(replicas as i64).start_first().args(&["--close-after", "0.5"]);
+    let moment = pace::lasting(Duration::from_millis(500)).as_secs_f64().to_string();
+    let spec = web().replicas(replicas as i64).start_first().args(&["--close-after", &moment]);
     ServiceSpec { health: Some(health), ..spec }
 }
 

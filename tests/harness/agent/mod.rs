@@ -15,9 +15,10 @@ use nix::unistd::Pid;
 pub use self::status::{AgentStatus, Backend, Lateness, Problem, Service, Status, Stops};
 use crate::docker::{Docker, tail};
 use crate::netns::Ns;
-use crate::{World, programs, wait_until};
+use crate::{World, pace, programs, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(30);
+const DETACH_LIMIT: Duration = Duration::from_secs(10);
 
 /// The way in at the uplink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -313,7 +314,7 @@ impl Drop for Agent {
         detach.args(["--instance", &self.instance, "detach", "--now"]);
         detach.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         if let Ok(mut detach) = detach.spawn() {
-            end_within(&mut detach, Duration::from_secs(10));
+            end_within(&mut detach, pace::soon(DETACH_LIMIT));
         }
         if let Some(child) = &mut self.child {
             drop(child.kill());

@@ -18,8 +18,9 @@ use tokio::runtime::Runtime;
 
 use super::container::Container;
 use super::spec::ContainerSpec;
+use crate::pace;
 
-const CALL_LIMIT_SECONDS: u64 = 120;
+const CALL_LIMIT_SECONDS: u32 = 120;
 
 /// A handle on a Docker; clones can go to other threads.
 #[derive(Clone)]
@@ -32,13 +33,15 @@ impl Engine {
     /// Connects, agrees on a version, and pings.
     pub fn connect(socket: &Path) -> Result<Self, bollard::errors::Error> {
         let path = socket.display().to_string();
-        Self::agree(|| bollard::Docker::connect_with_unix(&path, CALL_LIMIT_SECONDS, bollard::API_DEFAULT_VERSION))
+        let limit = pace::soon_secs(CALL_LIMIT_SECONDS).into();
+        Self::agree(|| bollard::Docker::connect_with_unix(&path, limit, bollard::API_DEFAULT_VERSION))
     }
 
     /// The same, with a Docker in another machine.
     pub(crate) fn connect_tcp(address: SocketAddr) -> Result<Self, bollard::errors::Error> {
         let url = format!("tcp://{address}");
-        Self::agree(|| bollard::Docker::connect_with_http(&url, CALL_LIMIT_SECONDS, bollard::API_DEFAULT_VERSION))
+        let limit = pace::soon_secs(CALL_LIMIT_SECONDS).into();
+        Self::agree(|| bollard::Docker::connect_with_http(&url, limit, bollard::API_DEFAULT_VERSION))
     }
 
     fn agree(
@@ -122,6 +125,7 @@ impl Engine {
         limit: Duration,
         look: impl Fn(&ContainerInspectResponse) -> Option<T>,
     ) -> T {
+        let limit = pace::soon(limit);
         // Docker replays events since a moment before the first look, so none can fall between look and subscription.
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs().saturating_sub(1);
         let filters = [("container", vec![id]), ("type", vec!["container"])];

@@ -9,6 +9,8 @@ use crate::pace;
 
 /// The HTTP port of a greeter.
 pub(crate) const PORT: u16 = 5000;
+/// Seconds that a probe may take: for its request, and for all of it, with the start of its process.
+const PROBE_LIMITS: [u32; 2] = [2, 3];
 
 /// A container to be; start from [`ContainerSpec::greeter`].
 #[derive(Clone, Debug)]
@@ -44,7 +46,7 @@ pub struct Health {
 impl Default for Health {
     /// Twice a second, unhealthy after two failures. Each probe is an exec: more would keep two cores busy.
     fn default() -> Self {
-        let interval = pace::soon(Duration::from_millis(500));
+        let interval = pace::lasting(Duration::from_millis(500));
         Self { interval, retries: 2, start_period: Duration::ZERO, start_interval: None }
     }
 }
@@ -168,11 +170,12 @@ impl ContainerSpec {
 impl Health {
     pub(crate) fn config(self) -> HealthConfig {
         let nanos = |time: Duration| i64::try_from(time.as_nanos()).ok();
+        let [request, whole] = PROBE_LIMITS.map(pace::soon_secs);
         HealthConfig {
             // CMD, not CMD-SHELL: there is no shell in the image.
-            test: Some(["CMD", "/greeter", "health"].map(str::to_owned).to_vec()),
+            test: Some(["CMD", "/greeter", "health", "--limit", &request.to_string()].map(str::to_owned).to_vec()),
             interval: nanos(self.interval),
-            timeout: nanos(Duration::from_secs(3)),
+            timeout: nanos(Duration::from_secs(whole.into())),
             retries: Some(self.retries),
             start_period: nanos(self.start_period),
             start_interval: self.start_interval.and_then(nanos),

@@ -10,6 +10,7 @@ use steer_tests::agent::Agent;
 use steer_tests::docker::{Container, ContainerSpec};
 use steer_tests::load::Load;
 use steer_tests::long_lived::LongLived;
+use steer_tests::pace;
 use steer_tests::world::Bpffs;
 
 use crate::Args;
@@ -18,6 +19,7 @@ use crate::stage::Stage;
 use crate::summary::{LongLife, Summary};
 
 const LIMIT: Duration = Duration::from_secs(60);
+const DRAIN_LIMIT_SECONDS: u32 = 30;
 /// How often a child that runs is looked at.
 const LOOK: Duration = Duration::from_millis(50);
 /// Clients of each kind.
@@ -138,7 +140,7 @@ impl Scenario<'_> {
         self.board.change(|state| state.replicas.extend(replicas));
         let containers = self.stage.engine().run_all(specs);
         let names: Vec<&str> = containers.iter().map(|container| container.name.as_str()).collect();
-        self.board.wait(&format!("{names:?} are ready"), LIMIT, |state| state.are_ready(&names))?;
+        self.board.wait(&format!("{names:?} are ready"), pace::soon(LIMIT), |state| state.are_ready(&names))?;
         Ok(containers)
     }
 
@@ -155,7 +157,8 @@ impl Scenario<'_> {
 
     /// `steer drain --wait`, in the background.
     fn drain(&self, name: &str) -> Result<Running, Stop> {
-        let mut command = self.agent.command(&["drain", "--wait", "--timeout", "30s", name]);
+        let limit = format!("{}s", pace::soon_secs(DRAIN_LIMIT_SECONDS));
+        let mut command = self.agent.command(&["drain", "--wait", "--timeout", &limit, name]);
         let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
         child.map(Running).map_err(|err| Stop::Failed(format!("start steer drain: {err}")))
     }

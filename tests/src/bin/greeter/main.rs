@@ -41,6 +41,9 @@ enum Command {
     Health {
         #[arg(long, env = "GREETER_PORT", default_value_t = 5000)]
         port: u16,
+        /// Seconds for the connection, and for the answer
+        #[arg(long, default_value_t = 2)]
+        limit: u64,
     },
 }
 
@@ -120,8 +123,8 @@ impl Drop for Open {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Some(Command::Health { port }) = cli.command {
-        return if is_healthy(port) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    if let Some(Command::Health { port, limit }) = cli.command {
+        return if is_healthy(port, Duration::from_secs(limit)) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime.and_then(|runtime| runtime.block_on(LocalSet::new().run_until(serve(cli.serve)))) {
@@ -133,10 +136,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn is_healthy(port: u16) -> bool {
+fn is_healthy(port: u16, limit: Duration) -> bool {
     use std::io::{Read, Write};
     let ask = || -> io::Result<bool> {
-        let limit = Duration::from_secs(2);
         let mut stream = StdStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), limit)?;
         stream.set_read_timeout(Some(limit))?;
         stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n")?;
