@@ -9,6 +9,7 @@ mod packages;
 mod programs;
 mod progress;
 mod purity;
+mod retry;
 mod setup;
 mod tally;
 mod test;
