@@ -28,12 +28,12 @@ pub struct Report {
     pub mib_per_second: f64,
     /// The slowest request, failed ones included.
     pub slowest_ms: f64,
-    /// Requests that took as long as `--stall` says or longer, failed ones included, and connections that took a second.
+    /// Requests that took as long as `--stall` says or longer, failed ones included, or waited a second for their connection.
     #[serde(default)]
     pub stalled: u64,
     /// Time to an established connection.
     pub connect_ms: Quantiles,
-    /// A whole request: from the SYN in mode `close`, from the first byte sent otherwise.
+    /// A whole request: from the SYN where it opens a connection, from the first byte sent otherwise.
     pub request_ms: Quantiles,
     /// Requests per `X-Backend`.
     pub backends: BTreeMap<String, u64>,

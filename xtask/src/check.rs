@@ -1,4 +1,4 @@
-//! `cargo xtask check`: everything that is known without running steer. All checks run, also behind one that failed.
+//! `cargo xtask check`: everything that is known without steering a packet. All checks run, also behind one that failed.
 
 use std::{
     fs,
@@ -7,7 +7,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cmd, purity};
+use crate::{
+    cmd::{self, Privilege},
+    programs::{self, PACKAGE},
+    purity,
+    test::{self, NO_SKIP},
+};
 
 /// Directories that hold decisions only (rule: `purity`).
 const PURE: [&str; 2] = ["steer/src/model", "steer-common/src"];
@@ -15,6 +20,8 @@ const CRATES: [&str; 5] = ["steer", "steer-common", "steer-ebpf", "tests", "xtas
 /// What the compiler of the BPF programs is told: the same as by `steer/build.rs`.
 const BPF_FLAGS: [&str; 4] =
     ["--cfg=bpf_target_arch=\"x86_64\"", "-Ctarget-cpu=v3", "-Cdebuginfo=2", "-Clink-arg=--btf"];
+/// The test binary that has this kernel's verifier look at every program, and holds a ceiling of instructions.
+const VERIFIER: &str = "verifier";
 /// A longer file should be split.
 const MAX_LINES: usize = 500;
 
@@ -27,11 +34,12 @@ pub(crate) struct Args {
 
 /// True when every check passed.
 pub(crate) fn run(args: &Args) -> Result<bool> {
-    let checks: [(&str, &dyn Fn() -> Result<()>); 5] = [
+    let checks: [(&str, &dyn Fn() -> Result<()>); 6] = [
         ("formatting", &|| cmd::run(&mut cmd::cargo(["fmt", "--all", "--check"]))),
         ("purity of the deciding code", &pure),
         ("clippy for the host", &clippy_host),
         ("clippy for BPF", &clippy_bpf),
+        ("the verifier's ceiling", &|| verifier(Privilege::of_this_process())),
         ("licences, bans and sources of dependencies", &|| deny(args.advisories)),
     ];
     let mut failed = Vec::new();
@@ -67,6 +75,20 @@ fn clippy_bpf() -> Result<()> {
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", BPF_FLAGS.join("\u{1f}"));
     cmd::run(&mut clippy)
+}
+
+/// Built as for `cargo xtask test`, which then has it already.
+fn verifier(privilege: Privilege) -> Result<()> {
+    if privilege == Privilege::None {
+        println!("skipped: the verifier's ceiling needs root");
+        return Ok(());
+    }
+    let tests = programs::build(cmd::cargo(["test", "--no-run", "-p", PACKAGE, "--test", VERIFIER]))?;
+    let mut binaries = test::binaries(&tests, &test::test_package()?).into_iter();
+    let (_, _, path) = binaries
+        .find(|(_, name, _)| name == VERIFIER)
+        .with_context(|| format!("{PACKAGE} has no test called {VERIFIER}"))?;
+    cmd::run(&mut privilege.command(path.as_os_str(), &[(NO_SKIP, "1".into())]))
 }
 
 fn deny(advisories: bool) -> Result<()> {
@@ -141,5 +163,10 @@ mod tests {
             assert!(build.contains(&format!("\"{flag}\"")), "{flag} is not in steer/build.rs");
         }
         assert_eq!(build.matches("\"-C").count(), BPF_FLAGS.len() - 1, "steer/build.rs has flags that clippy has not");
+    }
+    #[test]
+    fn the_verifiers_test_is_there() {
+        assert!(include_str!("../../tests/Cargo.toml").contains(&format!("name = \"{VERIFIER}\"")));
+        verifier(Privilege::None).unwrap();
     }
 }

@@ -9,6 +9,7 @@ mod packages;
 mod programs;
 mod progress;
 mod purity;
+mod retry;
 mod setup;
 mod tally;
 mod test;
@@ -31,7 +32,7 @@ struct Cli {
 enum Task {
     /// Install what is missing to build and test steer, and say what was found
     Setup,
-    /// Formatting, clippy (host and BPF), the purity rule, licences of dependencies
+    /// Formatting, clippy (host and BPF), the purity rule, the verifier's ceiling (as root), licences of dependencies
     Check(check::Args),
     /// Every test tier, from plain unit tests to real Docker
     Test(test::Args),

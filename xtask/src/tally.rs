@@ -6,6 +6,14 @@ use std::{
     ops::AddAssign,
 };
 
+/// What libtest has told of one process or several.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counted {
+    pub(crate) tally: Tally,
+    /// Names of tests that failed, as listed before the results.
+    pub(crate) failed: Vec<String>,
+}
+
 /// How many tests ended how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
@@ -21,7 +29,9 @@ impl Tally {
     pub(crate) fn total(self) -> u32 {
         self.passed + self.failed + self.skipped
     }
+}
 
+impl Counted {
     /// Copies a test run's output while it comes and counts. Bytes, not lines: libtest prints a test's name before it runs.
     pub(crate) fn copy(mut from: impl Read, mut to: impl Write) -> io::Result<Self> {
         let (mut chunk, mut line, mut count) = ([0; 4096], Vec::new(), LineCount::default());
@@ -44,7 +54,7 @@ impl Tally {
             }
         }
         count.line(&String::from_utf8_lossy(&line));
-        Ok(count.tally())
+        Ok(count.counted())
     }
 }
 
@@ -64,30 +74,53 @@ impl fmt::Display for Tally {
     }
 }
 
+/// The line before the names of tests that failed, and what stands before each name.
+const LIST: &str = "failures:";
+const ITEM: &str = "    ";
+
 /// What the lines so far say. For libtest a test that skipped itself has passed.
 #[derive(Default)]
 struct LineCount {
     results: Tally,
     skip_lines: u32,
+    /// Of the results so far.
+    failed: Vec<String>,
+    /// The last list of names since then. One more list stands before it, of what these tests have printed.
+    list: Vec<String>,
+    in_list: bool,
 }
 
 impl LineCount {
     fn line(&mut self, line: &str) {
+        if line == LIST {
+            self.list.clear();
+            self.in_list = true;
+            return;
+        }
+        self.in_list &= match line.strip_prefix(ITEM) {
+            Some(name) => {
+                self.list.extend(self.in_list.then(|| name.to_owned()));
+                true
+            }
+            None => false,
+        };
         if let Some(result) = parse_result(line) {
             self.results += result;
+            self.failed.append(&mut self.list);
         } else if is_skip(line) {
             self.skip_lines += 1;
         }
     }
 
-    fn tally(&self) -> Tally {
-        let Self { results, skip_lines } = self;
-        let skipped_themselves = (*skip_lines).min(results.passed);
-        Tally {
+    fn counted(self) -> Counted {
+        let Self { results, skip_lines, failed, list: _, in_list: _ } = self;
+        let skipped_themselves = skip_lines.min(results.passed);
+        let tally = Tally {
             passed: results.passed - skipped_themselves,
             failed: results.failed,
             skipped: results.skipped + skipped_themselves,
-        }
+        };
+        Counted { tally, failed }
     }
 }
 
@@ -115,8 +148,12 @@ pub(crate) fn is_skip(line: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn counted(output: &str) -> Counted {
+        Counted::copy(output.as_bytes(), io::sink()).expect("no I/O")
+    }
+
     fn count(output: &str) -> Tally {
-        Tally::copy(output.as_bytes(), io::sink()).expect("no I/O")
+        counted(output).tally
     }
 
     fn tally(passed: u32, failed: u32, skipped: u32) -> Tally {
@@ -162,8 +199,27 @@ mod tests {
         }
         let output = "test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s\n";
         let mut copy = Vec::new();
-        assert_eq!(Tally::copy(Pieces(output.as_bytes()), &mut copy).expect("no I/O"), tally(1, 0, 0));
+        assert_eq!(Counted::copy(Pieces(output.as_bytes()), &mut copy).expect("no I/O").tally, tally(1, 0, 0));
         assert_eq!(copy, output.as_bytes());
+    }
+
+    #[test]
+    fn tests_that_failed_are_known_by_name() {
+        let output = "test a ... ok\ntest b::c ... FAILED\n\nsuccesses:\n\n---- a stdout ----\nfailures:\n    a\n\n\nsuccesses:\n    a\n\n\
+                      failures:\n\n---- b::c stdout ----\n    not a name\nfailures:\n    not this one\nat all\n    nor this\n\n\n\
+                      failures:\n    b::c\n    d\n\n\
+                      test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.20s\n";
+        let one = counted(output);
+        assert_eq!((one.tally, one.failed), (tally(1, 2, 0), vec!["b::c".to_owned(), "d".to_owned()]));
+        assert_eq!(counted(&output.repeat(2)).failed, ["b::c", "d", "b::c", "d"]);
+    }
+
+    #[test]
+    fn a_process_that_died_names_nobody() {
+        assert_eq!(counted("test a ... FAILED\ntest b ... "), Counted::default());
+        assert_eq!(counted("failures:\n    a\n").failed, [""; 0]);
+        let good = "failures:\n\ntest result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n";
+        assert_eq!(counted(good).failed, [""; 0]);
     }
 
     #[test]

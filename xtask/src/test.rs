@@ -3,8 +3,8 @@
 //! The root tiers are run as plain binaries, not through `cargo test`: only the tests themselves run as root, cargo never does.
 
 use std::{
-    ffi::{OsStr, OsString},
-    io,
+    ffi::OsString,
+    fmt, io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -16,7 +16,8 @@ use clap::ValueEnum;
 use crate::{
     cmd::{self, Privilege},
     programs::{self, PACKAGE, Programs},
-    tally::Tally,
+    retry::{Exit, Verdict},
+    tally::{Counted, Tally},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -53,18 +54,22 @@ pub(crate) struct Args {
     /// Show what the tests of the root tiers print while they run, not behind them
     #[arg(long)]
     nocapture: bool,
+    /// A test of a root tier that failed runs once more, alone. Good then, it is named as flaky, and does not fail the run; if more
+    /// than three of a binary have failed, none runs again
+    #[arg(long)]
+    retry: bool,
 }
 
 impl Default for Args {
     fn default() -> Self {
-        Self { filter: None, tier: Vec::new(), no_root: false, no_skip: false, jobs: 1, nocapture: false }
+        Self { filter: None, tier: Vec::new(), no_root: false, no_skip: false, jobs: 1, nocapture: false, retry: false }
     }
 }
 
 impl Args {
     /// Every test, and none may be skipped.
-    pub(crate) fn without_skips() -> Self {
-        Self { no_skip: true, ..Self::default() }
+    pub(crate) fn for_ci() -> Self {
+        Self { no_skip: true, retry: true, ..Self::default() }
     }
 }
 
@@ -77,6 +82,8 @@ pub(crate) struct Outcome {
     tally: Tally,
     /// What was not good, one sentence each.
     problems: Vec<String>,
+    /// Tests that were good the second time only, behind their binary's name.
+    flaky: Vec<String>,
 }
 
 // === impl Outcome ===
@@ -88,21 +95,18 @@ impl Outcome {
 
     /// Nothing may be printed behind the line with the numbers.
     pub(crate) fn print(&self) {
-        let Self { tally, problems } = self;
-        for problem in problems {
-            println!("test: {problem}");
-        }
-        println!("{tally}");
+        print!("{self}");
     }
 
-    fn add(&mut self, run: Result<Run>) {
-        match run {
-            Ok(Run { what, tally, passed }) => {
+    fn add(&mut self, name: &str, verdict: Result<Verdict>) {
+        match verdict {
+            Ok(Verdict { tally, passed, flaky }) => {
                 self.tally += tally;
+                self.flaky.extend(flaky.into_iter().map(|test| format!("{name} {test}")));
                 if !passed {
                     // A binary that died has printed no result: it must not look like "0 failed".
                     self.tally.failed += u32::from(tally.failed == 0);
-                    self.problems.push(format!("{what} failed"));
+                    self.problems.push(format!("{name} failed"));
                 }
             }
             Err(error) => self.problems.push(format!("{error:#}")),
@@ -110,11 +114,13 @@ impl Outcome {
     }
 }
 
-/// One process that ran tests.
-struct Run {
-    what: String,
-    tally: Tally,
-    passed: bool,
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { tally, problems, flaky } = self;
+        problems.iter().try_for_each(|problem| writeln!(f, "test: {problem}"))?;
+        flaky.iter().try_for_each(|test| writeln!(f, "flaky: {test}"))?;
+        writeln!(f, "{tally}")
+    }
 }
 
 pub(crate) fn run(args: &Args) -> Result<Outcome> {
@@ -123,7 +129,8 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     if wants(Tier::Units) {
         println!("== test: units");
         let mut cargo = cmd::cargo(["test", "--no-fail-fast"]);
-        outcome.add(count("units", cargo.args(&args.filter)));
+        let counted = count(cargo.args(&args.filter));
+        outcome.add("units", counted.map(|(counted, exit)| Verdict::strict(&counted, exit)));
     }
     let root_tiers: Vec<_> =
         [Tier::Packet, Tier::Netns, Tier::Docker].into_iter().filter(|tier| wants(*tier)).collect();
@@ -166,10 +173,52 @@ fn run_root_tiers(args: &Args, tiers: &[Tier], privilege: Privilege, outcome: &m
     }
     for (tier, name, path) in binaries {
         println!("== test: {tier:?}: {name}");
-        let mut command = test_command(args, privilege, &path, &vars);
-        outcome.add(count(&format!("{PACKAGE} {name}"), command.current_dir(&directory)));
+        let binary = Binary { args, privilege, name: &name, path: &path, vars: &vars, directory: &directory };
+        outcome.add(&name, binary.run());
     }
     Ok(())
+}
+
+/// A test binary of a root tier.
+struct Binary<'a> {
+    args: &'a Args,
+    privilege: Privilege,
+    name: &'a str,
+    path: &'a Path,
+    vars: &'a [(&'a str, OsString)],
+    directory: &'a Path,
+}
+
+impl Binary<'_> {
+    fn run(&self) -> Result<Verdict> {
+        let Self { args, .. } = self;
+        let mut command = self.command();
+        let (counted, exit) = count(command.arg(format!("--test-threads={}", args.jobs)).args(&args.filter))?;
+        if !args.retry {
+            return Ok(Verdict::strict(&counted, exit));
+        }
+        Ok(Verdict::lenient(&counted, exit, |test| {
+            println!("== test: once more, alone: {} {test}", self.name);
+            match count(self.command().args(["--test-threads=1", "--exact", test])) {
+                // One that was skipped, or not found, has not passed.
+                Ok((Counted { tally, .. }, exit)) => {
+                    exit == Exit::Good && tally == Tally { passed: 1, failed: 0, skipped: 0 }
+                }
+                Err(error) => {
+                    println!("{error:#}");
+                    false
+                }
+            }
+        }))
+    }
+
+    fn command(&self) -> Command {
+        let Self { args, privilege, name: _, path, vars, directory } = self;
+        let mut command = privilege.command(path.as_os_str(), vars);
+        // Without either, what a skipped test says would stay hidden.
+        command.current_dir(directory).arg(if args.nocapture { "--nocapture" } else { "--show-output" });
+        command
+    }
 }
 
 /// What [`PACKAGE`]'s tests were built into, cheapest tier first: tier, name, and where it is.
@@ -187,23 +236,15 @@ pub(crate) fn binaries(tests: &[Artifact], package: &Package) -> Vec<(Tier, Stri
     binaries
 }
 
-fn test_command(args: &Args, privilege: Privilege, path: &Path, vars: &[(&str, OsString)]) -> Command {
-    let mut command = privilege.command(path.as_os_str(), vars);
-    command.arg(format!("--test-threads={}", args.jobs)).args(&args.filter);
-    // Without either, what a skipped test says would stay hidden.
-    command.arg(OsStr::new(if args.nocapture { "--nocapture" } else { "--show-output" }));
-    command
-}
-
 /// Runs tests with their output shown and counted.
-fn count(what: &str, command: &mut Command) -> Result<Run> {
-    let named = || format!("`{}`", cmd::describe(command));
-    let context = named();
+fn count(command: &mut Command) -> Result<(Counted, Exit)> {
+    let context = format!("`{}`", cmd::describe(command));
     let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start {context}"))?;
     let stdout = child.stdout.take().with_context(|| format!("no output of {context}"))?;
-    let tally = Tally::copy(stdout, io::stdout().lock()).with_context(|| format!("reading the output of {context}"))?;
+    let counted =
+        Counted::copy(stdout, io::stdout().lock()).with_context(|| format!("reading the output of {context}"))?;
     let status = child.wait().with_context(|| format!("waiting for {context}"))?;
-    Ok(Run { what: what.to_owned(), tally, passed: status.success() })
+    Ok((counted, Exit::of(status)))
 }
 
 pub(crate) fn test_package() -> Result<Package> {
@@ -257,8 +298,23 @@ mod tests {
     #[test]
     fn a_process_that_died_without_a_result_counts_as_a_failure() {
         let mut outcome = Outcome::default();
-        outcome.add(Ok(Run { what: "x".into(), tally: Tally::default(), passed: false }));
+        outcome.add("x", Ok(Verdict::strict(&Counted::default(), Exit::Died)));
         assert_eq!(outcome.tally.failed, 1);
         assert!(!outcome.is_good());
+        assert_eq!(outcome.to_string(), "test: x failed\n0 passed, 1 failed, 0 skipped\n");
+    }
+
+    #[test]
+    fn a_flaky_test_is_named_before_the_line_with_the_numbers_and_fails_nothing() {
+        let mut outcome = Outcome::default();
+        let tally = Tally { passed: 9, failed: 0, skipped: 0 };
+        outcome.add("drain", Ok(Verdict { tally, passed: true, flaky: vec!["a::b".into()] }));
+        assert!(outcome.is_good());
+        assert_eq!(outcome.to_string(), "flaky: drain a::b\n9 passed, 0 failed, 0 skipped\n");
+    }
+
+    #[test]
+    fn only_continuous_integration_gives_a_second_chance_unasked() {
+        assert!(Args::for_ci().retry && !Args::default().retry);
     }
 }

@@ -29,6 +29,8 @@ const MKE2FS: [&str; 6] = ["-q", "-t", "ext4", "-O", "^has_journal", "-Elazy_ita
 const SIZE: &str = "6G";
 /// For root disks where the system is none of Debian's, but has the keys to its archive ([`super::tools`]).
 const DEBIAN: &str = "http://deb.debian.org/debian";
+/// Of the key in a folder's name.
+const KEY_DIGITS: usize = 16;
 /// What to do where there is no mirror.
 const NO_MIRROR: &str = "no mirror of Debian is configured for apt here; name one: --mirror URL";
 
@@ -59,7 +61,7 @@ pub(crate) fn cache() -> Result<PathBuf> {
 /// The suite's disk: the one that this recipe has made before, unless a `fresh` one is asked for.
 pub(crate) fn of(suite: Suite, mirror: Option<&str>, fresh: bool, privilege: Privilege) -> Result<Disk> {
     let packages = packages();
-    let dir = cache()?.join(format!("{}-{:016x}", suite.name(), key(&packages)));
+    let dir = cache()?.join(name(suite, key(&packages)));
     if dir.exists() && !fresh {
         return Ok(Disk::in_dir(&dir));
     }
@@ -74,7 +76,35 @@ pub(crate) fn of(suite: Suite, mirror: Option<&str>, fresh: bool, privilege: Pri
         remove(&dir, privilege)?;
     }
     fs::rename(&partial.dir, &dir).with_context(|| cmd::redact(&format!("moving the disk to {}", dir.display())))?;
+    remove_earlier(suite, &dir, privilege);
     Ok(Disk::in_dir(&dir))
+}
+
+/// Removes the suite's disks of earlier recipes, now that there is a new one. No machine runs from them: there is one run at a time
+/// ([`super::lock`]). One that cannot be removed only takes room.
+fn remove_earlier(suite: Suite, current: &Path, privilege: Privilege) {
+    let (Some(cache), Some(current)) = (current.parent(), current.file_name().and_then(OsStr::to_str)) else { return };
+    let entries = fs::read_dir(cache).into_iter().flatten().flatten();
+    let names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    for name in earlier(suite, current, &names) {
+        match remove(&cache.join(name), privilege) {
+            Ok(()) => println!("  removed  the disk of an earlier recipe, {name}"),
+            Err(error) => eprintln!("{error:#}"),
+        }
+    }
+}
+
+/// Of what is in the cache, the suite's other disks that are whole.
+fn earlier<'a>(suite: Suite, current: &str, names: &'a [String]) -> Vec<&'a str> {
+    let is_key = |key: &str| key.len() == KEY_DIGITS && key.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_disk =
+        |name: &&str| name.strip_prefix(suite.name()).and_then(|rest| rest.strip_prefix('-')).is_some_and(is_key);
+    names.iter().map(String::as_str).filter(is_disk).filter(|name| *name != current).collect()
+}
+
+/// A disk's folder.
+fn name(suite: Suite, key: u64) -> String {
+    format!("{}-{key:0KEY_DIGITS$x}", suite.name())
 }
 
 fn build(suite: Suite, mirror: &str, packages: &[String], partial: &Partial) -> Result<()> {
@@ -245,6 +275,44 @@ mod tests {
         assert_eq!(builder("/cache/sid-0123.partial-77"), Some("77"));
         assert_eq!(builder("/cache/sid-0123"), None);
         assert_eq!(builder("/cache/sid-0123.partial-x"), None);
+    }
+
+    #[test]
+    fn disks_of_earlier_recipes_are_told_from_all_else_in_the_cache() {
+        let current = name(Suite::Sid, 7);
+        assert_eq!(current, "sid-0000000000000007");
+        let others = [name(Suite::Trixie, 7), name(Suite::Sid, 8), "sid-000000000000000a.partial-77".to_owned()];
+        let names: Vec<String> = others
+            .into_iter()
+            .chain([current.clone()])
+            .chain(["lock", "no-kvm", "sid-mine"].map(str::to_owned))
+            .collect();
+        assert_eq!(earlier(Suite::Sid, &current, &names), ["sid-0000000000000008"]);
+        assert_eq!(earlier(Suite::Bookworm, "bookworm-0000000000000007", &names), [""; 0]);
+    }
+
+    /// The recipe's choice, by a suite that has these packages: what is chosen, or what it complains of.
+    fn choice(has: &[&str], wanted: &[&str]) -> std::result::Result<String, String> {
+        let from = RECIPE.find("chosen=\n").unwrap();
+        let until = RECIPE[from..].find("in_root apt-get").unwrap();
+        let candidates =
+            has.iter().map(|name| format!("*' {name}') echo '  Candidate: 1.0-1' ;;\n")).collect::<String>();
+        let script = format!(
+            "set -eu\nsuite=potato\nin_root() {{ case \"$*\" in\n{candidates}*' virtual') echo '  Candidate: (none)' ;;\nesac; }}\n\
+             {}echo \"$chosen\"\n",
+            &RECIPE[from..from + until]
+        );
+        let output = Command::new("sh").args(["-c", &script, "sh"]).args(wanted).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
+    #[test]
+    fn a_package_that_a_suite_does_not_have_ends_the_recipe_with_its_name() {
+        assert_eq!(choice(&["docker.io", "less"], &["docker-cli|docker.io", "less"]).unwrap(), "docker.io less");
+        assert_eq!(choice(&["docker.io", "docker-cli"], &["docker-cli|docker.io"]).unwrap(), "docker-cli");
+        assert_eq!(choice(&["less"], &["less", "one|two"]).unwrap_err(), "potato has no package one|two");
+        assert_eq!(choice(&["less"], &["virtual", "less"]).unwrap_err(), "potato has no package virtual");
     }
 
     #[test]

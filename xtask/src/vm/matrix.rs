@@ -1,9 +1,14 @@
 //! The table at the end: tests down, systems across.
 
-use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
+use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path, time::Duration};
+
+use anyhow::{Context, Result};
 
 use super::results::{self, Verdict};
 use crate::tally::Tally;
+
+/// Where the table is kept, in the folder of all machines.
+pub(crate) const FILE: &str = "matrix.txt";
 
 /// What one system has to say.
 pub(crate) struct Column {
@@ -46,6 +51,15 @@ impl Binary {
 }
 
 impl Column {
+    pub(crate) fn new(name: &'static str) -> Self {
+        Self { name, about: String::new(), binaries: Vec::new(), problems: Vec::new() }
+    }
+
+    /// What ended before all had run is one problem more; what had run stays.
+    pub(crate) fn note(&mut self, outcome: Result<()>) {
+        self.problems.extend(outcome.err().map(|error| format!("{error:#}")));
+    }
+
     pub(crate) fn tally(&self) -> Tally {
         let mut sum = Tally::default();
         self.binaries.iter().for_each(|binary| sum += binary.tally());
@@ -82,8 +96,13 @@ impl Column {
     }
 }
 
+/// Writes the table of what has run by now.
+pub(crate) fn keep(dir: &Path, columns: &[&Column]) -> Result<()> {
+    fs::write(dir.join(FILE), render(columns)).context("writing the table")
+}
+
 /// Every test of every system, in the order in which they ran.
-pub(crate) fn render(columns: &[Column]) -> String {
+pub(crate) fn render(columns: &[&Column]) -> String {
     let mut rows = vec![(String::new(), columns.iter().map(|column| column.name.to_owned()).collect())];
     for (binary, tests) in names(columns) {
         rows.push((binary.to_owned(), columns.iter().map(|column| column.summary(binary)).collect()));
@@ -96,7 +115,7 @@ pub(crate) fn render(columns: &[Column]) -> String {
 }
 
 /// What each kernel's verifier looked at, by program; empty if nobody told.
-pub(crate) fn render_verified(columns: &[Column]) -> String {
+pub(crate) fn render_verified(columns: &[&Column]) -> String {
     let told: Vec<Vec<&(String, u32)>> =
         columns.iter().map(|column| column.binaries.iter().flat_map(|binary| &binary.verified).collect()).collect();
     let mut names: Vec<&str> = Vec::new();
@@ -137,7 +156,7 @@ fn table(rows: &[(String, Vec<String>)]) -> String {
 }
 
 /// Binaries in the order of the first system that ran them, each with its tests.
-fn names(columns: &[Column]) -> Vec<(&str, Vec<&str>)> {
+fn names<'a>(columns: &[&'a Column]) -> Vec<(&'a str, Vec<&'a str>)> {
     let mut order = Vec::new();
     let mut tests: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for binary in columns.iter().flat_map(|column| &column.binaries) {
@@ -164,7 +183,7 @@ mod tests {
     }
 
     fn column(name: &'static str, binaries: Vec<Binary>) -> Column {
-        Column { name, about: String::new(), binaries, problems: Vec::new() }
+        Column { binaries, ..Column::new(name) }
     }
 
     #[test]
@@ -189,7 +208,7 @@ drain   1 ok, 1 FAILED, out of time, 60 s   -
   d     NO END                              -
 ";
         let squeeze = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-        let rendered = render(&columns);
+        let rendered = render(&columns.each_ref());
         assert_eq!(squeeze(&rendered), squeeze(expected), "{rendered}");
         let at: Vec<_> = rendered.lines().filter_map(|line| line.rfind("  ")).collect();
         assert!(at.windows(2).all(|pair| pair[0] == pair[1]), "{rendered}");
@@ -198,10 +217,21 @@ drain   1 ok, 1 FAILED, out of time, 60 s   -
     #[test]
     fn what_verifiers_looked_at_is_a_table_of_its_own() {
         let mut columns = [column("bookworm", vec![binary("verifier", &[], 1, Exit::Code(0))]), column("sid", vec![])];
-        assert_eq!(render_verified(&columns), "");
+        assert_eq!(render_verified(&columns.each_ref()), "");
         columns[0].binaries[0].verified = vec![("uplink_xdp".into(), 150_000), ("replay".into(), 9)];
         let expected = "            bookworm  sid\nuplink_xdp  150000    -\nreplay      9         -\n";
-        assert_eq!(render_verified(&columns), expected);
+        assert_eq!(render_verified(&columns.each_ref()), expected);
+    }
+
+    #[test]
+    fn what_has_run_is_told_when_the_rest_could_not_run() {
+        let mut column = column("sid", vec![binary("packet", &[("a", Verdict::Passed)], 3, Exit::Code(0))]);
+        column.note(Ok(()));
+        assert!(column.is_good());
+        column.note(Err(anyhow::anyhow!("no room").context("writing the log")));
+        assert_eq!((column.tally().passed, column.is_good()), (1, false));
+        assert_eq!(column.problems, ["writing the log: no room"]);
+        assert!(render(&[&column]).contains("packet  1 ok, 3 s"));
     }
 
     #[test]

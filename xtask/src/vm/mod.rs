@@ -6,7 +6,10 @@
 //! tells over a serial line ([`protocol`], [`session`]). Tests of a swarm of several nodes have a machine for each ([`nodes`]), on a
 //! network of their own ([`wire`]). At the end stands a table, tests by systems ([`matrix`]).
 
+mod ci;
 mod disk;
+mod limits;
+mod lock;
 mod matrix;
 mod nodes;
 mod payload;
@@ -20,17 +23,18 @@ mod versus;
 mod wire;
 
 use std::{
-    ffi::OsStr,
     fs,
     io::Write,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context, Result, bail};
 
+pub(crate) use self::ci::run_for_ci;
 use self::{
     disk::Disk,
+    limits::Limits,
     matrix::{Column, Exit},
     payload::Payload,
     qemu::{Accelerator, Machine, Spec},
@@ -43,9 +47,6 @@ use crate::{
     test,
 };
 
-/// In seconds: of one test binary, and of all that run in one machine.
-const LIMIT: u64 = 900;
-const MACHINE_LIMIT: u64 = 5400;
 const MEMORY_MIB: u32 = 4096;
 /// A manager and a worker.
 const NODES: u8 = 2;
@@ -71,12 +72,12 @@ pub(crate) struct Args {
     /// Debian's mirror for the root disks [default: the one that this system uses]
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
-    /// How long one test binary may run [default: 900], or after what time no row of --versus begins [default: 2700]
+    /// How long one test binary may run [default: 900, emulated 3600], or after what time no row of --versus begins [default: 2700]
     #[arg(long, value_name = "SECONDS")]
     limit: Option<u64>,
-    /// How long all of them together may run in one machine
-    #[arg(long, value_name = "SECONDS", default_value_t = MACHINE_LIMIT)]
-    machine_limit: u64,
+    /// How long all of them together may run in one machine [default: 5400, emulated 14400]
+    #[arg(long, value_name = "SECONDS")]
+    machine_limit: Option<u64>,
     /// Memory of a machine
     #[arg(long, value_name = "MIB", default_value_t = MEMORY_MIB)]
     memory: u32,
@@ -91,21 +92,6 @@ pub(crate) struct Args {
     filter: Vec<String>,
 }
 
-/// The machine that CI can afford: the oldest kernel, whose verifier is the strictest and which has no tcx.
-const CI_SUITE: Suite = Suite::Bookworm;
-const CI_TESTS: [&str; 2] = ["verifier", "statics"];
-/// Asks CI for more: `all` is every test in every system.
-const CI_WISH: &str = "STEER_CI_VM";
-
-impl Args {
-    /// What CI runs: one machine, and those tests that tell most of a kernel, or everything.
-    fn for_ci(everything: bool) -> Self {
-        let (suites, tests) =
-            if everything { (Vec::new(), Vec::new()) } else { (vec![CI_SUITE], CI_TESTS.map(str::to_owned).to_vec()) };
-        Self { suites, tests, ..Self::default() }
-    }
-}
-
 impl Default for Args {
     fn default() -> Self {
         Self {
@@ -116,7 +102,7 @@ impl Default for Args {
             fresh: false,
             mirror: None,
             limit: None,
-            machine_limit: MACHINE_LIMIT,
+            machine_limit: None,
             memory: MEMORY_MIB,
             nodes: NODES,
             nocapture: false,
@@ -131,34 +117,11 @@ const SLOWNESS: &str = "STEER_TESTS_SLOWNESS";
 /// tell a lost SYN (1 s) any more.
 const TCG_SLOWNESS: &str = "4";
 
-/// Like [`run`], of what CI can afford, or of everything when asked by [`CI_WISH`].
-pub(crate) fn run_for_ci() -> Result<bool> {
-    let everything = is_everything(std::env::var_os(CI_WISH).as_deref())?;
-    match disk::mirror_for_disks() {
-        Ok(_) => run(&Args::for_ci(everything)),
-        Err(error) => without_machine(everything, &error),
-    }
-}
-
-fn is_everything(wish: Option<&OsStr>) -> Result<bool> {
-    match wish {
-        Some(wish) if wish == "all" => Ok(true),
-        Some(wish) if !wish.is_empty() => bail!("{CI_WISH}={}: it can only be `all`", wish.display()),
-        _ => Ok(false),
-    }
-}
-
-/// No root disk can be made on this system: CI does without a machine, unless somebody has asked for machines by name.
-fn without_machine(everything: bool, why: &anyhow::Error) -> Result<bool> {
-    if everything {
-        bail!("{CI_WISH} asks for every machine, and none can be made here: {why:#}");
-    }
-    println!("skipped: the virtual machine: {why:#}");
-    Ok(true)
-}
-
 /// True when every test of every system is good.
 pub(crate) fn run(args: &Args) -> Result<bool> {
+    let _lock = lock::take(&disk::cache()?.join("lock"), || {
+        println!("== vm: another run of `cargo xtask vm` is at work; this one waits until it has ended");
+    })?;
     let dir = cmd::target_dir().join("vm");
     fs::create_dir_all(&dir).with_context(|| format!("creating {}", shown(&dir)))?;
     let privilege = Privilege::of_this_process();
@@ -166,7 +129,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     tools::ensure(privilege)?;
     println!("== vm: building what is tested");
     let payload = if args.versus { Payload::of_programs(&dir)? } else { Payload::build(&dir, &args.tests)? };
-    let mut harness = Harness { args, payload, privilege, dir: &dir, accelerator: None };
+    let mut harness = Harness { args, payload, privilege, dir: &dir, accelerator: None, done: Vec::new() };
     if args.versus {
         return versus::run(&mut harness);
     }
@@ -176,19 +139,16 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         return harness.shell(suite);
     }
 
-    let mut columns = Vec::new();
+    // That of an earlier run is not this one's.
+    drop(fs::remove_file(dir.join(matrix::FILE)));
     for suite in suites {
         println!("== vm: {}", suite.name());
-        columns.push(harness.column(suite).unwrap_or_else(|error| Column {
-            name: suite.name(),
-            about: String::new(),
-            binaries: Vec::new(),
-            problems: vec![format!("{error:#}")],
-        }));
+        let column = harness.column(suite);
+        harness.done.push(column);
     }
-    let table = matrix::render(&columns);
-    fs::write(dir.join("matrix.txt"), &table).context("writing the table")?;
-    println!("== vm: tests by systems\n{table}");
+    let columns: Vec<_> = harness.done.iter().collect();
+    matrix::keep(&dir, &columns)?;
+    println!("== vm: tests by systems\n{}", matrix::render(&columns));
     let verified = matrix::render_verified(&columns);
     if !verified.is_empty() {
         println!("== vm: instructions that the verifier looked at\n{verified}");
@@ -201,7 +161,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     }
     println!("logs are in {}", shown(&dir));
     println!("{sum}");
-    Ok(columns.iter().all(Column::is_good) && sum.total() > 0)
+    Ok(columns.iter().all(|column| column.is_good()) && sum.total() > 0)
 }
 
 /// What all machines have in common.
@@ -212,6 +172,8 @@ struct Harness<'a> {
     dir: &'a Path,
     /// Known once a machine was started.
     accelerator: Option<Accelerator>,
+    /// Systems in which everything has run.
+    done: Vec<Column>,
 }
 
 impl Harness<'_> {
@@ -244,67 +206,77 @@ impl Harness<'_> {
         qemu::shell(&self.spec(&disk, &logs)?)
     }
 
-    /// Everything that is to run, in one system.
-    fn column(&mut self, suite: Suite) -> Result<Column> {
-        let (disk, logs) = (self.disk(suite)?, self.logs(suite.name())?);
-        let mut column =
-            Column { name: suite.name(), about: String::new(), binaries: Vec::new(), problems: Vec::new() };
-        if !self.payload.tests.is_empty() {
-            self.run_on_one(&disk, &logs, &mut column)?;
+    /// Everything that is to run, in one system. What has run is told, whatever comes of the rest.
+    fn column(&mut self, suite: Suite) -> Column {
+        let mut column = Column::new(suite.name());
+        match self.disk(suite).and_then(|disk| Ok((disk, self.logs(suite.name())?))) {
+            Ok((disk, logs)) => {
+                let outcome = self.run_on_one(&disk, &logs, &mut column);
+                column.note(outcome);
+                let outcome = self.run_on_nodes(&disk, &logs, &mut column);
+                column.note(outcome);
+            }
+            Err(error) => column.note(Err(error)),
         }
-        self.run_on_nodes(&disk, &logs, &mut column)?;
-        Ok(column)
+        column
     }
 
     /// The tests that one machine is enough for.
     fn run_on_one(&mut self, disk: &Disk, logs: &Path, column: &mut Column) -> Result<()> {
+        if self.payload.tests.is_empty() {
+            return Ok(());
+        }
+        let args = self.args;
         let spec = self.spec(disk, logs)?;
         let accelerator = spec.accelerator;
+        let limits = Limits::of(args, accelerator);
         let mut machine = Machine::start(&spec)?;
         let mut session = Session::open(&mut machine, logs)?;
         column.about = session.about();
-        println!("  up after {:.1} s: {}", session.booted_in.as_secs_f64(), column.about);
+        println!("  up after {:.1} s: {}; at most {limits}", session.booted_in.as_secs_f64(), column.about);
 
-        self.run_all(&self.payload.tests, &vars(accelerator), &mut session, logs, column)?;
+        let ran = self.run_all(&self.payload.tests, &vars(accelerator), limits, &mut session, logs, column);
         drop(session);
         drop(machine);
         let console = fs::read(logs.join(qemu::CONSOLE)).unwrap_or_default();
         let console = String::from_utf8_lossy(&console);
         column.problems.extend(session::complaints(&console).iter().map(|line| format!("the kernel said: {line}")));
-        Ok(())
+        ran
     }
 
     fn run_all(
         &self,
         tests: &[String],
         env: &[(String, String)],
+        limits: Limits,
         session: &mut Session,
         logs: &Path,
         column: &mut Column,
     ) -> Result<()> {
         let Self { args, .. } = self;
         let began = Instant::now();
-        let whole = Duration::from_secs(args.machine_limit);
         for name in tests {
-            let left = whole.saturating_sub(began.elapsed());
-            if left.is_zero() {
-                let over =
-                    format!("{name} and what follows did not run: the machine's {} s were over", whole.as_secs());
+            let Some(limit) = limits.left(began.elapsed()) else {
+                let seconds = limits.machine.as_secs();
+                let over = format!("{name} and what follows did not run: the machine's {seconds} s were over");
                 column.problems.push(over);
                 break;
-            }
-            let limit = left.min(Duration::from_secs(args.limit.unwrap_or(LIMIT)));
+            };
             let request = session::request(name, words(args), env.to_vec(), limit);
-            let binary = session.test(name, request, logs, |piece| {
+            let ran = session.test(name, request, logs, |piece| {
                 if args.nocapture {
                     show(piece);
                 }
-            })?;
+            });
+            let binary = ran.with_context(|| format!("{name} and what follows did not run"))?;
             println!("  {name}: {} ({:.0} s)", binary.tally(), binary.took.as_secs_f64());
             let lost = binary.exit == Exit::MachineLost;
             // A filter leaves most binaries without a test; they need no row.
             if !(binary.tests.is_empty() && binary.exit == Exit::Code(0)) {
                 column.binaries.push(binary);
+                // However this run ends, what has run is there.
+                let columns: Vec<&Column> = self.done.iter().chain([&*column]).collect();
+                matrix::keep(self.dir, &columns)?;
             }
             if lost {
                 column.problems.push(format!("the machine ended while it ran {name}"));
@@ -350,18 +322,6 @@ fn shown(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn machines_that_were_asked_for_are_not_left_out_in_silence() {
-        let why = anyhow::anyhow!("no mirror");
-        assert!(without_machine(false, &why).unwrap());
-        assert!(without_machine(true, &why).unwrap_err().to_string().contains("no mirror"));
-        for (wish, expected) in
-            [(None, Some(false)), (Some(""), Some(false)), (Some("all"), Some(true)), (Some("ALL"), None)]
-        {
-            assert_eq!(is_everything(wish.map(OsStr::new)).ok(), expected, "{wish:?}");
-        }
-    }
 
     #[test]
     fn the_harness_knows_the_word_for_slowness() {

@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use super::{
     Harness,
     disk::Disk,
+    limits::Limits,
     matrix::{Column, Exit},
     protocol::Run,
     qemu::{CONSOLE, Machine, Spec},
@@ -43,6 +44,7 @@ impl Harness<'_> {
         let began = Instant::now();
         let spec = self.spec(disk, logs)?;
         let accelerator = spec.accelerator;
+        let limits = Limits::of(args, accelerator);
         let mut machines = Vec::new();
         // Each place goes as soon as its machine was started.
         for (place, folder) in wire::places(args.nodes)?.into_iter().zip(&folders) {
@@ -53,25 +55,26 @@ impl Harness<'_> {
             workers.push(Session::open(machine, folder)?);
         }
         let mut manager = workers.remove(0);
-        println!("  {} machines up after {:.1} s: {}", machines.len(), began.elapsed().as_secs_f64(), manager.about());
+        let (count, booted_in) = (machines.len(), began.elapsed().as_secs_f64());
+        println!("  {count} machines up after {booted_in:.1} s: {}; at most {limits}", manager.about());
         if column.about.is_empty() {
             column.about = manager.about();
         }
 
         let mut env = vars(accelerator);
-        env.push((COUNT.to_owned(), machines.len().to_string()));
-        thread::scope(|scope| {
+        env.push((COUNT.to_owned(), count.to_string()));
+        let ran = thread::scope(|scope| {
             let mut serving = Vec::new();
             for (number, (mut worker, folder)) in (1..).zip(workers.into_iter().zip(&folders[1..])) {
                 let run = Run {
                     program: NODE.to_owned(),
                     args: vec![number.to_string()],
                     env: env.clone(),
-                    limit_seconds: args.machine_limit,
+                    limit_seconds: limits.machine.as_secs(),
                 };
                 serving.push((number, scope.spawn(move || worker.run(NODE, run, folder, |_| {}))));
             }
-            let ran = self.run_all(&wanted, &env, &mut manager, logs, column);
+            let ran = self.run_all(&wanted, &env, limits, &mut manager, logs, column);
             // A worker serves until its machine ends.
             machines.clear();
             for (number, worker) in serving {
@@ -84,14 +87,14 @@ impl Harness<'_> {
                 column.problems.push(format!("what serves in node {number}: {problem}"));
             }
             ran
-        })?;
+        });
         for (number, folder) in folders.iter().enumerate() {
             let console = fs::read(folder.join(CONSOLE)).unwrap_or_default();
             let console = String::from_utf8_lossy(&console);
             let told = session::complaints(&console);
             column.problems.extend(told.iter().map(|line| format!("the kernel of node {number} said: {line}")));
         }
-        Ok(())
+        ran
     }
 }
 

@@ -26,15 +26,22 @@ in_root() { chroot "$root" /usr/bin/env PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@";
 in_root apt-get -q -o Acquire::Check-Valid-Until=no update
 # Not by debootstrap: initramfs-tools of newer suites cannot be configured by it.
 in_root apt-get -q -y install --no-install-recommends initramfs-tools
-# Names with alternatives (`docker-cli|docker.io`): the first one that this suite has.
+# Names with alternatives (`docker-cli|docker.io`): the first one that this suite has. It must have one: a test that misses its
+# program says so only when it runs.
 chosen=
 for names in "$@"; do
+    found=
     for name in $(echo "$names" | tr '|' ' '); do
         if in_root apt-cache policy "$name" | grep -q 'Candidate: [^(]'; then
-            chosen="$chosen $name"
+            found=$name
             break
         fi
     done
+    if [ -z "$found" ]; then
+        echo "$suite has no package $names" >&2
+        exit 1
+    fi
+    chosen="$chosen $found"
 done
 in_root apt-get -q -y install --no-install-recommends linux-image-amd64 $chosen
 in_root apt-get clean

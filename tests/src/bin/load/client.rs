@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -11,6 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::ports::Ports;
 use crate::response::{self, Response};
 use crate::rhythm::Rhythm;
+use crate::tally::Took;
 use crate::{Mode, Run};
 
 pub(crate) struct Client {
@@ -31,6 +33,8 @@ pub(crate) struct Client {
     local: Option<SocketAddr>,
     /// Who has answered on the connection in use; empty before the first answer.
     backend: String,
+    /// How long the request in hand has waited for its connection: not at all for one that was open.
+    connecting: Duration,
 }
 
 impl Client {
@@ -38,8 +42,20 @@ impl Client {
         let room = if run.mode == Mode::Bulk { 256 << 10 } else { 4 << 10 };
         let buffer = Vec::with_capacity(room);
         let (turn, head_start) = (index.into(), u32::from(index) % run.per_connection.max(1));
-        let backend = String::new();
-        Self { run, ports, rhythm, index, buffer, stream: None, turn, carried: 0, head_start, local: None, backend }
+        Self {
+            run,
+            ports,
+            rhythm,
+            index,
+            buffer,
+            stream: None,
+            turn,
+            carried: 0,
+            head_start,
+            local: None,
+            backend: String::new(),
+            connecting: Duration::ZERO,
+        }
     }
 
     pub(crate) async fn run(mut self) {
@@ -56,11 +72,12 @@ impl Client {
                 Ok(outcome) => outcome,
                 Err(_) => Err(ErrorKind::TimedOut.into()),
             };
+            let took = |all| Took { all, connecting: self.connecting };
             match outcome {
-                Ok((response, took)) => run.tally.success(&response, took),
+                Ok((response, all)) => run.tally.success(&response, took(all)),
                 Err(err) => {
-                    self.stream = None;
-                    run.tally.failure(&err, &self.backend, self.local.take(), started.elapsed());
+                    run.tally.failure(&err, &self.backend, self.local, took(started.elapsed()));
+                    (self.stream, self.local) = (None, None);
                 }
             }
             run.tally.keeps(self.index, self.stream.is_some().then_some(&self.backend));
@@ -75,15 +92,16 @@ impl Client {
     }
 
     /// One request, over the connection that is open or over a new one.
-    async fn request(&mut self, started: Instant) -> io::Result<(Response, std::time::Duration)> {
+    async fn request(&mut self, started: Instant) -> io::Result<(Response, Duration)> {
+        self.connecting = Duration::ZERO;
+        // Whoever has to connect first waits for that too, also if the connection is kept afterwards.
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
             None => self.connect(started).await?,
         };
-        let asked = if self.run.mode == Mode::Close { started } else { Instant::now() };
         stream.write_all(&self.run.request).await?;
         let response = response::read(&mut stream, &mut self.buffer).await?;
-        let took = asked.elapsed();
+        let took = started.elapsed();
         self.carried += 1;
         self.backend.clone_from(&response.backend);
         if response.stays {
@@ -109,7 +127,8 @@ impl Client {
         let stream = socket.connect(target).await?;
         self.carried = std::mem::take(&mut self.head_start);
         stream.set_nodelay(true)?;
-        self.run.tally.connected(started.elapsed());
+        self.connecting = started.elapsed();
+        self.run.tally.connected(self.connecting);
         if self.local.is_none() || self.ports.is_none() {
             self.local = stream.local_addr().ok();
         }

@@ -47,6 +47,20 @@ struct Inner {
     shown: Shown,
 }
 
+/// How long a request took.
+#[derive(Clone, Copy)]
+pub(crate) struct Took {
+    pub(crate) all: Duration,
+    /// Of that, until its connection was established; zero where it was open already.
+    pub(crate) connecting: Duration,
+}
+
+impl Took {
+    fn has_stalled(self, stall: Duration) -> bool {
+        self.all >= stall || self.connecting >= SYN_REPEATED
+    }
+}
+
 /// A backend that has answered.
 struct Known {
     name: String,
@@ -92,12 +106,10 @@ impl Tally {
     pub(crate) fn connected(&self, took: Duration) {
         let mut inner = self.inner.borrow_mut();
         inner.connections += 1;
-        // What is longer yet is counted with its request.
-        inner.stalled += u64::from((SYN_REPEATED..self.stall).contains(&took));
         inner.connect.saturating_record(micros(took));
     }
 
-    pub(crate) fn success(&self, response: &Response, took: Duration) {
+    pub(crate) fn success(&self, response: &Response, took: Took) {
         let mut inner = self.inner.borrow_mut();
         inner.slow(took, self.stall);
         if response.status != 200 {
@@ -107,7 +119,7 @@ impl Tally {
         }
         inner.requests += 1;
         inner.bytes += response.body;
-        inner.request.saturating_record(micros(took));
+        inner.request.saturating_record(micros(took.all));
         match inner.backends.iter_mut().find(|known| known.name == response.backend) {
             Some(known) => known.requests += 1,
             None => {
@@ -118,7 +130,7 @@ impl Tally {
     }
 
     /// `backend`: who has answered on this connection before, if anybody has.
-    pub(crate) fn failure(&self, err: &io::Error, backend: &str, local: Option<SocketAddr>, took: Duration) {
+    pub(crate) fn failure(&self, err: &io::Error, backend: &str, local: Option<SocketAddr>, took: Took) {
         let mut inner = self.inner.borrow_mut();
         inner.slow(took, self.stall);
         let Failures { refused, reset, timeout, closed, status: _, other } = &mut inner.failures;
@@ -135,7 +147,7 @@ impl Tally {
                 None => inner.broken.push((backend.to_owned(), 1)),
             }
         }
-        inner.sample(local, &format!("{err} after {:.1} ms", millis(took)));
+        inner.sample(local, &format!("{err} after {:.1} ms", millis(took.all)));
     }
 
     /// The backend to which a client keeps its connection, if it does, until it says otherwise.
@@ -201,10 +213,10 @@ impl Tally {
 }
 
 impl Inner {
-    fn slow(&mut self, took: Duration, stall: Duration) {
-        self.slowest = self.slowest.max(took);
-        self.stalled += u64::from(took >= stall);
-        self.shown.slowest = self.shown.slowest.max(took);
+    fn slow(&mut self, took: Took, stall: Duration) {
+        self.slowest = self.slowest.max(took.all);
+        self.stalled += u64::from(took.has_stalled(stall));
+        self.shown.slowest = self.shown.slowest.max(took.all);
     }
 
     fn sample(&mut self, local: Option<SocketAddr>, words: &str) {
@@ -258,4 +270,25 @@ pub(crate) fn text(report: &Report) -> String {
         line(format!("{backend:20} {count:8}  {:.1} %", *count as f64 * 100.0 / (*requests).max(1) as f64));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_stalls_once_by_itself_or_by_its_connection() {
+        let tally = Tally::new(Duration::from_secs(4), 1);
+        let response = Response { status: 200, backend: "web-1".to_owned(), body: 7, stays: true };
+        // The connection was open; it was opened; its SYN was lost; that and a slow answer; given up while it connected.
+        for (all, connecting) in [(3900, 0), (900, 800), (1100, 1050), (5000, 1050)] {
+            let [all, connecting] = [all, connecting].map(Duration::from_millis);
+            tally.success(&response, Took { all, connecting });
+        }
+        let given_up = Took { all: Duration::from_secs(10), connecting: Duration::ZERO };
+        tally.failure(&ErrorKind::TimedOut.into(), "", None, given_up);
+        let report = tally.report("keepalive");
+        assert_eq!((report.requests, report.failures.timeout, report.stalled), (4, 1, 3));
+        assert_eq!(report.slowest_ms, 10_000.0);
+    }
 }

@@ -1,13 +1,14 @@
-//! `cargo xtask vm --versus`: Swarm's routing mesh alone, then with steer in front of it, side by side.
+//! `cargo xtask vm --versus`: Swarm's routing mesh alone and with steer in front of it, side by side.
 //!
 //! Problem: what steer is good for shows where the mesh fails, and an honest comparison shows also where it does not. Approach:
-//! one machine, one Docker, one run; each [row](rows) is measured first with the mesh alone and at once again with steer
-//! ([`scenario`]), with the same app, the same clients and the same [deed](deed); what clients met is counted ([`measure`]) and
-//! becomes a [`table`] for the README.
+//! one machine, one Docker, one run; each [row](rows) is measured with the mesh alone and with steer, one at once after the other
+//! ([`scenario`]), with the same app, the same clients and the same [deed](deed). Which comes first changes from row to row: what the
+//! first one leaves warm favours nobody. What clients met is counted ([`measure`]) and becomes a [`table`] for the README.
 //!
 //! It says what it measured and claims nothing: the exit code tells only whether everything could be measured. It needs a kernel
 //! with `ip_vs`; without, the mesh is dead, and `--way steer` measures steer alone.
 
+mod bare;
 mod deed;
 mod measure;
 mod poll;
@@ -34,7 +35,7 @@ const INTERRUPTED: u8 = 130;
 #[derive(Parser)]
 #[command(about = "Compares Swarm's routing mesh alone with steer in front of it")]
 struct Args {
-    /// Only this way; both, one after the other, if none is named
+    /// Only this way; both, the one and the other first in turn, if none is named
     #[arg(long, value_enum)]
     way: Vec<Way>,
     /// Begin no row after this time; the table, which is printed anew after each row, is of those that were measured
@@ -78,6 +79,12 @@ fn main() -> ExitCode {
 
 fn run(rows: &[Row], ways: &[Way], limit: Duration) -> Result<Vec<Measured>, Stop> {
     let began = Instant::now();
+    if let (true, Ok(traces)) = (ways.contains(&Way::Mesh), bare::traces())
+        && !traces.is_empty()
+    {
+        let words = "steer is on this machine already, so the mesh is not alone; `--way steer` measures steer alone";
+        return Err(Stop::failed(words, format!("{traces:?}")));
+    }
     let _bpffs = Bpffs::new();
     eprintln!("a Swarm of one node");
     let mut site = Site::build();
@@ -97,7 +104,7 @@ fn run(rows: &[Row], ways: &[Way], limit: Duration) -> Result<Vec<Measured>, Sto
             show(&machine(&site, began.elapsed().as_secs_f64()), &measured);
             continue;
         }
-        for way in ways {
+        for way in &in_turn(ways, index) {
             let label =
                 format!("[{}/{}, {:.0} s] {row}, {}", index + 1, rows.len(), began.elapsed().as_secs_f64(), way.name());
             let outcome = site.measure(*row, *way);
@@ -113,6 +120,15 @@ fn run(rows: &[Row], ways: &[Way], limit: Duration) -> Result<Vec<Measured>, Sto
         show(&machine(&site, began.elapsed().as_secs_f64()), &measured);
     }
     Ok(measured)
+}
+
+/// The ways in the order for a row of this number.
+fn in_turn(ways: &[Way], row: usize) -> Vec<Way> {
+    let mut ways = ways.to_vec();
+    if !row.is_multiple_of(2) {
+        ways.reverse();
+    }
+    ways
 }
 
 /// The table of all that is measured by now: whatever comes of the next row, this is not lost.
@@ -150,4 +166,17 @@ fn names() -> String {
 fn fail(words: &str) -> ExitCode {
     eprintln!("versus: failed: {words}");
     ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_way_comes_first_in_turn() {
+        let both = [Way::Mesh, Way::Steer];
+        let first: Vec<_> = (0..4).map(|row| in_turn(&both, row)[0]).collect();
+        assert_eq!(first, [Way::Mesh, Way::Steer, Way::Mesh, Way::Steer]);
+        assert!((0..4).all(|row| in_turn(&both, row).len() == 2 && in_turn(&[Way::Steer], row) == [Way::Steer]));
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use steer_tests::World;
@@ -14,6 +14,7 @@ use steer_tests::panic;
 use steer_tests::report::Report;
 use steer_tests::world::HOST;
 
+use crate::bare;
 use crate::deed::{self, Wanted};
 use crate::measure::{self, Figures, Tasks};
 use crate::poll::{self, Stop};
@@ -173,7 +174,13 @@ impl Site {
     }
 
     fn under_load(&mut self, deed: Deed, way: Way, before: Wanted) -> Result<Fared, Stop> {
-        let agent = (way == Way::Steer).then(|| Agent::start(&self.world, &self.docker, Attach::Tc));
+        let agent = match way {
+            Way::Mesh => {
+                bare::wait()?;
+                None
+            }
+            Way::Steer => Some(Agent::start(&self.world, &self.docker, Attach::Tc)),
+        };
         if let Some(agent) = &agent {
             poll::until("steer has every task", || match agent.try_status()? {
                 status if status.service(SERVICE).is_some_and(|web| web.count("ready") == before.tasks) => Ok(()),
@@ -196,8 +203,9 @@ impl Site {
         let [close, keepalive] = load.finish();
         let seconds = begin.elapsed().as_secs_f64();
 
-        if let Some(agent) = &agent {
-            account_for(agent, close.failed + keepalive.failed + close.stalled + keepalive.stalled > 0);
+        if let Some(agent) = agent {
+            account_for(&agent, close.failed + keepalive.failed + close.stalled + keepalive.stalled > 0);
+            take_off(agent)?;
         }
         let tasks = Tasks { before: running, after: self.starts() };
         if let Some((_, is)) = &mut self.service {
@@ -239,6 +247,26 @@ fn account_for(agent: &Agent, all: bool) {
     if all {
         agent.log().lines().for_each(|line| eprintln!("    {line}"));
     }
+}
+
+/// Has steer leave the machine, and waits for that: the mesh may be next. If it does not, what is measured by now counts all the same,
+/// and the mesh waits once more ([`bare::wait`]).
+fn take_off(agent: Agent) -> Result<(), Stop> {
+    let mut detach = agent.command(&["detach", "--now"]);
+    let mut detach = detach.stdout(Stdio::null()).spawn().map_err(|err| Stop::failed("steer detach", err))?;
+    let ended = poll::until("steer is detached", || match detach.try_wait() {
+        Ok(Some(status)) if status.success() => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    // The agent's own guard has less patience.
+    drop(agent);
+    drop(detach.kill());
+    drop(detach.wait());
+    match ended.and_then(|()| bare::wait()) {
+        Err(Stop::Failed(why)) => eprintln!("versus: {why}"),
+        other => other?,
+    }
+    Ok(())
 }
 
 fn spec(app: App, tasks: usize) -> ServiceSpec {

@@ -72,8 +72,12 @@ fn legend(out: &mut String) -> std::fmt::Result {
     let (probes, pause) = (HEALTH.interval.as_secs(), PAUSE.as_secs());
     writeln!(
         out,
-        "* Each cell: the mesh alone / with steer. Four tasks; six for scaling. Healthcheck: every second at the start, then every {probes} s. Slow to listen: {SLOW} s after \
-         its start. Pause: {pause} s."
+        "* Each cell: the mesh alone / with steer. Which of the two is measured first changes from row to row."
+    )?;
+    writeln!(
+        out,
+        "* Four tasks; six for scaling. Healthcheck: every second at the start, then every {probes} s. Slow to listen: {SLOW} s after its \
+         start. Pause: {pause} s."
     )?;
     writeln!(
         out,
@@ -92,8 +96,8 @@ fn legend(out: &mut String) -> std::fmt::Result {
     )?;
     writeln!(
         out,
-        "* *stalled*: requests of a second or longer. *first*: from the start of a task's process to the first request it answered, the \
-         median of the new tasks."
+        "* *stalled*: requests of a second or longer; connecting counts, also where the connection is kept then. *first*: from the start of a \
+         task's process to the first request it answered, the median of the new tasks."
     )
 }
 
