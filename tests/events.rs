@@ -133,7 +133,7 @@ fn every_change_is_told_in_order_with_its_source_and_the_kernel_s_time() {
     one.stop(None);
     let (stop, late) = follow.until(|event| event.to == "draining");
     println!("seen {late:?} after the signal by steer events --follow");
-    assert!(late < pace::soon(Duration::from_millis(100)), "{late:?} after the signal: {stop:?}");
+    assert!(late < pace::soon(Duration::from_millis(500)), "{late:?} after the signal: {stop:?}");
     let killed = docker_killed(&docker, &one);
     println!("Docker's own time of it is {} µs after the kernel's", killed.abs_diff(stop.time_us));
     assert!(stop.time_us <= killed, "the kernel's time {} is not before Docker's {killed}", stop.time_us);

@@ -19,7 +19,7 @@ use steer_tests::world::HOST;
 const SERVICE: &str = "greeter";
 const WEB: (Ipv4Addr, u16) = (HOST, 9000);
 /// A lost SYN costs a second; this is far below, and far above what a busy machine needs.
-const STALL: Duration = Duration::from_millis(200);
+const STALL: Duration = Duration::from_millis(240);
 
 fn stall() -> Duration {
     pace::soon(STALL)

@@ -46,7 +46,7 @@ fn one_refuses(attach: Attach, which: &str) {
         assert_eq!(report.failed, 0, "{report:#?}");
         assert_eq!(report.stalled, 0, "{report:#?}");
         let p99 = Duration::from_secs_f64(report.connect_ms.p99 / 1e3);
-        assert!(p99 < pace::soon(Duration::from_millis(50)), "{report:#?}");
+        assert!(p99 < pace::soon(Duration::from_millis(200)), "{report:#?}");
     }
     assert!(moved > 50, "{one:?}");
 }

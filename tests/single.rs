@@ -12,7 +12,7 @@ use steer_tests::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// How much longer than the gap a connection may take.
-const SLACK: Duration = Duration::from_millis(100);
+const SLACK: Duration = Duration::from_millis(240);
 
 fn replica(name: &str, port: u16) -> ContainerSpec {
     let spec = ContainerSpec::greeter(name).label("steer.port", &format!("{port}:5000"));

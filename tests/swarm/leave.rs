@@ -15,7 +15,7 @@ use super::{PORT, client, manager, split, web};
 #[test]
 fn a_task_that_is_to_shut_down_gets_nothing_new_while_its_container_still_serves() {
     let Some(mut host) = manager(Attach::Tc) else { return };
-    host.docker.create_service(web().publish(9001, 5001).replicas(2).args(&["--on-term", "serve", "--grace", "6"]));
+    host.docker.create_service(web().publish(9001, 5001).replicas(2).serves_on(6));
     host.agent.wait_ready("web", 2);
     let open: Vec<_> = (0..4).map(|_| LongLived::start(&host.world.client, (HOST, 9001))).collect();
     let begin = Instant::now();
@@ -28,12 +28,12 @@ fn a_task_that_is_to_shut_down_gets_nothing_new_while_its_container_still_serves
     assert_eq!(leaving.state, "draining", "{status}");
     let runs = || host.docker.task_containers("web").iter().any(|container| container.name == leaving.name);
     let mut requests = 0;
-    while begin.elapsed() < Duration::from_secs(5) {
+    while begin.elapsed() < pace::lasting(Duration::from_secs(5)) {
         let answered = split(&client(&host, PORT), 10);
         assert!(!answered.contains_key(&leaving.name), "{answered:?}");
         requests += 10;
     }
-    assert!(runs(), "it serves for six seconds");
+    assert!(runs(), "it serves on for longer");
     assert_eq!(open.iter().filter(|life| life.backend == leaving.name).count(), 2);
     assert!(!open.iter().any(LongLived::is_over), "what is open stays");
     eprintln!("told after {told:?}; {requests} requests went to the other one while it ran");

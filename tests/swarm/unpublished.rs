@@ -7,7 +7,7 @@ use steer_tests::agent::Attach;
 use steer_tests::clients::Host;
 use steer_tests::docker::{Container, ServiceSpec};
 use steer_tests::http::{Failure, Http};
-use steer_tests::wait_until;
+use steer_tests::{pace, wait_until};
 
 use super::manager;
 use super::vip::{only, wait_for_tasks};
@@ -58,8 +58,9 @@ impl Inside {
 /// Swarm puts a task without a healthcheck behind the address as soon as its process was started.
 #[test]
 fn a_task_that_does_not_listen_yet_is_asked_for_by_nobody() {
-    const LISTEN_AFTER: Duration = Duration::from_secs(3);
-    let Some(inside) = Inside::set(api().args(&["--listen-after", "3"])) else { return };
+    let listen_after = pace::lasting(Duration::from_secs(3));
+    let delay = listen_after.as_secs().to_string();
+    let Some(inside) = Inside::set(api().args(&["--listen-after", &delay])) else { return };
     let http = inside.ask("api");
     let first = wait_for_tasks(&http, &inside.host.agent, 1).into_keys().next().expect("one");
     inside.host.docker.scale("api", 2);
@@ -84,20 +85,20 @@ fn a_task_that_does_not_listen_yet_is_asked_for_by_nobody() {
         since.elapsed()
     );
     assert_eq!(failures, []);
-    assert!(since.elapsed() > LISTEN_AFTER / 2 && requests - before > 100, "nobody was in a hurry");
+    assert!(since.elapsed() > listen_after / 2 && requests - before > 50, "nobody was in a hurry");
     wait_for_tasks(&http, &inside.host.agent, 2);
 }
 
 #[test]
 fn a_task_is_asked_for_by_nobody_while_it_is_paused_and_from_its_stop_signal_on() {
-    let Some(inside) = Inside::set(api().replicas(3).args(&["--on-term", "serve", "--grace", "6"])) else { return };
+    let Some(inside) = Inside::set(api().replicas(3).serves_on(6)) else { return };
     let http = inside.ask("api");
     let agent = &inside.host.agent;
     wait_for_tasks(&http, agent, 3);
     let task = only(&inside.host.docker, "api");
     let without_it = |what: &str| {
         wait_until(what, LIMIT, || {
-            let answered = wait_for_tasks(&http.clone().within(SHORT), agent, 2);
+            let answered = wait_for_tasks(&http.clone().within(pace::soon(SHORT)), agent, 2);
             if answered.contains_key(&task.name) { Err(format!("{answered:?}")) } else { Ok(()) }
         });
         for _ in 0..30 {
@@ -136,7 +137,7 @@ fn an_address_is_left_to_swarm_where_labels_say_so() {
     let has_mesh = std::path::Path::new("/proc/net/ip_vs").exists();
     let left = |http: Http, what: &str| {
         let steered = inside.steered();
-        let answer = http.within(SHORT).get("/");
+        let answer = http.within(pace::soon(SHORT)).get("/");
         assert!(has_mesh || answer.is_err(), "{what}: {answer:?}");
         assert_eq!(inside.steered(), steered, "{what}");
     };
@@ -150,10 +151,8 @@ fn an_address_is_left_to_swarm_where_labels_say_so() {
 /// A network names a service that was removed until its last task has ended.
 #[test]
 fn the_tasks_of_a_removed_service_keep_nobody_from_hearing_of_others() {
-    let serves_on = ["--on-term", "serve", "--grace", "20"];
-    let Some(mut inside) = Inside::set(api().stop_grace(Duration::from_secs(40)).args(&serves_on)) else { return };
-    let web = super::web().replicas(2).args(&["--on-term", "serve", "--grace", "10"]);
-    inside.host.docker.create_service(web);
+    let Some(mut inside) = Inside::set(api().serves_on(20)) else { return };
+    inside.host.docker.create_service(super::web().replicas(2).serves_on(10));
     inside.host.agent.wait_ready("web", 2);
     wait_for_tasks(&inside.ask("api"), &inside.host.agent, 1);
     let removed = only(&inside.host.docker, "api");

@@ -176,7 +176,7 @@ fn scaling_loses_nothing() {
 #[test]
 fn a_changed_port_is_followed_and_what_is_open_on_the_old_one_stays_as_long_as_its_task() {
     let Some(mut host) = manager(Attach::Tc) else { return };
-    host.docker.create_service(web().publish(9001, 5001).args(&["--on-term", "serve", "--grace", "3"]).start_first());
+    host.docker.create_service(web().publish(9001, 5001).serves_on(3).start_first());
     settled(&mut host, 1, "greeter:v1");
     let open = LongLived::start(&host.world.client, (HOST, 9001));
     host.docker.publish("web", &[(9100, 5000), (9001, 5001)]);

@@ -102,8 +102,7 @@ fn each_node_steers_to_its_own_tasks() {
 fn what_is_open_on_a_port_that_an_update_changes_stays_on_a_worker_too() {
     const ECHO: u16 = 9001;
     let Some(mut cluster) = Cluster::set() else { return };
-    let serves_on = ["--on-term", "serve", "--grace", "9"];
-    cluster.manager.create_service(web().global().publish(ECHO, 5001).start_first().args(&serves_on));
+    cluster.manager.create_service(web().global().publish(ECHO, 5001).start_first().serves_on(9));
     cluster.there.wait_ready("web", 1);
     let open = LongLived::start(&cluster.world.client, (OTHER, ECHO));
     assert_eq!(vec![open.backend.clone()], names(&cluster.worker));
@@ -163,8 +162,7 @@ fn a_worker_follows_an_update_under_load() {
 #[test]
 fn a_worker_follows_an_update_that_stops_first() {
     let Some(mut cluster) = Cluster::set() else { return };
-    let serves_on = ["--close-after", "0.5"];
-    cluster.manager.create_service(web().replicas(4).args(&serves_on));
+    cluster.manager.create_service(web().replicas(4).args(&["--close-after", "0.5"]));
     cluster.there.wait_ready("web", 2);
     let clients = Clients::start_at(&cluster.world, OTHER, PORT);
     cluster.manager.update_image("web", "greeter:v2");
@@ -185,9 +183,7 @@ fn a_worker_follows_an_update_that_stops_first() {
 fn a_task_that_serves_on_in_a_long_stop_grace_is_not_put_back() {
     let Some(mut cluster) = Cluster::set() else { return };
     let patience = Duration::from_secs(10);
-    let serves_on = ["--on-term", "serve", "--grace", "20"];
-    let web = web().replicas(4).label("steer.drain", "1s").stop_grace(Duration::from_secs(40)).args(&serves_on);
-    cluster.manager.create_service(web);
+    cluster.manager.create_service(web().replicas(4).label("steer.drain", "1s").serves_on(20));
     cluster.there.wait_ready("web", 2);
     cluster.manager.scale("web", 2);
     let status = cluster.there.wait_for("one is told to stop", |status| {
@@ -211,8 +207,7 @@ fn a_task_that_serves_on_in_a_long_stop_grace_is_not_put_back() {
 #[test]
 fn a_worker_that_is_promoted_is_told_what_becomes_of_tasks() {
     let Some(mut cluster) = Cluster::set() else { return };
-    let serves_on = ["--on-term", "serve", "--grace", "9"];
-    cluster.manager.create_service(web().replicas(4).args(&serves_on));
+    cluster.manager.create_service(web().replicas(4).serves_on(9));
     cluster.there.wait_ready("web", 2);
     cluster.manager.promote(&cluster.worker.node_id());
     wait_until("it is a manager", Duration::from_secs(30), || cluster.worker.try_nodes().map(drop));

@@ -18,7 +18,7 @@ use bollard::query_parameters::{
 use super::engine::Engine;
 use super::spec::Health;
 use crate::docker::Container;
-use crate::wait_until;
+use crate::{pace, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -99,6 +99,14 @@ impl ServiceSpec {
     pub fn args(mut self, args: &[&str]) -> Self {
         self.args.extend(args.iter().map(|word| (*word).to_owned()));
         self
+    }
+
+    /// After its stop signal it goes on serving for so long, in which a test looks at it; nobody kills it before.
+    #[must_use]
+    pub fn serves_on(self, seconds: u32) -> Self {
+        let seconds = pace::lasting_secs(seconds);
+        let grace = Duration::from_secs(2 * u64::from(seconds));
+        self.args(&["--on-term", "serve", "--grace", &seconds.to_string()]).stop_grace(grace)
     }
 
     #[must_use]
