@@ -62,7 +62,7 @@ fn a_task_that_does_not_listen_yet_is_asked_for_by_nobody() {
     let delay = listen_after.as_secs().to_string();
     let Some(inside) = Inside::set(api().args(&["--listen-after", &delay])) else { return };
     let http = inside.ask("api");
-    let first = wait_for_tasks(&http, &inside.host.agent, 1).into_keys().next().expect("one");
+    let first = wait_for_tasks(&http, &inside.host.agent, 1).pop_first().expect("one");
     inside.host.docker.scale("api", 2);
     let (mut requests, mut running, mut failures) = (0, None, Vec::new());
     let begin = Instant::now();
@@ -99,7 +99,7 @@ fn a_task_is_asked_for_by_nobody_while_it_is_paused_and_from_its_stop_signal_on(
     let without_it = |what: &str| {
         wait_until(what, LIMIT, || {
             let answered = wait_for_tasks(&http.clone().within(pace::soon(SHORT)), agent, 2);
-            if answered.contains_key(&task.name) { Err(format!("{answered:?}")) } else { Ok(()) }
+            if answered.contains(&task.name) { Err(format!("{answered:?}")) } else { Ok(()) }
         });
         for _ in 0..30 {
             assert_ne!(http.get("/").map(|reply| reply.backend), Ok(task.name.clone()), "{what}");

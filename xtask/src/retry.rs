@@ -9,8 +9,8 @@ use std::process::ExitStatus;
 
 use crate::tally::{Counted, Tally};
 
-/// Of one binary; if more have failed, none runs again.
-const MOST: usize = 3;
+/// Of one binary: if more have failed, none runs again. And of a whole run: if more are flaky, it is not good.
+pub(crate) const MOST: usize = 3;
 
 /// How a process that ran tests ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

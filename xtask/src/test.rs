@@ -16,7 +16,7 @@ use clap::ValueEnum;
 use crate::{
     cmd::{self, Privilege},
     programs::{self, PACKAGE, Programs},
-    retry::{Exit, Verdict},
+    retry::{self, Exit, Verdict},
     tally::{Counted, Tally},
 };
 
@@ -90,7 +90,7 @@ pub(crate) struct Outcome {
 
 impl Outcome {
     pub(crate) fn is_good(&self) -> bool {
-        self.problems.is_empty() && self.tally.failed == 0
+        self.problems.is_empty() && self.tally.failed == 0 && self.flaky.len() <= retry::MOST
     }
 
     /// Nothing may be printed behind the line with the numbers.
@@ -119,6 +119,9 @@ impl fmt::Display for Outcome {
         let Self { tally, problems, flaky } = self;
         problems.iter().try_for_each(|problem| writeln!(f, "test: {problem}"))?;
         flaky.iter().try_for_each(|test| writeln!(f, "flaky: {test}"))?;
+        if flaky.len() > retry::MOST {
+            writeln!(f, "test: {} flaky tests in one run are no chance but a fault", flaky.len())?;
+        }
         writeln!(f, "{tally}")
     }
 }
@@ -311,6 +314,9 @@ mod tests {
         outcome.add("drain", Ok(Verdict { tally, passed: true, flaky: vec!["a::b".into()] }));
         assert!(outcome.is_good());
         assert_eq!(outcome.to_string(), "flaky: drain a::b\n9 passed, 0 failed, 0 skipped\n");
+        let many = (0..retry::MOST).map(|number| format!("a::{number}")).collect();
+        outcome.add("stops", Ok(Verdict { tally, passed: true, flaky: many }));
+        assert!(!outcome.is_good(), "{outcome}");
     }
 
     #[test]

@@ -9,15 +9,15 @@ use std::time::Instant;
 
 use super::Agent;
 use crate::docker::EventKind;
+use crate::host::clock::since_boot;
 use crate::host::netns::{Netns, ReachError};
 use crate::host::netns_ids::NetnsIds;
 use crate::model::desired::BackendKey;
-use crate::model::labels::{Defaults, is_left_alone, is_weightless};
-use crate::model::lifecycle::is_stop;
 use crate::model::swarm::ports::Here;
+use crate::model::swarm::standing::{Said, Standing};
 use crate::model::swarm::vips::{Ended, Local, Place, netns_id};
 use crate::model::swarm::{GATEWAY, Membership, Serving, Swarm};
-use crate::model::{Container, ContainerId, Health};
+use crate::model::{Container, ContainerId};
 
 /// The tasks on this node.
 #[derive(Debug, Default)]
@@ -28,6 +28,8 @@ pub(super) struct Places {
     lack_ids: bool,
     /// The networks that they have them for.
     ids_in: BTreeSet<String>,
+    /// The cookies of those whom not everybody sees who may ask for them.
+    unseen: BTreeSet<u64>,
 }
 
 #[derive(Debug)]
@@ -37,62 +39,27 @@ struct KnownPlace {
     seen: Instant,
     place: Place,
     netns: Arc<Netns>,
-    /// The ids of others in its namespace.
-    ids: NetnsIds,
-    /// The cookies of those whom it sees by them.
+    /// The cookies of those who have an id in its namespace.
     sees: BTreeSet<u64>,
-    facts: Facts,
-}
-
-/// What Docker says of a task.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Facts {
-    paused: bool,
-    health: Health,
-    stop_signal: i32,
-    /// It was sent its stop signal. Swarm takes none back.
-    stopping: bool,
-    weightless: bool,
-    left_alone: bool,
-}
-
-impl Facts {
-    fn of(container: &Container, defaults: &Defaults) -> Self {
-        Self {
-            paused: container.paused,
-            health: container.health,
-            stop_signal: container.stop_signal,
-            stopping: false,
-            weightless: is_weightless(&container.labels, defaults),
-            left_alone: is_left_alone(&container.labels),
-        }
-    }
-
-    /// Takes in an event; whether it says anything of this.
-    fn take_in(&mut self, event: &EventKind) -> bool {
-        let before = *self;
-        match event {
-            EventKind::Kill { signal } => self.stopping |= is_stop(*signal, self.stop_signal),
-            EventKind::Pause | EventKind::Unpause => self.paused = *event == EventKind::Pause,
-            EventKind::Health(health) => self.health = *health,
-            _ => {}
-        }
-        *self != before
-    }
-
-    /// Whether it takes nothing new.
-    fn are_out(&self) -> bool {
-        self.paused || self.stopping || self.weightless || self.health == Health::Unhealthy
-    }
+    standing: Standing,
 }
 
 impl KnownPlace {
-    fn at(container: &Container, of: Membership, networks: BTreeSet<String>, facts: Facts) -> Result<Self, ReachError> {
+    fn at(
+        container: &Container,
+        of: Membership,
+        networks: BTreeSet<String>,
+        standing: Standing,
+    ) -> Result<Self, ReachError> {
         let netns = Arc::new(Netns::of_pid(container.pid)?);
         let place = Place { netns_cookie: netns.cookie()?, networks };
-        let (ids, sees) = (NetnsIds::inside(&netns)?, BTreeSet::new());
         let (run, seen) = (container.started_at.clone(), Instant::now());
-        Ok(Self { run, of, seen, place, netns, ids, sees, facts })
+        Ok(Self { run, of, seen, place, netns, sees: BTreeSet::new(), standing })
+    }
+
+    /// What others need to see it.
+    fn seen_by(&self) -> (Place, Arc<Netns>) {
+        (self.place.clone(), self.netns.clone())
     }
 }
 
@@ -118,7 +85,7 @@ impl Places {
 
     /// Who may ask.
     pub(super) fn askers(&self) -> Vec<Place> {
-        self.known.values().filter(|known| !known.facts.left_alone).map(|known| known.place.clone()).collect()
+        self.with_ids().map(|(_, known)| known.place.clone()).collect()
     }
 
     /// Whether somebody here may ask for a task on another node.
@@ -129,10 +96,14 @@ impl Places {
 
     /// Takes in an event of a task.
     pub(super) fn on_event(&mut self, id: &ContainerId, event: &EventKind) {
-        if let Some(known) = self.known.get_mut(id)
-            && known.facts.take_in(event)
-        {
-            tracing::debug!(container = %id, facts = ?known.facts, "a task changes");
+        let said = match event {
+            EventKind::Kill { signal } => Said::Signal(*signal),
+            EventKind::Pause | EventKind::Unpause => Said::Paused(*event == EventKind::Pause),
+            EventKind::Health(health) => Said::Health(*health),
+            _ => return,
+        };
+        if let Some(known) = self.known.get_mut(id) {
+            known.standing.take_in(said, since_boot());
         }
     }
 
@@ -144,6 +115,8 @@ impl Places {
     /// A container has ended.
     pub(super) fn leave(&mut self, id: &ContainerId) {
         if let Some(known) = self.known.remove(id) {
+            // It may have been the one who did not see somebody.
+            self.lack_ids |= !self.unseen.is_empty();
             self.ended.note(known.of.task, Instant::now());
         }
     }
@@ -157,29 +130,40 @@ impl Places {
         }
         self.ids_in = networks.iter().map(|network| (*network).to_owned()).collect();
         self.lack_ids = false;
-        let all: Vec<(Place, Arc<Netns>)> =
-            self.known.values().map(|known| (known.place.clone(), known.netns.clone())).collect();
-        for known in self.known.values_mut() {
-            let others = all.iter().filter(|(other, _)| shares_any(&known.place, other, networks));
-            for (other, netns) in others {
-                if known.sees.contains(&other.netns_cookie) {
-                    continue;
-                }
-                match known.ids.give(netns, netns_id(other.netns_cookie)) {
-                    Ok(true) => drop(known.sees.insert(other.netns_cookie)),
-                    Ok(false) => tracing::debug!(task = known.of.task, "another task's namespace has another id there"),
+        self.unseen.clear();
+        let others: Vec<(Place, Arc<Netns>)> = self.with_ids().map(|(_, known)| known.seen_by()).collect();
+        for known in self.known.values_mut().filter(|known| !known.standing.left_alone) {
+            let wanted = others.iter().filter(|(other, _)| {
+                shares_any(&known.place, other, networks) && !known.sees.contains(&other.netns_cookie)
+            });
+            let wanted: Vec<_> = wanted.collect();
+            if wanted.is_empty() {
+                continue;
+            }
+            let mut ids = NetnsIds::inside(&known.netns).inspect_err(|error| {
+                tracing::debug!(task = known.of.task, %error, "giving ids to other tasks' namespaces failed");
+            });
+            for (other, netns) in wanted {
+                let given = ids.as_mut().is_ok_and(|ids| match ids.give(netns, netns_id(other.netns_cookie)) {
+                    Ok(is_given) => is_given,
                     Err(error) => {
-                        tracing::warn!(task = known.of.task, %error, "giving an id to a network namespace failed")
+                        tracing::debug!(task = known.of.task, %error, "giving an id to another task's namespace failed");
+                        false
                     }
+                });
+                if given {
+                    known.sees.insert(other.netns_cookie);
+                } else {
+                    self.unseen.insert(other.netns_cookie);
+                    self.lack_ids = true;
                 }
             }
         }
     }
 
-    /// Whether everybody who may ask for a task, in these networks, sees it by its id.
-    fn is_seen_by_all(&self, place: &Place, networks: &BTreeSet<&str>) -> bool {
-        let mut askers = self.known.values().filter(|known| shares_any(&known.place, place, networks));
-        askers.all(|asker| asker.sees.contains(&place.netns_cookie))
+    /// Those who may ask and be asked for.
+    fn with_ids(&self) -> impl Iterator<Item = (&ContainerId, &KnownPlace)> {
+        self.known.iter().filter(|(_, known)| !known.standing.left_alone)
     }
 }
 
@@ -187,21 +171,25 @@ impl Agent {
     /// Takes in where a task stands; one that has ended meanwhile is none.
     pub(super) fn take_place(&mut self, container: &Container) {
         let Some(of) = Membership::of(&container.labels) else { return };
-        let facts = Facts::of(container, &self.settings.config.defaults);
+        let standing = Standing::of(container, &self.settings.config.defaults);
         let Places { known, lack_ids, .. } = &mut self.places;
         let networks: BTreeSet<String> = networks(container).collect();
         if let Some(known) = known.get_mut(&container.id).filter(|known| known.run == container.started_at) {
             *lack_ids |= known.place.networks != networks;
             known.place.networks = networks;
-            known.facts = Facts { stopping: known.facts.stopping, ..facts };
+            known.standing.describe(standing);
             return;
         }
-        match KnownPlace::at(container, of, networks, facts) {
+        match KnownPlace::at(container, of, networks, standing) {
             Ok(place) => {
                 known.insert(container.id.clone(), place);
                 *lack_ids = true;
             }
-            Err(error) => tracing::debug!(container = container.name, %error, "where a task stands is not known"),
+            Err(error) => tracing::warn!(
+                container = container.name,
+                %error,
+                "where a task stands is not known: it may not ask for virtual addresses, nor be asked for; the next resync tries again"
+            ),
         }
     }
 
@@ -223,21 +211,22 @@ impl Agent {
     /// The tasks here, as somebody to be asked in these networks.
     pub(super) fn local_tasks(&mut self, networks: &BTreeSet<&str>) -> BTreeMap<String, Local> {
         self.places.give_ids(networks);
+        let (now, is_told) = (since_boot(), self.is_swarms_will_told());
         let local = |(id, known): (&ContainerId, &KnownPlace)| {
-            let KnownPlace { of, seen, place, facts, .. } = known;
+            let KnownPlace { of, seen, place, standing, .. } = known;
             let tracked = self.tracked.get(id);
             let key = BackendKey { container: id.clone(), netns_cookie: place.netns_cookie };
             let backend = tracked.and_then(|_| self.applied.backends.get(&key));
             // A backend's state has all that Docker says of it; its weight is no state.
             let is_out = match tracked.filter(|_| backend.is_some()) {
                 Some(tracked) => tracked.operator_weight.unwrap_or(tracked.spec.weight) == 0,
-                None => facts.are_out(),
+                None => standing.is_out(now, is_told),
             };
             let local = Local {
                 backend: backend.map(|backend| (backend.id, backend.entry.generation)),
-                netns_id: self.places.is_seen_by_all(place, networks).then(|| netns_id(place.netns_cookie)),
+                netns_id: (!self.places.unseen.contains(&place.netns_cookie)).then(|| netns_id(place.netns_cookie)),
                 is_out: is_out || self.leaving(&of.task, *seen).is_some(),
-                is_left_alone: facts.left_alone,
+                is_left_alone: standing.left_alone,
             };
             (of.task.clone(), local)
         };

@@ -16,7 +16,7 @@ use crate::dataplane::{attach, kernel_log, prepare};
 use crate::docker::Docker;
 use crate::host::btf::Offsets;
 use crate::host::netns::own_cookie;
-use crate::host::privileges;
+use crate::host::privileges::{self, raise_open_files};
 
 /// Runs the agent until it is told to end.
 pub async fn run(args: RunArgs, instance: &str) -> Result<()> {
@@ -57,6 +57,9 @@ pub async fn run(args: RunArgs, instance: &str) -> Result<()> {
         offsets: Offsets::read()?,
     };
     let mut bpf = load::load(&paths, options)?;
+    if let Err(error) = raise_open_files() {
+        tracing::warn!(%error, "raising the limit of open files failed: each container takes one or two");
+    }
     let messages = kernel_log::follow(&mut bpf)?;
     attach::sockets(&mut bpf, &paths, &cgroup)?;
     attach::tracepoints(&mut bpf, &paths)?;

@@ -22,12 +22,15 @@ mod swarm;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::future::ready;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use bollard::errors::Error;
 use bollard::query_parameters::{InspectContainerOptions, ListContainersOptionsBuilder};
+use futures_util::future::{Either, select};
 use futures_util::{StreamExt, stream};
 use serde::Deserialize;
 use tokio::time::timeout;
@@ -224,11 +227,15 @@ impl Docker {
 
     /// One container, running or not, with or without label; `None` = there is none of that id (or name).
     pub async fn inspect(&self, id: &ContainerId) -> anyhow::Result<Option<Container>> {
-        // Both at once where there are tasks: clients wait for this answer.
-        let (found, gateway) = tokio::join!(self.inspect_alone(id), self.gateway_of_last_time());
+        // Both at once, since clients wait for this answer; but whoever is no task waits for its own description alone.
+        let (inspected, gateway) = (pin!(self.inspect_alone(id)), pin!(self.gateway_of_last_time()));
+        let (found, gateway) = match select(inspected, gateway).await {
+            Either::Left((found, gateway)) => (found, Either::Left(gateway)),
+            Either::Right((gateway, inspected)) => (inspected.await, Either::Right(ready(gateway))),
+        };
         let mut found = found?;
         if let Some(container) = found.as_mut().filter(|container| is_task(container)) {
-            let gateway = match gateway.filter(|gateway| gateway.contains_key(&container.id.0)) {
+            let gateway = match gateway.await.filter(|gateway| gateway.contains_key(&container.id.0)) {
                 Some(gateway) => gateway,
                 None => self.gateway().await?,
             };

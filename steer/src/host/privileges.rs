@@ -1,8 +1,17 @@
 //! What this process may do: root alone is not enough where a container or a unit's limits have taken powers away.
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 /// Powers that steer needs, by their number in `linux/capability.h`. Others (`CAP_BPF`, `CAP_PERFMON`) are part of
 /// `CAP_SYS_ADMIN`, which entering a container's network namespace needs anyway.
 const NEEDED: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (19, "CAP_SYS_PTRACE"), (21, "CAP_SYS_ADMIN")];
+
+/// Lets this process have as many files open as it may: the usual limit of 1,024 is made for programs that use `select`, and each
+/// container takes one or two.
+pub fn raise_open_files() -> nix::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)
+}
 
 /// The capabilities in force, as bits; `None` = cannot be told.
 pub fn capabilities() -> Option<u64> {

@@ -123,7 +123,8 @@ pub fn is_gated_by_listening(state: BackendState, facts: &Facts) -> bool {
 
 /// The least that a container is given to end after its stop signal.
 const PATIENCE: Duration = Duration::from_secs(10);
-const KILL: i32 = 9;
+/// The signal that nobody survives.
+pub const KILL: i32 = 9;
 
 /// How long after its last stop signal a container that still runs is held to be one that will not stop: whoever keeps flows for
 /// longer (`steer.drain`), or is given more time by Docker, is given it here. `None` = for ever. `may_be_swarms`: it is a task, and

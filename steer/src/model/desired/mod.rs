@@ -111,7 +111,7 @@ pub fn desired(observed: &Observed, current: &PortIndex) -> (Desired, Vec<Proble
     names.sort_by_key(|name| (!current.contains_key(*name), *name));
 
     let mut services = BTreeMap::new();
-    // Those with a frontend that another service wants too.
+    // Those with a frontend that another service of the mesh's wants too.
     let mut contested = BTreeSet::new();
     for name in names {
         let Some(candidates) = groups.get_mut(name) else { continue };
@@ -210,7 +210,9 @@ fn service<'a>(
         for port in &candidate.spec.ports {
             let listen = Listen::of(port);
             if let Some(owner) = owner(claimed, name, &listen) {
-                contested.insert(owner);
+                if candidate.spec.mesh {
+                    contested.insert(owner);
+                }
                 problems.push(problem(
                     format!(
                         "frontend {} of service {name} belongs to service {owner} already: not steered",

@@ -208,14 +208,17 @@ fn clients_wait_for_a_swarm_service_as_long_as_all_its_tasks_are_backends(#[case
 }
 
 /// Old tasks hold a port that Swarm has given to another service since: behind the mesh somebody answers there.
-#[test]
-fn nobody_waits_at_a_port_that_another_service_wants_too() {
+#[rstest]
+#[case::by_the_mesh(false)]
+#[case::by_a_label_which_the_mesh_knows_nothing_of(true)]
+fn nobody_waits_at_a_port_that_the_mesh_has_given_to_another_service(#[case] is_labelled: bool) {
     let mut candidates = [candidate("api", 3, "80:1"), candidate("web", 1, "80:1"), candidate("db", 2, "81:1")];
     candidates.iter_mut().for_each(|candidate| candidate.spec.mesh = true);
+    candidates[0].spec.mesh = !is_labelled;
     let all_here = ["web", "api", "db"].map(str::to_owned).into();
     let observed = Observed { all_here, ..observed(candidates) };
     let (desired, problems) = desired(&observed, &current(&[("web", "80")]));
     assert_eq!(problems.len(), 1);
     let wait: Vec<_> = desired.services.iter().map(|(name, service)| (name.as_str(), service.all_here)).collect();
-    assert_eq!(wait, [("db", true), ("web", false)]);
+    assert_eq!(wait, [("db", true), ("web", is_labelled)]);
 }

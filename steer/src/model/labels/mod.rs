@@ -150,6 +150,11 @@ pub fn is_weightless(labels: &BTreeMap<String, String>, defaults: &Defaults) -> 
     weight.unwrap_or(defaults.weight) == 0
 }
 
+/// How long it may keep connections that it has.
+pub fn drain_of(labels: &BTreeMap<String, String>, defaults: &Defaults) -> Duration {
+    labels.get(DRAIN).and_then(|drain| value::duration(drain).ok()).unwrap_or(defaults.drain)
+}
+
 /// Whether a container is left out, whatever its labels ask for: no service of its own, or told so.
 fn is_left_out(labels: &BTreeMap<String, String>) -> bool {
     is_left_alone(labels) || is_true(labels, COMPOSE_ONEOFF) || labels.contains_key(COMPOSE_HOOK)

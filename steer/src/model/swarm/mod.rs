@@ -6,6 +6,7 @@
 
 pub mod polls;
 pub mod ports;
+pub mod standing;
 pub mod vips;
 
 use std::collections::{BTreeMap, BTreeSet};
