@@ -9,6 +9,7 @@ mod container;
 mod engine;
 mod image;
 mod proxy;
+mod service;
 mod spec;
 mod swarm;
 
@@ -24,8 +25,9 @@ use nix::unistd::Pid;
 pub use self::container::Container;
 pub use self::engine::Engine;
 pub use self::proxy::Proxy;
+pub use self::service::ServiceSpec;
 pub use self::spec::{ContainerSpec, Health};
-pub use self::swarm::{ServiceSpec, Task};
+pub use self::swarm::Task;
 use crate::netns::Ns;
 use crate::{World, cleanup, wait_until};
 
