@@ -1,8 +1,10 @@
 //! Mounts what is not mounted, and finds what is: bpffs for the pins, cgroup2 for the socket hooks.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, FsType, statfs};
 
@@ -15,14 +17,9 @@ const CGROUP2: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 /// Makes sure that bpffs is there to pin to.
 pub fn bpffs() -> Result<()> {
     let path = Path::new(BPFFS);
-    if is(path, BPF_FS_MAGIC) {
-        return Ok(());
-    }
-    mount(Some("bpf"), path, Some("bpf"), MsFlags::empty(), None::<&str>).with_context(|| {
+    mount_once("bpf", path, BPF_FS_MAGIC).with_context(|| {
         format!("mounting the BPF file system at {BPFFS}: steer pins its maps there (it needs root, or CAP_SYS_ADMIN)")
-    })?;
-    tracing::info!(path = BPFFS, "mounted bpffs");
-    Ok(())
+    })
 }
 
 /// The root of the cgroup2 hierarchy, mounted at a place of its own (`run`) if it is nowhere else.
@@ -32,12 +29,24 @@ pub fn cgroup2(run: &Path) -> Result<PathBuf> {
     }
     let own = run.join("cgroup2");
     std::fs::create_dir_all(&own).with_context(|| format!("creating {}", own.display()))?;
-    if !is(&own, CGROUP2_SUPER_MAGIC) {
-        mount(Some("cgroup2"), &own, Some("cgroup2"), MsFlags::empty(), None::<&str>)
-            .with_context(|| format!("mounting cgroup2 at {}", own.display()))?;
-        tracing::info!(path = %own.display(), "mounted cgroup2");
-    }
+    mount_once("cgroup2", &own, CGROUP2_SUPER_MAGIC)
+        .with_context(|| format!("mounting cgroup2 at {}", own.display()))?;
     Ok(own)
+}
+
+/// Mounts a file system where it is not mounted yet. Of several agents that start at once only one does: a second mount would hide
+/// what the first agent has put into its own by then.
+fn mount_once(kind: &str, path: &Path, magic: FsType) -> Result<()> {
+    if is(path, magic) {
+        return Ok(());
+    }
+    // Of the directory beneath, which the mount of another agent hides. Without it (a file system that cannot lock) all is as before.
+    let _lock = File::open(path).ok().and_then(|beneath| Flock::lock(beneath, FlockArg::LockExclusive).ok());
+    if !is(path, magic) {
+        mount(Some(kind), path, Some(kind), MsFlags::empty(), None::<&str>)?;
+        tracing::info!(path = %path.display(), "mounted {kind}");
+    }
+    Ok(())
 }
 
 /// Creates the directories of the pins.
@@ -53,4 +62,50 @@ pub fn directories(paths: &Paths) -> Result<()> {
 
 fn is(path: &Path, magic: FsType) -> bool {
     statfs(path).is_ok_and(|found| found.filesystem_type() == magic)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::thread;
+
+    use nix::sched::{CloneFlags, unshare};
+    use nix::sys::statfs::TMPFS_MAGIC;
+
+    use super::*;
+
+    /// In a mount namespace of the thread's own, which its children share.
+    fn mounts_of_many_at_once(dir: &Path) -> Result<usize> {
+        const MANY: usize = 8;
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+        // Whatever the directory is on, beneath it is no tmpfs.
+        mount(Some("proc"), dir, Some("proc"), MsFlags::empty(), None::<&str>)?;
+        let at_once = Barrier::new(MANY);
+        thread::scope(|scope| {
+            let one = || {
+                at_once.wait();
+                mount_once("tmpfs", dir, TMPFS_MAGIC)
+            };
+            let all: Vec<_> = (0..MANY).map(|_| scope.spawn(one)).collect();
+            all.into_iter().try_for_each(|one| one.join().expect("it does not panic"))
+        })?;
+        let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo")?;
+        Ok(mounts.lines().filter(|line| line.contains(&dir.display().to_string()) && line.contains("tmpfs")).count())
+    }
+
+    #[test]
+    fn agents_that_start_at_once_mount_once() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: mounting needs root");
+            return;
+        }
+        for turn in 0..20 {
+            let dir = std::env::temp_dir().join(format!("steer-mounts-{}-{turn}", std::process::id()));
+            std::fs::create_dir(&dir).unwrap();
+            let mounts = thread::scope(|scope| scope.spawn(|| mounts_of_many_at_once(&dir)).join().unwrap());
+            std::fs::remove_dir(&dir).unwrap();
+            assert_eq!(mounts.unwrap(), 1, "turn {turn}");
+        }
+    }
 }
