@@ -164,6 +164,7 @@ mod tests {
         }
         assert_eq!(build.matches("\"-C").count(), BPF_FLAGS.len() - 1, "steer/build.rs has flags that clippy has not");
     }
+
     #[test]
     fn the_verifiers_test_is_there() {
         assert!(include_str!("../../tests/Cargo.toml").contains(&format!("name = \"{VERIFIER}\"")));

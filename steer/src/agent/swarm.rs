@@ -108,7 +108,7 @@ impl Agent {
     /// Virtual addresses lead to whoever is known now.
     pub(super) fn sync_swarm(&mut self) {
         let swarm = self.known.swarm.clone();
-        self.sync_vips(swarm.as_ref());
+        self.sync_vips(swarm.as_deref());
     }
 
     /// What the swarm said then of other nodes is good for a while.

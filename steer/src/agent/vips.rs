@@ -1,7 +1,6 @@
 //! Virtual addresses of services: which containers of this node may ask for them, and what the kernel is told.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use super::{Agent, Source};
 use crate::model::swarm::Swarm;
@@ -16,7 +15,7 @@ pub(super) struct Vips {
 
 impl Agent {
     /// Brings the maps in line with what is known of virtual addresses.
-    pub(super) fn sync_vips(&mut self, swarm: Option<&Arc<Swarm>>) {
+    pub(super) fn sync_vips(&mut self, swarm: Option<&Swarm>) {
         // As long as Docker has not said what runs, what an earlier agent left stands.
         if self.undescribed.is_all() {
             return;
