@@ -142,20 +142,21 @@ impl Places {
             }
             let mut ids = NetnsIds::inside(&known.netns).inspect_err(|error| {
                 tracing::debug!(task = known.of.task, %error, "giving ids to other tasks' namespaces failed");
+                self.lack_ids = true;
             });
             for (other, netns) in wanted {
-                let given = ids.as_mut().is_ok_and(|ids| match ids.give(netns, netns_id(other.netns_cookie)) {
-                    Ok(is_given) => is_given,
-                    Err(error) => {
+                let given = match &mut ids {
+                    Ok(ids) => ids.give(netns, netns_id(other.netns_cookie)).unwrap_or_else(|error| {
                         tracing::debug!(task = known.of.task, %error, "giving an id to another task's namespace failed");
+                        self.lack_ids = true;
                         false
-                    }
-                });
+                    }),
+                    Err(_) => false,
+                };
                 if given {
                     known.sees.insert(other.netns_cookie);
                 } else {
                     self.unseen.insert(other.netns_cookie);
-                    self.lack_ids = true;
                 }
             }
         }
