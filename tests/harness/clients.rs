@@ -116,6 +116,14 @@ impl Clients {
         });
     }
 
+    /// Does it under their load, lets them go on for a while, and ends them.
+    #[track_caller]
+    pub fn during(self, work: impl FnOnce()) -> Fared {
+        work();
+        self.flow_on();
+        self.finish()
+    }
+
     #[track_caller]
     pub fn finish(self) -> Fared {
         Fared { close: self.close.stop(), keepalive: self.keepalive.stop(), local: self.local.map(Load::stop) }

@@ -19,10 +19,7 @@ const HOLD_MS: f64 = 10_000.0;
 /// Does it under load, and panics unless every request was answered, on the connection that it was sent on.
 #[track_caller]
 fn unharmed(host: &mut Host, what: &str, work: impl FnOnce(&mut Host)) {
-    let clients = Clients::start(&host.world, PORT);
-    work(host);
-    clients.flow_on();
-    let fared = clients.finish();
+    let fared = Clients::start(&host.world, PORT).during(|| work(host));
     eprintln!("{what}: {fared}");
     for report in [&fared.close, &fared.keepalive] {
         assert_eq!((report.failed, report.stalled), (0, 0), "{what}: {report:#?}");
@@ -79,11 +76,10 @@ fn an_update_of_the_only_task_loses_nothing_however_slow_it_is_to_listen() {
         let Some(mut host) = manager(Attach::Tc) else { return };
         host.docker.create_service(order(web().args(&["--listen-after", "1"])));
         settled(&mut host, 1, "greeter:v1");
-        let clients = Clients::start(&host.world, PORT);
-        host.docker.update_image("web", "greeter:v2");
-        settled(&mut host, 1, "greeter:v2");
-        clients.flow_on();
-        let fared = clients.finish();
+        let fared = Clients::start(&host.world, PORT).during(|| {
+            host.docker.update_image("web", "greeter:v2");
+            settled(&mut host, 1, "greeter:v2");
+        });
         eprintln!("a slow starter, {what}: {fared}");
         for report in [&fared.close, &fared.keepalive] {
             assert_eq!((report.failed, cut(report)), (0, 0), "{what}: {report:#?}");
@@ -133,11 +129,10 @@ fn an_update_of_a_global_service_loses_nothing() {
         let Some(mut host) = manager(Attach::Tc) else { return };
         host.docker.create_service(order(web().global()));
         settled(&mut host, 1, "greeter:v1");
-        let clients = Clients::start(&host.world, PORT);
-        host.docker.update_image("web", "greeter:v2");
-        settled(&mut host, 1, "greeter:v2");
-        clients.flow_on();
-        let fared = clients.finish();
+        let fared = Clients::start(&host.world, PORT).during(|| {
+            host.docker.update_image("web", "greeter:v2");
+            settled(&mut host, 1, "greeter:v2");
+        });
         eprintln!("a global service: {fared}");
         for report in [&fared.close, &fared.keepalive] {
             assert_eq!((report.failed, cut(report)), (0, 0), "{report:#?}");

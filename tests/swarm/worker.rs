@@ -68,6 +68,16 @@ fn names(docker: &Docker) -> Vec<String> {
     names
 }
 
+/// Gives the service another image; each node has so many of its tasks.
+#[track_caller]
+fn update(cluster: &mut Cluster, on_each: usize) {
+    cluster.manager.update_image("web", "greeter:v2");
+    cluster.manager.wait_tasks("web", 2 * on_each, "greeter:v2");
+    cluster.there.wait_for("the new tasks alone", |status| {
+        status.service("web").is_some_and(|web| web.backends.len() == on_each && web.count("ready") == on_each)
+    });
+}
+
 #[test]
 fn each_node_steers_to_its_own_tasks() {
     let Some(mut cluster) = Cluster::set() else { return };
@@ -141,14 +151,7 @@ fn a_worker_follows_an_update_under_load() {
     // still answered by who listens on.
     cluster.manager.create_service(web().global().start_first().args(&["--close-after", "0.5"]).healthcheck());
     cluster.there.wait_ready("web", 1);
-    let clients = Clients::start_at(&cluster.world, OTHER, PORT);
-    cluster.manager.update_image("web", "greeter:v2");
-    cluster.manager.wait_tasks("web", 2, "greeter:v2");
-    cluster.there.wait_for("the new task alone", |status| {
-        status.service("web").is_some_and(|web| web.backends.len() == 1 && web.count("ready") == 1)
-    });
-    clients.flow_on();
-    let fared = clients.finish();
+    let fared = Clients::start_at(&cluster.world, OTHER, PORT).during(|| update(&mut cluster, 1));
     let left = cluster.there.counter("pass_mesh");
     eprintln!("update on a worker: {fared}; {left} new flows left to the mesh");
     for report in [&fared.close, &fared.keepalive] {
@@ -164,17 +167,10 @@ fn a_worker_follows_an_update_that_stops_first() {
     let Some(mut cluster) = Cluster::set() else { return };
     cluster.manager.create_service(web().replicas(4).args(&["--close-after", "0.5"]));
     cluster.there.wait_ready("web", 2);
-    let clients = Clients::start_at(&cluster.world, OTHER, PORT);
-    cluster.manager.update_image("web", "greeter:v2");
-    cluster.manager.wait_tasks("web", 4, "greeter:v2");
-    let status = cluster.there.wait_for("the new tasks alone", |status| {
-        status.service("web").is_some_and(|web| web.backends.len() == web.count("ready") && web.backends.len() == 2)
-    });
-    clients.flow_on();
-    let fared = clients.finish();
+    let fared = Clients::start_at(&cluster.world, OTHER, PORT).during(|| update(&mut cluster, 2));
     eprintln!("update on a worker, stop-first: {fared}");
     for report in [&fared.close, &fared.keepalive] {
-        assert_eq!((report.failed, cut(report)), (0, 0), "{report:#?}\n{status}");
+        assert_eq!((report.failed, cut(report)), (0, 0), "{report:#?}\n{}", cluster.there.status());
     }
 }
 
