@@ -228,8 +228,8 @@ pub(super) mod fixtures {
     use steer_common::verdict::Counter;
 
     use super::*;
-    use crate::dataplane::read::PortView;
     use crate::model::Protocol;
+    use crate::model::listen::Listen;
 
     /// 2026-01-01T00:00:00Z.
     pub(in crate::commands) const NEW_YEAR: UnixMicros = UnixMicros(1_767_225_600_000_000);
@@ -274,7 +274,7 @@ pub(super) mod fixtures {
             services: vec![ServiceView {
                 id: ServiceId(1),
                 name: "web".into(),
-                ports: vec![PortView { address: None, port: 9000, protocol: Protocol::Tcp }],
+                ports: vec![Listen { address: None, port: 9000, protocol: Protocol::Tcp }],
                 balance: Balance::RoundRobin,
                 hold: Duration::from_secs(10),
                 mesh: false,

@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
-use steer_common::addr::{Addr, Port, TCP};
 use steer_common::backend::{BackendId, BackendState};
 use steer_common::limits::{MAX_BACKENDS, MAX_SERVICES};
-use steer_common::service::{AllowKey, PortInfo, ServiceId};
+use steer_common::service::{AllowKey, ServiceId};
 
 use super::maps::Maps;
-use crate::model::desired::{BackendKey, Listen};
+use super::text::unpadded;
+use crate::model::desired::BackendKey;
+use crate::model::listen::Listen;
 use crate::model::plan::{Applied, AppliedBackend, AppliedService, Info};
-use crate::model::{ContainerId, Gate, Protocol, UnixMicros};
+use crate::model::{ContainerId, Gate, UnixMicros};
 
 impl Maps {
     /// What the maps hold. Slot tables are not read back: they are written again.
@@ -21,12 +22,12 @@ impl Maps {
         let mut applied = Applied::default();
         for id in 1..MAX_SERVICES {
             let info = self.service_info.get(&id, 0).with_context(|| format!("reading SERVICE_INFO[{id}]"))?;
-            let name = text(&info.name);
+            let name = unpadded(&info.name);
             if name.is_empty() {
                 continue;
             }
             let entry = self.services.get(&id, 0).with_context(|| format!("reading SERVICES[{id}]"))?;
-            let mut ports: Vec<_> = info.ports.iter().map(listen).collect();
+            let mut ports: Vec<_> = info.ports.iter().map(Listen::from_info).collect();
             while ports.last().is_some_and(Option::is_none) {
                 ports.pop();
             }
@@ -40,15 +41,16 @@ impl Maps {
             }
             let info = self.backend_info.get(&id, 0).with_context(|| format!("reading BACKEND_INFO[{id}]"))?;
             let state = self.backend_states.get(&id, 0).with_context(|| format!("reading BACKEND_STATES[{id}]"))?;
-            let key = BackendKey { container: ContainerId(text(&info.container)), netns_cookie: entry.netns_cookie };
+            let key =
+                BackendKey { container: ContainerId(unpadded(&info.container)), netns_cookie: entry.netns_cookie };
             let backend = AppliedBackend {
                 id: BackendId(id as u16),
                 entry,
                 state: BackendState::from_u32(state.state.into()),
                 gate: Gate { if_listening: state.if_listening != 0, edges: state.edges },
                 info: Info {
-                    name: text(&info.name),
-                    cause: text(&info.cause),
+                    name: unpadded(&info.name),
+                    cause: unpadded(&info.cause),
                     since: UnixMicros(info.since_us),
                     label_weight: info.label_weight as u16,
                     operator_weight: u16::try_from(info.operator_weight).ok(),
@@ -79,15 +81,6 @@ impl Maps {
     }
 }
 
-fn listen(info: &PortInfo) -> Option<Listen> {
-    if info.port == Port::NONE {
-        return None;
-    }
-    let address = (info.addr != Addr::UNSPECIFIED).then(|| info.addr.to_ip());
-    let protocol = if info.proto == TCP { Protocol::Tcp } else { Protocol::Udp };
-    Some(Listen { address, port: info.port.get(), protocol })
-}
-
 fn net(key: &AllowKey, prefix_len: u32) -> Option<IpNet> {
     let bits = prefix_len.checked_sub(AllowKey::SERVICE_BITS)?;
     let ip = { key.addr }.to_ip();
@@ -96,10 +89,4 @@ fn net(key: &AllowKey, prefix_len: u32) -> Option<IpNet> {
         IpAddr::V6(_) => bits,
     };
     IpNet::new(ip, u8::try_from(bits).ok()?).ok()
-}
-
-/// The text in a zero-padded field.
-fn text(field: &[u8]) -> String {
-    let end = field.iter().position(|&byte| byte == 0).unwrap_or(field.len());
-    String::from_utf8_lossy(&field[..end]).into_owned()
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, MapError, PerCpuValues};
+use aya::maps::{Array, PerCpuValues};
 use aya::util::nr_cpus;
 use ipnet::IpNet;
 use steer_common::addr::{Addr, Port};
@@ -10,8 +10,11 @@ use steer_common::backend::{BackendEntry, BackendId, BackendInfo, BackendState, 
 use steer_common::limits::MAX_PORTS;
 use steer_common::service::{AllowKey, PortInfo, ServiceEntry, ServiceId, ServiceInfo, ServiceState};
 
+use super::absent::removed;
 use super::maps::Maps;
-use crate::model::desired::{BackendKey, Listen};
+use super::text::padded;
+use crate::model::desired::BackendKey;
+use crate::model::listen::Listen;
 use crate::model::plan::{Info, Op, Slots};
 use crate::model::{Gate, ServiceName};
 
@@ -33,7 +36,7 @@ impl Maps {
                 self.endpoints.insert(key, entry, 0).with_context(|| format!("writing ENDPOINTS[{key:?}]"))
             }
             Op::RemoveEndpoint { key } => {
-                missing_is_fine(self.endpoints.remove(key)).with_context(|| format!("removing ENDPOINTS[{key:?}]"))
+                removed(self.endpoints.remove(key)).map(drop).with_context(|| format!("removing ENDPOINTS[{key:?}]"))
             }
             Op::PutService { name, id, entry, ports } => self.put_service(name, *id, entry, ports),
             Op::SwapSlots { id, slots, .. } => self.swap_slots(*id, slots),
@@ -41,13 +44,14 @@ impl Maps {
             Op::PutAllow { service, net } => {
                 self.allow.insert(&allow_key(*service, net), 1, 0).with_context(|| format!("writing ALLOW[{net}]"))
             }
-            Op::RemoveAllow { service, net } => missing_is_fine(self.allow.remove(&allow_key(*service, net)))
+            Op::RemoveAllow { service, net } => removed(self.allow.remove(&allow_key(*service, net)))
+                .map(drop)
                 .with_context(|| format!("removing ALLOW[{net}]")),
             Op::PutFrontend { key, entry } => {
                 self.frontends.insert(key, entry, 0).with_context(|| format!("writing FRONTENDS[{key:?}]"))
             }
             Op::RemoveFrontend { key } => {
-                missing_is_fine(self.frontends.remove(key)).with_context(|| format!("removing FRONTENDS[{key:?}]"))
+                removed(self.frontends.remove(key)).map(drop).with_context(|| format!("removing FRONTENDS[{key:?}]"))
             }
         }
     }
@@ -160,33 +164,9 @@ fn backend_info(key: &BackendKey, info: &Info) -> BackendInfo {
     }
 }
 
-/// Text in a fixed field, cut at a character if need be; at least one zero ends it.
-fn padded<const N: usize>(text: &str) -> [u8; N] {
-    let mut field = [0; N];
-    let end = text.floor_char_boundary(N - 1);
-    field[..end].copy_from_slice(&text.as_bytes()[..end]);
-    field
-}
-
-fn missing_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
-    match result {
-        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(MapError::KeyNotFound) => Ok(()),
-        other => other,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn long_names_are_cut_between_characters() {
-        let field: [u8; 4] = padded("aäö");
-        assert_eq!(&field, b"a\xc3\xa4\0");
-        let field: [u8; 4] = padded("aaäö");
-        assert_eq!(&field, b"aa\0\0");
-    }
 
     #[test]
     fn an_allow_list_counts_bits_from_the_service_on() {

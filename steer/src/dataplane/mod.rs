@@ -21,7 +21,10 @@
 //! | [`read`] | what inspection commands see |
 //! | [`explain`] | what the program would do with a packet |
 //! | `frame` | a packet that is handed to a program |
+//! | `text` | text in fields of fixed size |
+//! | `absent` | an entry that is not there |
 
+mod absent;
 pub mod adopt;
 pub mod apply;
 pub mod attach;
@@ -40,4 +43,5 @@ pub mod prepare;
 pub mod read;
 pub mod replay;
 pub mod sweep;
+mod text;
 pub mod vips;

@@ -1,10 +1,11 @@
 //! Virtual addresses in the maps: the difference between what they hold and what they should hold.
 
 use anyhow::{Context as _, Result};
-use aya::maps::{IterableMap as _, MapError};
+use aya::maps::IterableMap as _;
 use steer_common::limits::SWARM_LEASE_SECS;
 use steer_common::vip::VipKey;
 
+use super::absent::removed;
 use super::maps::Maps;
 use crate::model::swarm::vips::Tables;
 
@@ -47,9 +48,6 @@ impl Maps {
     }
 
     fn remove_vip_key(&mut self, key: &VipKey) -> Result<()> {
-        match self.vip_keys.remove(key) {
-            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(error).context("removing from VIP_KEYS"),
-        }
+        removed(self.vip_keys.remove(key)).map(drop).context("removing from VIP_KEYS")
     }
 }

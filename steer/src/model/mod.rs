@@ -11,6 +11,7 @@
 //! | [`stops`] | who told first of a stop signal |
 //! | [`swarm`] | which ports Swarm publishes, and which of its tasks leave |
 //! | [`lifecycle`] | when a backend is ready, draining or gone |
+//! | [`listen`] | whether two labels want the same frontend |
 //! | [`desired`] | which services and backends there should be |
 //! | [`slots`] | which backend stands in which slot |
 //! | [`memory`] | which services outlive their last backend |
@@ -27,6 +28,7 @@ pub mod history;
 mod inherit;
 pub mod labels;
 pub mod lifecycle;
+pub mod listen;
 pub mod memory;
 pub mod order;
 pub mod plan;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddrV4};
 
 use anyhow::{Context as _, Result};
-use aya::maps::{Array, HashMap, MapError};
+use aya::maps::{Array, HashMap};
 use aya::{Ebpf, Pod};
 use steer_common::addr::{Addr, Port, TCP};
 use steer_common::backend::BackendId;
@@ -13,6 +13,7 @@ use steer_common::limits::{LANES, MAX_FRONTENDS, names};
 use steer_common::service::{FrontendEntry, FrontendKey, ServiceId, ServiceState};
 
 use super::{Frontend, Question, map};
+use crate::dataplane::absent::found;
 use crate::dataplane::maps::Maps;
 use crate::dataplane::read::{FlowTable, FlowView};
 
@@ -127,12 +128,4 @@ fn copy<K: Pod, V: Pod>(bpf: &mut Ebpf, name: &str, rows: &[(K, V)]) -> Result<(
     let map = bpf.map_mut(name).with_context(|| format!("the BPF object has no {name}"))?;
     let mut map = HashMap::<_, K, V>::try_from(map).with_context(|| format!("{name} is of another type"))?;
     rows.iter().try_for_each(|(key, value)| map.insert(key, value, 0)).with_context(|| format!("copying {name}"))
-}
-
-fn found<V>(value: Result<V, MapError>) -> Result<Option<V>, MapError> {
-    match value {
-        Ok(value) => Ok(Some(value)),
-        Err(MapError::KeyNotFound) => Ok(None),
-        Err(error) => Err(error),
-    }
 }

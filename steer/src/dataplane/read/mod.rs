@@ -18,7 +18,8 @@ use steer_common::service::{FrontendEntry, FrontendKey, ServiceEntry, ServiceId,
 use steer_common::verdict::Counter;
 
 use self::view::{BackendRow, ServiceRow};
-pub use self::view::{BackendView, FlowTable, FlowView, PortView, ServiceView, Snapshot, balance_name};
+pub use self::view::{BackendView, FlowTable, FlowView, ServiceView, Snapshot, balance_name};
+use super::absent::found;
 use super::count::{FlowCounts, live_count, opening};
 use super::paths::{LinkName, Paths};
 use crate::host::clock::{boot_secs, since_boot};
@@ -218,10 +219,7 @@ pub fn close_frontends(paths: &Paths) -> Result<(), ReadError> {
     let mut frontends: HashMap<MapData, FrontendKey, FrontendEntry> = open(paths, names::FRONTENDS)?;
     let keys = frontends.keys().collect::<Result<Vec<_>, _>>().map_err(read(names::FRONTENDS))?;
     for key in keys {
-        let mut entry = match frontends.get(&key, 0) {
-            Err(MapError::KeyNotFound) => continue,
-            entry => entry.map_err(read(names::FRONTENDS))?,
-        };
+        let Some(mut entry) = found(frontends.get(&key, 0)).map_err(read(names::FRONTENDS))? else { continue };
         entry.flags |= FrontendEntry::CLOSED;
         frontends.insert(key, entry, 0).map_err(read(names::FRONTENDS))?;
     }

@@ -10,6 +10,8 @@ use std::hash::Hash;
 use aya::Pod;
 use aya::maps::{HashMap, IterableMap as _, MapData, MapError};
 
+use crate::dataplane::absent::found;
+
 /// The keys that are there, each once. One that comes or goes meanwhile may be among them or not.
 pub(in crate::dataplane) fn keys<K: Pod + Eq + Hash, V: Pod>(
     map: &HashMap<MapData, K, V>,
@@ -22,11 +24,7 @@ pub(in crate::dataplane) fn keys<K: Pod + Eq + Hash, V: Pod>(
 pub(in crate::dataplane) fn entries<K: Pod + Eq + Hash, V: Pod>(
     map: &HashMap<MapData, K, V>,
 ) -> Result<impl Iterator<Item = Result<(K, V), MapError>> + use<'_, K, V>, MapError> {
-    Ok(keys(map)?.into_iter().filter_map(|key| match map.get(&key, 0) {
-        Ok(value) => Some(Ok((key, value))),
-        Err(MapError::KeyNotFound) => None,
-        Err(error) => Some(Err(error)),
-    }))
+    Ok(keys(map)?.into_iter().filter_map(|key| Some(found(map.get(&key, 0)).transpose()?.map(|value| (key, value)))))
 }
 
 /// Enough for a full table and for some walks that began anew.

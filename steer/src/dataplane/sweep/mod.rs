@@ -14,6 +14,7 @@ use steer_common::backend::BackendId;
 use steer_common::flow::FlowKey;
 
 use self::tally::{Counts, Tally, Tenant};
+use super::absent::{found, removed};
 use super::maps::Maps;
 use super::read::walk;
 
@@ -36,7 +37,7 @@ impl Maps {
         let mut tally = Tally::new(self.tenants()?);
         let mut swept = Swept::default();
         for key in walk::keys(&self.flows).context("reading FLOWS")? {
-            let Some(entry) = there(&self.flows, &key).context("reading FLOWS")? else { continue };
+            let Some(entry) = found(self.flows.get(&key, 0)).context("reading FLOWS")? else { continue };
             if tally.is_over(&key, &entry, now_secs) {
                 swept.removed += remove(&mut self.flows, &key).context("removing from FLOWS")?;
             } else {
@@ -44,7 +45,7 @@ impl Maps {
             }
         }
         for key in walk::keys(&self.pending).context("reading PENDING")? {
-            let Some(pending) = there(&self.pending, &key).context("reading PENDING")? else { continue };
+            let Some(pending) = found(self.pending.get(&key, 0)).context("reading PENDING")? else { continue };
             if tally.is_over(&key, &pending.flow, now_secs) {
                 swept.forgotten += remove(&mut self.pending, &key).context("removing from PENDING")?;
             }
@@ -92,22 +93,8 @@ impl Maps {
     }
 }
 
-/// The value of a key that may have gone meanwhile.
-fn there<K: Pod, V: Pod>(map: &HashMap<MapData, K, V>, key: &K) -> Result<Option<V>, MapError> {
-    match map.get(key, 0) {
-        Ok(value) => Ok(Some(value)),
-        Err(MapError::KeyNotFound) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
 /// Removes an entry that was judged just now, so that hardly a packet can have come between; how many there were, 0 or 1. Should
 /// one have: an established flow is known again with its client's next packet, an opening one with the next retransmission.
 fn remove<V: Pod>(map: &mut HashMap<MapData, FlowKey, V>, key: &FlowKey) -> Result<u64, MapError> {
-    match map.remove(key) {
-        Ok(()) => Ok(1),
-        Err(MapError::KeyNotFound) => Ok(0),
-        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(0),
-        Err(error) => Err(error),
-    }
+    removed(map.remove(key)).map(u64::from)
 }

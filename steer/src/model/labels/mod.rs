@@ -146,13 +146,22 @@ pub fn is_left_alone(labels: &BTreeMap<String, String>) -> bool {
 
 /// Whether a container is to get no new connection, as long as nobody says otherwise.
 pub fn is_weightless(labels: &BTreeMap<String, String>, defaults: &Defaults) -> bool {
-    let weight = labels.get(WEIGHT).and_then(|weight| value::weight(weight).ok());
-    weight.unwrap_or(defaults.weight) == 0
+    value_or(labels, WEIGHT, value::weight, defaults.weight) == 0
 }
 
 /// How long it may keep connections that it has.
 pub fn drain_of(labels: &BTreeMap<String, String>, defaults: &Defaults) -> Duration {
-    labels.get(DRAIN).and_then(|drain| value::duration(drain).ok()).unwrap_or(defaults.drain)
+    value_or(labels, DRAIN, value::duration, defaults.drain)
+}
+
+/// A label's value, or the default where there is none, or a bad one.
+fn value_or<T, E>(
+    labels: &BTreeMap<String, String>,
+    label: &str,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+    default: T,
+) -> T {
+    labels.get(label).and_then(|value| parse(value).ok()).unwrap_or(default)
 }
 
 /// Whether a container is left out, whatever its labels ask for: no service of its own, or told so.

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use steer_common::limits::{MAX_NAME, MAX_PORTS, MAX_WEIGHT};
 use steer_common::service::Balance;
 
+use crate::model::listen::Listen;
 use crate::model::{PortSpec, Protocol, ReadyPolicy};
 
 /// The words for [`Balance`].
@@ -52,7 +53,7 @@ pub fn port_list(items: &[impl AsRef<str>]) -> Result<Vec<PortSpec>, String> {
     for item in items {
         let item = item.as_ref().trim();
         match port(item).and_then(|port| steerable(item, port)) {
-            Ok(new) if ports.iter().any(|old| overlap(old, &new)) => {
+            Ok(new) if ports.iter().any(|old| Listen::of(old).overlaps(&Listen::of(&new))) => {
                 faults.push(format!("`{item}`: port {} is in the list already", new.port));
             }
             Ok(new) => ports.push(new),
@@ -120,12 +121,6 @@ fn steerable(text: &str, port: PortSpec) -> Result<PortSpec, String> {
         return Err(format!("`{text}`: IPv6 is not steered yet"));
     }
     Ok(port)
-}
-
-/// Whether two ports of a list claim a frontend in common.
-fn overlap(a: &PortSpec, b: &PortSpec) -> bool {
-    let addresses = a.address.is_none() || b.address.is_none() || a.address == b.address;
-    a.port == b.port && a.protocol == b.protocol && addresses
 }
 
 /// The name of a service or backend: what is safe in a URL, a metric label and a terminal.

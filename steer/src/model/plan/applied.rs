@@ -9,7 +9,8 @@ use steer_common::service::{Balance, FrontendEntry, FrontendKey, ServiceEntry, S
 use steer_common::slot::SlotTable;
 
 use super::Op;
-use crate::model::desired::{BackendKey, Listen, PortIndex};
+use crate::model::desired::{BackendKey, PortIndex};
+use crate::model::listen::Listen;
 use crate::model::slots::slot_table;
 use crate::model::{Gate, ServiceName, UnixMicros};
 

@@ -8,7 +8,7 @@ use steer_common::limits::MAX_FRONTENDS;
 use steer_common::service::{FrontendEntry, FrontendKey, ServiceId};
 
 use crate::model::Problem;
-use crate::model::desired::Listen;
+use crate::model::listen::Listen;
 
 /// The frontends that there should be.
 pub(super) struct Frontends<'a> {

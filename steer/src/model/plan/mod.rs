@@ -19,7 +19,8 @@ use ipnet::IpNet;
 use steer_common::backend::{BackendEntry, BackendId, BackendState, EndpointEntry, EndpointKey};
 use steer_common::service::{FrontendEntry, FrontendKey, ServiceEntry, ServiceId};
 
-use super::desired::{BackendKey, Desired, Listen};
+use super::desired::{BackendKey, Desired};
+use super::listen::Listen;
 use super::{Gate, Problem, ServiceName};
 
 pub use applied::{Applied, AppliedBackend, AppliedService, Info, Slots};

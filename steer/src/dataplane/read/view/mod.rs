@@ -1,9 +1,9 @@
 //! What the maps say, in words for people: pure.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use steer_common::addr::{Addr, Port, UDP};
+use steer_common::addr::Port;
 use steer_common::backend::{
     BackendEntry, BackendId, BackendInfo, BackendState, BackendStats, EdgeEntry, EdgeKind, StateEntry,
 };
@@ -13,8 +13,10 @@ use steer_common::tcp::TcpState;
 use steer_common::verdict::Counter;
 
 use crate::dataplane::count::{FlowCounts, live_count};
+use crate::dataplane::text::unpadded;
+use crate::model::UnixMicros;
 use crate::model::lifecycle::signal_name;
-use crate::model::{Protocol, UnixMicros};
+use crate::model::listen::Listen;
 
 /// The maps at about one moment.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -50,7 +52,7 @@ pub struct ServiceView {
     /// Unique on this host.
     pub name: String,
     /// One per frontend of the label.
-    pub ports: Vec<PortView>,
+    pub ports: Vec<Listen>,
     /// How a backend is chosen.
     pub balance: Balance,
     /// How long new flows wait while no backend is ready.
@@ -59,28 +61,6 @@ pub struct ServiceView {
     pub mesh: bool,
     /// By name.
     pub backends: Vec<BackendView>,
-}
-
-/// A published port, as its label wrote it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PortView {
-    /// `None` = every address of the host.
-    pub address: Option<IpAddr>,
-    /// What clients connect to.
-    pub port: u16,
-    /// With that.
-    pub protocol: Protocol,
-}
-
-impl std::fmt::Display for PortView {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let address = self.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let protocol = match self.protocol {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-        };
-        write!(f, "{}/{protocol}", SocketAddr::new(address, self.port))
-    }
 }
 
 /// A backend.
@@ -251,12 +231,12 @@ pub(super) fn services(
 ) -> Vec<ServiceView> {
     let mut views: Vec<_> = services
         .iter()
-        .map(|row| (row, zero_padded(&row.info.name)))
+        .map(|row| (row, unpadded(&row.info.name)))
         .filter(|(row, name)| !name.is_empty() || backends.iter().any(|backend| backend.entry.service == row.id))
         .map(|(row, name)| ServiceView {
             id: row.id,
             name: if name.is_empty() { format!("#{}", row.id.0) } else { name },
-            ports: row.info.ports.iter().filter_map(port).collect(),
+            ports: row.info.ports.iter().filter_map(Listen::from_info).collect(),
             balance: Balance::from_u8(row.entry.balance),
             hold: Duration::from_nanos(row.entry.hold_ns),
             mesh: row.entry.has_mesh(),
@@ -277,14 +257,6 @@ pub(super) fn services(
     views
 }
 
-fn port(info: &PortInfo) -> Option<PortView> {
-    (info.port != Port::NONE).then(|| PortView {
-        address: (info.addr != Addr::UNSPECIFIED).then(|| info.addr.to_ip()),
-        port: info.port.get(),
-        protocol: if info.proto == UDP { Protocol::Udp } else { Protocol::Tcp },
-    })
-}
-
 /// State, cause and time of the last change: the agent's word, unless the kernel has seen more since.
 fn last_change(row: &BackendRow, boot: UnixMicros) -> (BackendState, String, UnixMicros) {
     let BackendRow { state, edge, info, .. } = row;
@@ -296,7 +268,7 @@ fn last_change(row: &BackendRow, boot: UnixMicros) -> (BackendState, String, Uni
         None if edge.frozen_ns != 0 && by_agent == BackendState::Ready => {
             (BackendState::Unready, "frozen".to_owned(), UnixMicros(boot.0 + edge.frozen_ns / 1_000))
         }
-        None => (by_agent, zero_padded(&info.cause), UnixMicros(info.since_us)),
+        None => (by_agent, unpadded(&info.cause), UnixMicros(info.since_us)),
         Some(EdgeKind::Exit) => (BackendState::Gone, "exit".to_owned(), since),
         Some(EdgeKind::Stop | EdgeKind::Kill) => {
             (BackendState::Draining, format!("signal: {}", signal_name(edge.signal as i32)), since)
@@ -312,8 +284,8 @@ fn backend(row: &BackendRow, ports: &[PortInfo], pending: u64, boot: UnixMicros)
     BackendView {
         id: *id,
         generation: entry.generation,
-        container: zero_padded(&info.container),
-        name: zero_padded(&info.name),
+        container: unpadded(&info.container),
+        name: unpadded(&info.name),
         address: entry.addr.to_ip(),
         targets: targets.map(|(_, target)| (target != Port::NONE).then(|| target.get())).collect(),
         state,
@@ -330,12 +302,6 @@ fn backend(row: &BackendRow, ports: &[PortInfo], pending: u64, boot: UnixMicros)
         resteered_total: stats.resteered,
         drain: Duration::from_millis(info.drain_ms.into()),
     }
-}
-
-/// Text that was padded with zeros to fit a record; what is not UTF-8 is replaced.
-pub(super) fn zero_padded(bytes: &[u8]) -> String {
-    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
 }
 
 #[cfg(test)]

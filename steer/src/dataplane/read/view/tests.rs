@@ -1,16 +1,14 @@
+use std::net::Ipv4Addr;
+
 use rstest::rstest;
-use steer_common::addr::TCP;
+use steer_common::addr::{Addr, TCP, UDP};
 use steer_common::limits::MAX_PORTS;
 
 use super::*;
+use crate::dataplane::text::padded;
+use crate::model::Protocol;
 
 const BOOT: UnixMicros = UnixMicros(1_000);
-
-fn padded<const N: usize>(text: &str) -> [u8; N] {
-    let mut bytes = [0; N];
-    bytes[..text.len()].copy_from_slice(text.as_bytes());
-    bytes
-}
 
 fn service(id: u16, name: &str) -> ServiceRow {
     let mut ports = [PortInfo::default(); MAX_PORTS];
@@ -62,8 +60,8 @@ fn a_backend_stands_under_its_service_with_its_counts() {
         id: ServiceId(2),
         name: "web".into(),
         ports: vec![
-            PortView { address: None, port: 9000, protocol: Protocol::Tcp },
-            PortView { address: Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))), port: 53, protocol: Protocol::Udp },
+            Listen { address: None, port: 9000, protocol: Protocol::Tcp },
+            Listen { address: Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))), port: 53, protocol: Protocol::Udp },
         ],
         balance: Balance::LeastConn,
         hold: Duration::from_secs(10),
@@ -135,15 +133,6 @@ fn an_end_counted_before_its_beginning_is_no_flow() {
 }
 
 #[rstest]
-#[case(b"web\0\0\0", "web")]
-#[case(b"web", "web")]
-#[case(b"\0web", "")]
-#[case(b"w\xff\0", "w\u{fffd}")]
-fn text_ends_at_the_first_zero(#[case] bytes: &[u8], #[case] text: &str) {
-    assert_eq!(zero_padded(bytes), text);
-}
-
-#[rstest]
 #[case(TcpState::SynSent, 10, true)]
 #[case(TcpState::SynSent, 65, false)]
 #[case(TcpState::Established, 7200, true)]
@@ -182,13 +171,4 @@ fn a_flow_is_current_until_it_ends_or_its_time_is_over(
     assert_eq!(flow.client.unwrap().to_string(), "10.9.0.1:40000");
     assert_eq!(flow.frontend.to_string(), "10.0.0.1:9000");
     assert_eq!((flow.idle, flow.lane), (Some(Duration::from_secs(idle.into())), 1));
-}
-
-#[rstest]
-#[case(None, "0.0.0.0:80/tcp")]
-#[case(Some("10.0.0.1"), "10.0.0.1:80/tcp")]
-#[case(Some("fd00::1"), "[fd00::1]:80/tcp")]
-fn a_frontend_is_printed_as_it_would_be_bound(#[case] address: Option<&str>, #[case] text: &str) {
-    let address = address.map(|address| address.parse().unwrap());
-    assert_eq!(PortView { address, port: 80, protocol: Protocol::Tcp }.to_string(), text);
 }

@@ -9,7 +9,8 @@ use steer_common::backend::{BackendEntry, BackendId, BackendState, EndpointEntry
 use steer_common::service::{FrontendEntry, FrontendKey, ServiceEntry, ServiceId};
 use steer_common::slot::SlotTable;
 
-use crate::model::desired::{BackendKey, Listen};
+use crate::model::desired::BackendKey;
+use crate::model::listen::Listen;
 use crate::model::plan::{Applied, AppliedBackend, AppliedService, Info, Op};
 use crate::model::{Gate, ServiceName};
 
