@@ -107,18 +107,20 @@ pub fn pick_task<T: Tables>(tables: &T, vip: &VipEntry, ask: Ask) -> Option<VipM
 
 #[inline(always)]
 fn is_ready<T: Tables>(tables: &T, member: &VipMember, ask: Ask) -> bool {
-    if member.backend.0 == 0 {
-        if !ask.is_fresh && member.flags & VipMember::REMOTE != 0 {
-            return false;
-        }
+    // Of a task that is no backend of this node, only the agent knows; of one on another node, it must have told lately.
+    let is_told_of = if member.backend.0 == 0 {
+        ask.is_fresh || member.flags & VipMember::REMOTE == 0
     } else {
-        // The kernel may know more than the agent: it was sent its stop signal, or has ended.
-        let is_same = tables.backend(member.backend).is_some_and(|backend| backend.generation == member.generation);
-        if !is_same || !matches!(tables.backend_state(member.backend).0, BackendState::Ready) {
-            return false;
-        }
-    }
-    !matches!(tables.task_listens(member, ask.port), Listening::No)
+        is_ready_backend(tables, member)
+    };
+    is_told_of && !matches!(tables.task_listens(member, ask.port), Listening::No)
+}
+
+/// The kernel may know more than the agent: it was sent its stop signal, or has ended.
+#[inline(always)]
+fn is_ready_backend<T: Tables>(tables: &T, member: &VipMember) -> bool {
+    tables.backend(member.backend).is_some_and(|backend| backend.generation == member.generation)
+        && matches!(tables.backend_state(member.backend).0, BackendState::Ready)
 }
 
 const _: () = assert!(size_of::<VipKey>() == 24);
