@@ -221,7 +221,7 @@ fn every_row(attach: Attach, ready: Ready) {
     let mut failed = Vec::new();
     for (what, app) in ROWS {
         if what == Act::OutOfMemory && !has_memory {
-            println!("skipped: no memory cgroup here (row {what:?})");
+            eprintln!("row {what:?} is left out: no memory cgroup here");
             continue;
         }
         let (words, wrong) = row(&mut host, ready, (what, app));

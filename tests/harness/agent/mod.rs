@@ -117,9 +117,6 @@ impl Agent {
         if notify.exists() {
             command.env("NOTIFY_SOCKET", notify);
         }
-        if std::env::var_os("RUST_LOG").is_none() {
-            command.env("RUST_LOG", "steer=debug,info");
-        }
         self.child = Some(command.spawn().unwrap_or_else(|err| panic!("start {}: {err}", self.program.display())));
     }
 

@@ -41,9 +41,7 @@ pub(super) fn run(harness: &mut Harness<'_>) -> Result<bool> {
     let mut session = Session::open(&mut machine, &logs)?;
     println!("  up after {:.1} s: Linux {}", session.booted_in.as_secs_f64(), session.ready.kernel);
 
-    let mut vars = vars(accelerator);
-    // As on a host in use, not as in a test.
-    vars.push(("RUST_LOG".to_owned(), "info".to_owned()));
+    let vars = vars(accelerator);
     let limit = args.limit.unwrap_or(LIMIT);
     let mut words = vec!["--seconds".to_owned(), limit.to_string()];
     words.extend(args.filter.iter().cloned());
