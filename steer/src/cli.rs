@@ -79,7 +79,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub no_docker: bool,
 
-    /// TOML file with defaults for every label, and static services.
+    /// TOML file with defaults of labels, and static services.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -94,7 +94,7 @@ pub enum AttachMode {
     Xdp,
     /// Generic XDP: for drivers without native XDP, slower than tc.
     Generic,
-    /// tcx.
+    /// tcx; clsact below Linux 6.6.
     Tc,
 }
 
@@ -175,7 +175,7 @@ pub struct ExplainArgs {
 pub enum HookArg {
     /// XDP.
     Xdp,
-    /// tcx.
+    /// tcx; clsact below Linux 6.6.
     Tc,
 }
 
@@ -305,6 +305,7 @@ mod tests {
     use clap::CommandFactory as _;
     use clap::error::ErrorKind;
     use rstest::rstest;
+    use steer_common::backend::BackendState;
 
     use super::*;
 
@@ -322,6 +323,27 @@ mod tests {
             for arg in sub.get_arguments() {
                 assert!(arg.get_help().is_some(), "{} {}", sub.get_name(), arg.get_id());
             }
+        }
+    }
+
+    const README: &str = include_str!("../../README.md");
+
+    #[test]
+    fn the_readme_names_every_command_and_option() {
+        let mut command = Cli::command();
+        command.build();
+        for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+            assert!(README.contains(&format!("`steer {}", sub.get_name())), "{}", sub.get_name());
+            for long in sub.get_arguments().filter_map(|arg| arg.get_long()).filter(|long| *long != "help") {
+                assert!(README.contains(&format!("--{long}")), "{} --{long}", sub.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn the_readme_names_every_state() {
+        for state in BackendState::ALL {
+            assert!(README.contains(&format!("\n| `{}` |", state.name())), "{state:?}");
         }
     }
 
