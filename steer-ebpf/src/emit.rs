@@ -9,6 +9,7 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::{
     bpf_fib_lookup, bpf_ktime_get_coarse_ns, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_tail,
+    bpf_skb_change_type,
 };
 use aya_ebpf::programs::{TcContext, XdpContext};
 use aya_log_ebpf::warn;
@@ -28,6 +29,8 @@ use crate::packet::{
 use crate::rewrite;
 
 const AF_INET: u8 = 2;
+/// `PACKET_HOST` of the kernel's UAPI: a packet that is for whoever receives it.
+const PACKET_HOST: u32 = 0;
 
 #[inline(always)]
 pub(crate) fn now() -> Nanos {
@@ -195,6 +198,10 @@ fn resteer(skb: *mut __sk_buff, key: &FlowKey, to: &Forward) -> i32 {
         let frame = FullFrame::of_tc(ctx)?;
         // SAFETY: a map value.
         unsafe { frame.write_syn(key, syn, backend.addr, target, backend.mac) };
+        // What a container sends to its bridge is another host's packet until that bridge has seen it, and such a one its new receiver
+        // drops: before "bpf: Scrub packet on bpf_redirect_peer" (Linux 6.15, and 6.1.139, 6.6.91, 6.12.29) nobody else mends it.
+        // SAFETY: a helper call with plain arguments.
+        unsafe { bpf_skb_change_type(ctx.as_ptr().cast(), PACKET_HOST) };
         // SAFETY: a helper call with plain arguments.
         Some(unsafe { bpf_redirect_peer(backend.ifindex, 0) } as i32)
     });
@@ -253,7 +260,7 @@ fn route(ctx: &TcContext, frame: Frame, reply: &Reply) -> Option<Route> {
         l4_protocol: TCP,
         sport: reply.frontend_port.0,
         dport: frame.dst_port().0,
-        tot_len: 0,
+        tot_len: widest(ctx, frame),
         ifindex: reply.uplink,
         tos: frame.tos().into(),
         src: [reply.frontend.v4_be(), UNUSED, UNUSED, UNUSED],
@@ -265,13 +272,24 @@ fn route(ctx: &TcContext, frame: Frame, reply: &Reply) -> Option<Route> {
     let answer = unsafe { bpf_fib_lookup(ctx.as_ptr(), (&raw mut params).cast(), size_of::<FibLookup>() as i32, 0) };
     match answer as u32 {
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {
-            let next_hop = Addr::from_v4_be(params.dst[0]);
+            // A next hop may be an IPv6 address (RFC 5549), which stands in all four words then: the routing table names it again.
+            let is_v4 = params.family == AF_INET;
+            let next_hop = if is_v4 { Addr::from_v4_be(params.dst[0]) } else { Addr::UNSPECIFIED };
             Some(Route { ifindex: params.ifindex, next_hop })
         }
         BPF_FIB_LKUP_RET_FRAG_NEEDED => None,
         // Forwarding may be off on the uplink (a host without Docker): back where the client's packets come in.
         _ => Some(Route { ifindex: reply.uplink, next_hop: Addr::UNSPECIFIED }),
     }
+}
+
+/// The length of the longest packet that a reply becomes on the wire, from its IP header on, in bytes: of what is segmented later, the
+/// kernel would only compare what it is now, which it lets pass.
+#[inline(always)]
+fn widest(ctx: &TcContext, frame: Frame) -> u16 {
+    // SAFETY: the context pointer is valid for the life of the program.
+    let segment = unsafe { (*ctx.as_ptr().cast::<__sk_buff>()).gso_size } as u16;
+    if segment == 0 { frame.ip_len() } else { segment.saturating_add(frame.headers_len()) }
 }
 
 /// Sends the rewritten reply: the kernel's neighbour table has or finds the MAC address.

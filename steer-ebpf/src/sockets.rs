@@ -113,7 +113,8 @@ fn connect(ctx: &SockAddrContext, fields: &Fields, dst: Addr) -> Option<(Addr, P
         return to_task(ctx, &maps, vip, turn, dst, dst_port);
     }
     let frontend = maps.frontend(&FrontendKey::new(dst, dst_port, TCP))?;
-    if frontend.flags & FrontendEntry::CLOSED != 0 {
+    // From an address of the loopback there is no way to a container: the kernel would refuse it.
+    if frontend.flags & FrontendEntry::CLOSED != 0 || fields.own().is_loopback() {
         return None;
     }
     // SAFETY: as above.
@@ -261,6 +262,13 @@ impl Fields {
                 read_volatile(words.add(3)),
             ])
         }
+    }
+
+    /// The IPv4 address that the socket is bound to, if it is.
+    #[inline(always)]
+    fn own(&self) -> Addr {
+        // SAFETY: as above; what the hook runs for is a whole socket.
+        Addr::from_v4_be(unsafe { read_volatile(&raw const (*(*self.0).__bindgen_anon_1.sk).src_ip4) })
     }
 
     #[inline(always)]

@@ -261,7 +261,9 @@ impl<P: Packet> Tables for Maps<P> {
 
     #[inline(always)]
     fn live(&self, id: BackendId) -> u64 {
-        BACKEND_LIVE.get(id.0.into()).copied().unwrap_or(0)
+        let live = BACKEND_LIVE.get(id.0.into()).copied().unwrap_or(0);
+        // An end may be counted whose beginning was not: below nothing is nothing, and not the busiest of all.
+        if live > i64::MAX as u64 { 0 } else { live }
     }
 
     #[inline(always)]

@@ -24,6 +24,7 @@ pub(crate) mod offset {
     pub(crate) const ETH_DST: usize = 0;
     pub(crate) const ETH_TYPE: usize = 12;
     pub(crate) const IP: usize = 14;
+    pub(crate) const IP_LEN: usize = IP + 2;
     pub(crate) const IP_FRAGMENT: usize = IP + 6;
     pub(crate) const IP_PROTO: usize = IP + 9;
     pub(crate) const IP_CHECKSUM: usize = IP + 10;
@@ -33,6 +34,8 @@ pub(crate) mod offset {
     pub(crate) const TCP_SRC: usize = TCP;
     pub(crate) const TCP_DST: usize = TCP + 2;
     pub(crate) const TCP_SEQ: usize = TCP + 4;
+    /// The upper half of that byte: length of the header, in words.
+    pub(crate) const TCP_WORDS: usize = TCP + 12;
     pub(crate) const TCP_FLAGS: usize = TCP + 13;
     pub(crate) const TCP_CHECKSUM: usize = TCP + 16;
     /// End of the part that is read.
@@ -250,6 +253,19 @@ impl Frame {
     #[inline(always)]
     pub(crate) fn tos(self) -> u8 {
         self.read(offset::IP + 1)
+    }
+
+    /// Length of the IP packet, in bytes.
+    #[inline(always)]
+    pub(crate) fn ip_len(self) -> u16 {
+        u16::from_be(self.read(offset::IP_LEN))
+    }
+
+    /// Length of the IP header, which has no options, and of the TCP header, in bytes.
+    #[inline(always)]
+    pub(crate) fn headers_len(self) -> u16 {
+        const IP: u16 = 20;
+        IP + u16::from(self.read::<u8>(offset::TCP_WORDS) >> 4) * 4
     }
 
     #[inline(always)]
