@@ -31,6 +31,12 @@ pub fn reverse<T: Tables>(tables: &T, segment: &Segment, ifindex: u32, now: Nano
         restore(tables, &mut key, &Lost { endpoint, flags: segment.flags, now }, returned);
         return;
     };
+    if segment.flags.has(TcpFlags::SYN) && is_over(&flow, now) {
+        // It accepts a connection of the same client and port that came another way (the container's own address, a port that Docker
+        // publishes): one by way of steer would have begun with a SYN in the place of this entry.
+        forget(tables, &key);
+        return;
+    }
     if segment.flags.has(TcpFlags::RST) && flow.tcp() == TcpState::SynSent {
         let _: Verdict = tables.with_work(|new| {
             if may_try_again(tables, &key, &mut new.request) {
@@ -44,6 +50,23 @@ pub fn reverse<T: Tables>(tables: &T, segment: &Segment, ifindex: u32, now: Nano
         return;
     }
     *returned = Some(replied(tables, segment.flags, &key, table, &flow, now));
+}
+
+/// Whether a flow has ended, so that what its backend accepts is another connection.
+#[inline(always)]
+fn is_over(flow: &FlowEntry, now: Nanos) -> bool {
+    match flow.tcp() {
+        TcpState::Closed => true,
+        // Whoever sent that reset, the backend may not have believed it.
+        TcpState::Reset => flow.is_expired(now.secs()),
+        _ => false,
+    }
+}
+
+/// Forgets a flow that has ended. A function of its own, as those below.
+#[inline(never)]
+fn forget<T: Tables>(tables: &T, key: &FlowKey) {
+    tables.remove_flow(Table::Pending, key);
 }
 
 /// A packet of a known flow goes to the client.

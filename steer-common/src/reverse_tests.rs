@@ -272,6 +272,17 @@ fn a_reset_after_an_answer_is_the_clients_to_hear() {
     assert!(world.answer(1, PORT, RST, 0).is_some());
 }
 
+/// A client's port may be used again for the same container, by another way than a frontend.
+#[test]
+fn what_a_backend_accepts_after_a_flow_has_ended_is_another_connection() {
+    let world = World::with_backends(&[1]);
+    let id = world.connect(PORT, 1, 0);
+    world.close(id, PORT, 1);
+    assert!(world.answer(id, PORT, ACK, 2).is_some(), "its last words");
+    assert_eq!(world.returned(id, PORT, SYN_ACK, 3), None);
+    assert_eq!(world.returned(id, PORT, ACK, 3), None, "and so is what follows");
+}
+
 #[test]
 fn one_that_goes_on_being_refused_hears_it_in_the_end() {
     let world = sent(&[1], 10);

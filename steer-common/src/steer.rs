@@ -3,11 +3,12 @@
 //! | packet | flow entry | backend of the entry | verdict |
 //! |---|---|---|---|
 //! | not for a frontend | – | – | pass |
-//! | SYN | none, expired, closed or reset | – | steer |
+//! | SYN | none, expired or closed | – | steer |
 //! | SYN, same sequence number | opening | ready, or it has answered | the same backend |
 //! | SYN, same sequence number | opening, no answer yet | no longer ready | steer again |
 //! | SYN, another sequence number | opening or half-closed | any | steer anew, the entry is replaced |
-//! | SYN | established | there | follow: the backend answers with a challenge ACK (RFC 5961, 4), so nobody can break a connection by a forged SYN |
+//! | SYN, another sequence number | established or reset | has its socket | follow: the backend answers with a challenge ACK (RFC 5961, 4), so nobody can break a connection by a forged SYN, nor by a forged reset before it |
+//! | SYN, another sequence number | established or reset | has no such socket | steer anew |
 //! | SYN | any | gone | steer anew |
 //! | other | none | has its socket | follow, and the flow is known again |
 //! | other | none | – | pass, counted |
@@ -28,7 +29,7 @@ use crate::open::{NewFlow, may_open, open};
 use crate::pick::pick;
 use crate::recover::recover;
 use crate::service::{FrontendEntry, FrontendKey, ServiceId};
-use crate::tables::{Table, Tables};
+use crate::tables::{Connection, Table, Tables};
 use crate::tcp::{Direction, TcpFlags, TcpState};
 use crate::verdict::{Counter, Forward, Verdict};
 
@@ -107,7 +108,7 @@ pub fn steer<T: Tables>(tables: &T, segment: &Segment, uplink: u32, now: Nanos) 
             new.find_lane(tables, &mut key, segment, extra_lanes, found.is_some());
         }
         if may_open(tables, segment, &key, new) {
-            // Not in there, but from here: the stack is the deeper the fewer functions stand on it already.
+            // Called here and not in there: each frame that stands on the stack already, of 512 bytes, is room that `pick` lacks.
             let picked = pick(tables, &new.request);
             open(tables, segment, &key, new, picked.unwrap_or(BackendId(0)));
         }
@@ -193,14 +194,29 @@ fn again<T: Tables>(
         TcpState::SynSent => same_syn && (flow.is_of_mesh() || takes_new(tables.backend_state(flow.backend))),
         // Its SYN-ACK is on the way: moving now would let the client acknowledge one backend to another.
         TcpState::SynReceived | TcpState::FinForward | TcpState::FinReverse => same_syn,
-        TcpState::Established => true,
-        TcpState::Closed | TcpState::Reset => false,
+        // Of whoever sent this SYN, or the reset before it, nobody knows whether it is the client: the backend's socket, if it is there, answers
+        // with a challenge (RFC 5961), and if it is not, that connection is over.
+        TcpState::Established => same_syn || is_open(tables, segment, flow.backend, flow.port_index, true),
+        TcpState::Reset => is_open(tables, segment, flow.backend, flow.port_index, false),
+        TcpState::Closed => false,
     };
     if !keep || flow.is_expired(now.secs()) {
         return None;
     }
     tables.mark_flow(flow, 0, now.secs(), uplink);
     Some(verdict)
+}
+
+/// Whether a backend still has its connection with the sender of a SYN; `if_unseen`: the answer where its sockets cannot be seen. Rare, so
+/// not inlined: its variables would otherwise take stack in the path of every packet.
+#[inline(never)]
+fn is_open<T: Tables>(tables: &T, segment: &Segment, id: BackendId, port_index: u8, if_unseen: bool) -> bool {
+    let Some(backend) = tables.backend(id) else { return if_unseen };
+    let Some(target) = backend.target(port_index) else { return if_unseen };
+    if backend.netns_id < 0 {
+        return if_unseen;
+    }
+    matches!(tables.connection(backend, target, segment.src, segment.src_port), Connection::Open)
 }
 
 /// Whether a backend in this state was given the flow as one that is ready, and would be now.
@@ -238,8 +254,8 @@ fn target_left<T: Tables>(tables: &T, segment: &Segment, flow: &FlowEntry, servi
     Some(target)
 }
 
-/// Whether anything is left of a connection of a backend that has ended. Seldom, and a function of its own: what is asked for would
-/// stand on the stack of each packet.
+/// Whether anything is left of a connection of a backend that has ended. Rare, so not inlined: its variables would otherwise take stack in
+/// the path of every packet.
 #[inline(never)]
 fn is_left<T: Tables>(tables: &T, segment: &Segment, id: BackendId, target: Port) -> bool {
     let Some(backend) = tables.backend(id) else { return false };

@@ -162,8 +162,9 @@ fn another_syn_of_a_half_closed_flow_is_another_flow(#[case] half_close: fn(&Wor
 
 #[test]
 fn a_forged_syn_does_not_break_a_connection() {
-    let world = World::with_backends(&[1, 2]);
+    let mut world = World::with_backends(&[1, 2]);
     let id = world.connect(40_000, 1, 0);
+    world.sockets.insert((BackendId(id), addr(CLIENT), Port::new(40_000)));
     assert_eq!(world.syn(40_000, 666, 1), to(id, SteerRetransmit));
     assert!(world.answer(id, 40_000, ACK, 1).is_some(), "the challenge");
     assert_eq!(world.client(40_000, ACK, 1), to(id, Follow));
@@ -171,12 +172,43 @@ fn a_forged_syn_does_not_break_a_connection() {
 }
 
 #[test]
-fn a_client_that_lost_its_memory_gets_through_by_the_challenge() {
-    let world = World::with_backends(&[1, 2]);
+fn nor_does_a_forged_reset_before_it() {
+    let mut world = World::with_backends(&[1, 2]);
+    let id = world.connect(40_000, 1, 0);
+    world.sockets.insert((BackendId(id), addr(CLIENT), Port::new(40_000)));
+    assert_eq!(world.client(40_000, RST, 1), to(id, Follow), "the backend does not believe it (RFC 5961, 3)");
+    assert_eq!(world.syn(40_000, 666, 1), to(id, SteerRetransmit));
+    assert!(world.answer(id, 40_000, ACK, 1).is_some(), "the challenge");
+    assert_eq!(world.client(40_000, ACK, 1), to(id, Follow));
+}
+
+#[test]
+fn a_connection_that_its_backend_has_given_up_is_in_nobodys_way() {
+    let mut world = World::with_backends(&[1, 2]);
     assert_eq!(world.connect(40_000, 1, 0), 1);
+    world.set(1, BackendState::Draining);
+    assert_eq!(world.syn(40_000, 9, 100), to(2, SteerReuse), "the client was away for long");
+    assert_eq!(world.live_of(1), 0);
+}
+
+#[test]
+fn a_connection_whose_socket_nobody_can_see_is_the_backends_to_challenge() {
+    let mut world = World::with_backends(&[1, 2]);
+    world.backends.get_mut(&BackendId(1)).unwrap().netns_id = -1;
+    assert_eq!(world.connect(40_000, 1, 0), 1);
+    assert_eq!(world.syn(40_000, 666, 1), to(1, SteerRetransmit));
+}
+
+#[test]
+fn a_client_that_lost_its_memory_gets_through_by_the_challenge() {
+    let mut world = World::with_backends(&[1, 2]);
+    assert_eq!(world.connect(40_000, 1, 0), 1);
+    let socket = (BackendId(1), addr(CLIENT), Port::new(40_000));
+    world.sockets.insert(socket);
     assert_eq!(world.syn(40_000, 9, 100), to(1, SteerRetransmit));
     assert!(world.answer(1, 40_000, ACK, 100).is_some());
     assert_eq!(world.client(40_000, RST, 100), to(1, Follow));
+    world.sockets.remove(&socket);
     assert_eq!(world.live_of(1), 0);
     assert_eq!(world.syn(40_000, 9, 101), to(2, SteerReuse), "its SYN again");
 }
