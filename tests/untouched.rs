@@ -15,7 +15,7 @@ use steer_tests::netns::Ns;
 use steer_tests::pace;
 use steer_tests::packet::{Capture, Packet, conversation};
 use steer_tests::skip::{self, Need};
-use steer_tests::world::{HOST, OTHER};
+use steer_tests::world::{CLIENT, HOST, OTHER};
 use steer_tests::{World, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -259,9 +259,43 @@ fn an_address_of_the_host_is_a_frontend_for_as_long_as_the_host_has_it(attach: A
             Err(failure) => Ok(failure),
         });
         assert_eq!(old.backend(), "one");
-        // Where the frontend went, its connections end like any other to an address that is gone: in silence.
-        drop(long);
+        // It may come back, as after a cable was plugged in anew: no connection is lost by it.
+        world.host.ip(&format!("addr add {NEW}/32 dev lo"));
+        goes_on("what was open", &long);
+        long.finish_unharmed();
+        world.host.ip(&format!("addr del {NEW}/32 dev lo"));
     }
+}
+
+#[test]
+fn what_is_open_stays_when_the_default_route_leads_elsewhere() {
+    if skip::without(&NEEDS) {
+        return;
+    }
+    let world = World::with_other();
+    world.host.ip(&format!("route add default via {CLIENT}"));
+    let docker = Docker::start(&world);
+    docker.import_greeter();
+    let mut agent = Agent::start_raw(&world, &["--attach", "tc", "--docker-host", &docker.host_url()]);
+    docker.run(replica("one"));
+    agent.wait_ready("greeter", 1);
+    let long = LongLived::start(&world.client, (HOST, 9001));
+    let links = || agent.links().into_iter().filter(|link| link.starts_with("tcx-u")).collect::<Vec<_>>();
+    assert_eq!(links(), ["tcx-u0"]);
+
+    world.host.ip(&format!("route replace default via {OTHER}"));
+    wait_until("clients are met there too", LIMIT, || match links() {
+        links if links == ["tcx-u0", "tcx-u1"] => Ok(()),
+        links => Err(format!("{links:?}")),
+    });
+    goes_on("what came in by the other interface", &long);
+    long.finish_unharmed();
+    // With its last connection it is left, as soon as somebody looks.
+    world.host.ip("link add d0 type bridge");
+    wait_until("it is left", LIMIT, || match links() {
+        links if links == ["tcx-u1"] => Ok(()),
+        links => Err(format!("{links:?}")),
+    });
 }
 
 #[test]

@@ -40,8 +40,7 @@ mod uplinks;
 mod vips;
 mod waiting;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -56,6 +55,7 @@ use crate::dataplane::maps::Maps;
 use crate::dataplane::paths::Paths;
 use crate::docker::Docker;
 use crate::host::clock;
+use crate::model::addresses::HostAddresses;
 use crate::model::history::{History, Refusals};
 use crate::model::memory::Memory;
 use crate::model::plan::Applied;
@@ -86,7 +86,7 @@ pub struct Agent {
     maps: Maps,
     applied: Applied,
     tracked: BTreeMap<ContainerId, Tracked>,
-    host_addresses: BTreeSet<IpAddr>,
+    host_addresses: HostAddresses,
     uplinks: uplinks::Uplinks,
     /// Problems by where they come from, so that each source replaces its own.
     problems: BTreeMap<Source, Vec<Problem>>,
@@ -140,6 +140,8 @@ impl Agent {
         if !applied.backends.is_empty() {
             tracing::info!(backends = applied.backends.len(), services = applied.services.len(), "adopted");
         }
+        let frontends = applied.frontends.keys().map(|key| key.addr.to_ip());
+        let host_addresses = HostAddresses::of_earlier(frontends, clock::since_boot());
         let (questions, answers) = questions::Questions::new();
         let edges = edges::Edges::open(&settings.paths)?;
         let takeover = takeover::Takeover::of(&settings.paths)?;
@@ -149,7 +151,7 @@ impl Agent {
             maps,
             applied,
             tracked: BTreeMap::new(),
-            host_addresses: BTreeSet::new(),
+            host_addresses,
             uplinks: uplinks::Uplinks::default(),
             problems: BTreeMap::new(),
             docker_version: None,

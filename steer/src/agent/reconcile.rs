@@ -31,9 +31,14 @@ impl Agent {
         let remembered = self.memory.remember(&self.applied, &candidates, now);
         // Whoever leaves the host waits for connections that are open, not for new ones.
         let remembered = if self.closing { Vec::new() } else { remembered };
-        let host_addresses = self.host_addresses.clone();
-        let all_here = self.all_here();
-        let observed = Observed { candidates, all_here, remembered, host_addresses, closing: self.closing };
+        let observed = Observed {
+            candidates,
+            all_here: self.all_here(),
+            remembered,
+            host_addresses: self.host_addresses.here().clone(),
+            lost_addresses: self.host_addresses.lost(now),
+            closing: self.closing,
+        };
         let (desired, problems) = desired(&observed, &self.applied.port_index());
         self.say(Source::Desired, problems);
         let (ops, problems) = plan(&desired, &self.applied, boot_secs());
@@ -72,7 +77,8 @@ impl Agent {
         self.replay();
         self.take_over(blocked.is_empty());
         let again = (!blocked.is_empty()).then_some(AGAIN);
-        let ends = self.memory.next_end(now).map(|end| end - now);
+        let ends = [self.memory.next_end(now), self.host_addresses.next_end(now)];
+        let ends = ends.into_iter().flatten().map(|end| end - now);
         let waits = again.into_iter().chain(ends).map(|wait| Instant::now() + wait);
         self.wake = waits.chain(self.takeover.due()).min();
     }
@@ -200,7 +206,7 @@ impl Agent {
     }
 }
 
-/// Starting, or not listening any more, and its listener is what it waits for. Eagerly at first, then every now and then.
+/// Whether a backend lacks nothing but its listener: that is looked for every 20 ms in its first two minutes, then at each resync.
 fn waits_for_listener(tracked: &super::tracked::Tracked) -> bool {
     const EAGER: Duration = Duration::from_secs(120);
     tracked.by_listening()

@@ -11,6 +11,7 @@ use crate::cli::AttachMode;
 use crate::dataplane::attach;
 use crate::dataplane::paths::LinkName;
 use crate::host::addresses::{HostChange, addresses};
+use crate::host::clock::since_boot;
 use crate::host::links::{Link, bridges, link, links, uplinks};
 use crate::model::Problem;
 
@@ -65,7 +66,7 @@ impl Agent {
             return Ok(());
         }
         if change.addresses {
-            self.host_addresses = addresses().context("reading the host's addresses")?;
+            self.host_addresses.look(addresses().context("reading the host's addresses")?, since_boot());
         }
         let wanted = self.wanted()?;
         let names: BTreeSet<_> = wanted.iter().map(|(link, _)| link.name.clone()).collect();
@@ -112,7 +113,26 @@ impl Agent {
                 wanted.push((bridge, false));
             }
         }
+        wanted.extend(self.in_use(&wanted)?.into_iter().map(|link| (link, true)));
         Ok(wanted)
+    }
+
+    /// Interfaces that no default route leads over any more, with open connections that came in there: they are left with the last of
+    /// them, which the next resync sees. Where somebody has said which interfaces to attach to, it is those alone.
+    fn in_use(&self, wanted: &[(Link, bool)]) -> Result<Vec<Link>> {
+        let mut in_use = Vec::new();
+        for name in attach::links(&self.settings.paths)? {
+            let LinkName::Tcx(name) = name else { continue };
+            if !self.settings.interfaces.is_empty() || wanted.iter().any(|(link, _)| link.name == name) {
+                continue;
+            }
+            if let Some(link) = link(&name).with_context(|| format!("looking up interface {name}"))?
+                && self.maps.has_flows_by(link.index)?
+            {
+                in_use.push(link);
+            }
+        }
+        Ok(in_use)
     }
 
     fn wants_xdp(&self, link: &Link) -> bool {

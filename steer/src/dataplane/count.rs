@@ -37,6 +37,17 @@ impl Maps {
         Ok(live_count(live))
     }
 
+    /// Whether there are established flows whose packets come in by an interface, as far as the last one told.
+    pub fn has_flows_by(&self, uplink: u32) -> Result<bool> {
+        for pair in walk::entries(&self.flows).context("reading FLOWS")? {
+            let (_, flow) = pair.context("reading FLOWS")?;
+            if flow.uplink == uplink {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Flows whose handshake is under way. `now_secs`: seconds since boot.
     pub fn opening(&self, now_secs: u32) -> Result<FlowCounts> {
         opening(&self.pending, now_secs).context("reading PENDING")

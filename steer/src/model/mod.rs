@@ -5,10 +5,12 @@
 //!
 //! | module | decides |
 //! |---|---|
+//! | [`addresses`] | which addresses are the host's, or may be again |
 //! | [`labels`] | what a container's labels ask for |
 //! | [`cause`] | who says why a backend is in its state |
 //! | [`history`] | what has happened, and what of it is not told yet |
 //! | [`stops`] | who told first of a stop signal |
+//! | [`target`] | which container an operator means |
 //! | [`swarm`] | which ports Swarm publishes, and which of its tasks leave |
 //! | [`lifecycle`] | when a backend is ready, draining or gone |
 //! | [`listen`] | whether two labels want the same frontend |
@@ -20,6 +22,7 @@
 //! | `inherit` | what of an earlier agent's stands meanwhile |
 //! | [`plan`] | which map writes lead there, in which order |
 
+pub mod addresses;
 pub mod cause;
 pub mod desired;
 #[cfg(test)]
@@ -35,6 +38,7 @@ pub mod plan;
 pub mod slots;
 pub mod stops;
 pub mod swarm;
+pub mod target;
 pub mod undescribed;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -157,6 +161,8 @@ pub struct NetworkLeg {
     pub address: IpAddr,
     /// The addresses that it reaches there without a router; `None` = not known.
     pub subnet: Option<IpNet>,
+    /// The router of that network, which of a bridge is this host; `None` = there is none (an overlay).
+    pub gateway: Option<IpAddr>,
 }
 
 /// A container as Docker describes it.
@@ -257,6 +263,8 @@ pub struct Observed {
     pub remembered: Vec<memory::Remembered>,
     /// Addresses of this host, loopback left out.
     pub host_addresses: BTreeSet<IpAddr>,
+    /// Those that it had not long ago: what is known is followed there.
+    pub lost_addresses: BTreeSet<IpAddr>,
     /// steer is being detached: no new flows.
     pub closing: bool,
 }

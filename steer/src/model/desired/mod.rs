@@ -23,6 +23,8 @@ use super::{Candidate, ContainerId, Gate, Observed, Problem, Reach, ServiceName,
 pub struct Desired {
     pub services: BTreeMap<ServiceName, DesiredService>,
     pub host_addresses: BTreeSet<IpAddr>,
+    /// Frontends there follow what is known, and take nothing new.
+    pub lost_addresses: BTreeSet<IpAddr>,
     /// steer is being detached: no new flows.
     pub closing: bool,
 }
@@ -126,7 +128,9 @@ pub fn desired(observed: &Observed, current: &PortIndex) -> (Desired, Vec<Proble
         service.all_here =
             service.mesh && observed.all_here.contains(name) && !is_left_out && !claims.is_contested(name);
     }
-    let desired = Desired { services, host_addresses: observed.host_addresses.clone(), closing: observed.closing };
+    let Observed { host_addresses, lost_addresses, closing, .. } = observed;
+    let (host_addresses, lost_addresses) = (host_addresses.clone(), lost_addresses.clone());
+    let desired = Desired { services, host_addresses, lost_addresses, closing: *closing };
     (desired, claims.into_problems())
 }
 

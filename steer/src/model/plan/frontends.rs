@@ -8,11 +8,13 @@ use steer_common::limits::MAX_FRONTENDS;
 use steer_common::service::{FrontendEntry, FrontendKey, ServiceId};
 
 use crate::model::Problem;
+use crate::model::desired::Desired;
 use crate::model::listen::Listen;
 
 /// The frontends that there should be.
 pub(super) struct Frontends<'a> {
     host_addresses: &'a BTreeSet<IpAddr>,
+    lost_addresses: &'a BTreeSet<IpAddr>,
     closing: bool,
     /// What the port indices mean.
     ports: BTreeMap<(ServiceId, u8), Listen>,
@@ -27,16 +29,19 @@ struct Frontend<'a> {
 }
 
 impl<'a> Frontends<'a> {
-    pub(super) fn new(host_addresses: &'a BTreeSet<IpAddr>, closing: bool) -> Self {
-        Self { host_addresses, closing, ports: BTreeMap::new(), wanted: BTreeMap::new() }
+    pub(super) fn new(desired: &'a Desired) -> Self {
+        let Desired { host_addresses, lost_addresses, closing, .. } = desired;
+        Self { host_addresses, lost_addresses, closing: *closing, ports: BTreeMap::new(), wanted: BTreeMap::new() }
     }
 
     /// Adds the addresses that a port of a service is reached at.
     pub(super) fn add(&mut self, name: &'a str, service: ServiceId, port_index: u8, listen: &Listen) {
-        let closed = if self.closing { FrontendEntry::CLOSED } else { 0 };
         let addresses = match listen.address {
             Some(address) => vec![address],
-            None => self.host_addresses.iter().copied().chain([Ipv4Addr::LOCALHOST.into()]).collect(),
+            None => {
+                let loopback = [Ipv4Addr::LOCALHOST.into()];
+                self.host_addresses.union(self.lost_addresses).copied().chain(loopback).collect()
+            }
         };
         let specific = listen.address.is_some();
         self.ports.insert((service, port_index), *listen);
@@ -45,6 +50,8 @@ impl<'a> Frontends<'a> {
             if !specific && self.wanted.get(&key).is_some_and(|frontend| frontend.specific) {
                 continue;
             }
+            let is_closed = self.closing || !specific && self.lost_addresses.contains(&address);
+            let closed = if is_closed { FrontendEntry::CLOSED } else { 0 };
             let flags = closed | if address.is_loopback() { FrontendEntry::LOOPBACK } else { 0 };
             let entry = FrontendEntry { service, port_index, flags };
             self.wanted.insert(key, Frontend { entry, service: name, specific });

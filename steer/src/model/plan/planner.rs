@@ -65,7 +65,7 @@ impl<'a> Planner<'a> {
             last_generation: applied.last_generation.max(now_secs.wrapping_mul(GENERATIONS_PER_SEC)),
             backends: BTreeMap::new(),
             endpoints: BTreeMap::new(),
-            frontends: Frontends::new(&desired.host_addresses, desired.closing),
+            frontends: Frontends::new(desired),
             allow: BTreeSet::new(),
         }
     }

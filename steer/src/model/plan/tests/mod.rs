@@ -269,6 +269,30 @@ fn a_wildcard_follows_the_hosts_addresses() {
 }
 
 #[test]
+fn an_address_that_is_lost_follows_what_is_known_until_it_is_back_or_given_up() {
+    let mut host = Host::with([candidate("web", 1, "80:1")]);
+    let at = |here: &[&str], lost: &[&str]| Observed {
+        host_addresses: here.iter().map(|address| ip(address)).collect(),
+        lost_addresses: lost.iter().map(|address| ip(address)).collect(),
+        ..observed([candidate("web", 1, "80:1")])
+    };
+    assert_eq!(kinds(&host.steer(at(&[], &[HOST]))), ["PutFrontend"]);
+    let mut left = host.frontends();
+    left.sort();
+    assert_eq!(left, ["10.0.0.1:80 web[0] closed", "127.0.0.1:80 web[0] loopback"]);
+    assert_eq!(kinds(&host.steer(at(&[HOST], &[]))), ["PutFrontend"]);
+    assert_eq!(kinds(&host.steer(at(&[], &[]))), ["RemoveFrontend"]);
+}
+
+#[test]
+fn an_address_that_is_written_out_is_there_whether_the_host_has_it_or_not() {
+    let lost = Observed { lost_addresses: [ip(HOST)].into(), ..observed([candidate("web", 1, "10.0.0.1:80:1")]) };
+    let mut host = Host::default();
+    host.steer(lost);
+    assert_eq!(host.frontends(), ["10.0.0.1:80 web[0]"]);
+}
+
+#[test]
 fn detaching_closes_every_frontend_and_touches_nothing_else() {
     let both = || [candidate("api", 1, "81:1"), candidate("web", 2, "80:1,443:2")];
     let mut host = Host::with(both());
