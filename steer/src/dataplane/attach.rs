@@ -172,8 +172,12 @@ fn pin_link(link: FdLink, pin: &Path) -> Result<()> {
     link.pin(pin).map(drop).with_context(|| format!("pinning the link at {}", pin.display()))
 }
 
-/// Pins a new link in the place of an old one, which ends by it.
+/// Pins a new link in the place of an old one, which ends by it. At no moment is neither of them pinned: an agent may be killed at any.
 fn replace_pin(link: FdLink, pin: &Path) -> Result<()> {
-    remove_file(pin)?;
-    pin_link(link, pin)
+    let name = pin.file_name().unwrap_or_default().to_string_lossy();
+    // No name of a link's: whatever is left of it is not taken for one.
+    let new = pin.with_file_name(format!("new-{name}"));
+    remove_file(&new)?;
+    pin_link(link, &new)?;
+    std::fs::rename(&new, pin).with_context(|| format!("renaming the pin {} to {name}", new.display()))
 }

@@ -33,7 +33,7 @@ use crate::host::clock::since_boot;
 use crate::host::links::{Link, link, links, towards, uplinks};
 
 /// What the program only reads, or what no private copy is needed of: as it is pinned. All else is private.
-const SHARED: [&str; 7] = [
+const SHARED: [&str; 9] = [
     names::FRONTENDS,
     names::ALLOW,
     names::SERVICES,
@@ -41,6 +41,8 @@ const SHARED: [&str; 7] = [
     names::BACKENDS,
     names::BACKEND_STATES,
     names::BACKEND_EDGES,
+    names::SOCKETS,
+    names::SWARM_LEASE,
 ];
 
 /// Sizes of private maps. An LRU map hands each CPU 128 free places at once and evicts when there are none left, so a handful
