@@ -11,6 +11,7 @@ use steer_tests::docker::{ContainerSpec, Docker};
 use steer_tests::greeter::Greeter;
 use steer_tests::http::Http;
 use steer_tests::load::{self, Load};
+use steer_tests::long_lived::{LongLived, go_on};
 use steer_tests::pace;
 use steer_tests::skip::{self, Need};
 use steer_tests::world::HOST;
@@ -182,14 +183,15 @@ fn of_two_services_on_one_frontend_the_first_keeps_it(attach: Attach) {
 fn a_container_that_cannot_be_reached_is_named(attach: Attach) {
     let Some(mut stage) = Stage::set(attach) else { return };
     let load = stage.load();
-    stage.docker.create_network("front");
+    // Its name comes before the other one's: the network that a container answers by stays this one.
+    stage.docker.create_network("back");
     let spec = |name: &str, network: &str| {
         ContainerSpec::greeter(name)
-            .label("steer.port", "9007:5000")
+            .label("steer.port", "9007:5000,9008:5001")
             .label("steer.service", "unreachable")
             .network(network)
     };
-    let beside = stage.docker.run(spec("beside", "front").label("steer.ignore", "true"));
+    let beside = stage.docker.run(spec("beside", "back").label("steer.ignore", "true"));
     let specs = [spec("lonely", "none"), spec("at-home", "host").args(&["--port", "5050", "--echo-port", "5051"])];
     stage.docker.run_all(specs);
     stage.docker.wait("run sidecar", async {
@@ -217,7 +219,7 @@ fn a_container_that_cannot_be_reached_is_named(attach: Attach) {
     assert_eq!(status.service("unreachable"), None, "{status}");
 
     // Two networks, and nobody says which: said, and good as soon as it is one.
-    let torn = stage.docker.run(spec("torn", "front"));
+    let torn = stage.docker.run(spec("torn", "back"));
     let connect = |join: bool| {
         let container = torn.id.clone();
         let api = stage.docker.api();
@@ -230,13 +232,19 @@ fn a_container_that_cannot_be_reached_is_named(attach: Attach) {
         }
     };
     stage.agent.wait_ready("unreachable", 1);
+    let long = LongLived::start(&stage.world.client, (HOST, 9008));
     connect(true);
-    let status = stage.agent.wait_for("two networks are told", |status| problem_of(status, "torn").is_some());
+    let status = stage.agent.wait_for("two networks are told, and it gets nothing new", |status| {
+        problem_of(status, "torn").is_some() && status.backend("torn").is_some_and(|torn| torn.state == "unready")
+    });
     let problem = problem_of(&status, "torn").expect("it was just seen");
     assert_eq!(problem.label.as_deref(), Some("steer.network"));
-    assert!(problem.message.contains("expected one of `bridge`, `front`"), "{problem:?}");
+    assert!(problem.message.contains("expected one of `back`, `bridge`"), "{problem:?}");
+    // What is open goes on meanwhile.
+    go_on(std::slice::from_ref(&long));
     connect(false);
     stage.agent.wait_ready("unreachable", 1);
+    long.finish_unharmed();
     assert_eq!(stage.at(9007).backend(), "torn");
     assert_unharmed(load);
 }

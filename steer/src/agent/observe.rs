@@ -30,34 +30,31 @@ impl Agent {
         let spec = match self.asked_for(&first_name, container) {
             Ok(Some(spec)) => spec,
             Ok(None) => return self.forget(&container.id, Cause::label("no label steer.port, and no published port")),
-            Err(problems) => return self.refuse(&container.id, problems),
+            Err(problems) => return self.refuse_container(container, problems),
         };
         let address = match network_leg(&spec, container) {
             Ok(address) => address,
-            Err(problem) => return self.refuse(&container.id, vec![problem]),
+            Err(problem) => return self.refuse_container(container, vec![problem]),
         };
         if Membership::of(&container.labels).is_some()
-            && let Some(problem) = answers_elsewhere(container, address, &self.host_addresses)
+            && let Some(problem) = answers_elsewhere(container, address, self.host_addresses.here())
         {
-            return self.refuse(&container.id, vec![problem]);
+            return self.refuse_container(container, vec![problem]);
         }
-        let seen = of_this_run.map_or_else(Instant::now, |tracked| tracked.seen);
-        let leaving = Membership::of(&container.labels).and_then(|of| self.leaving(&of.task, seen));
         let stays = of_this_run.is_some_and(|tracked| tracked.address == address && !tracked.has_moved());
         if stays && let Some(tracked) = self.tracked.get_mut(&container.id) {
+            tracked.has_problem = false;
             tracked.name.clone_from(&container.name);
             tracked.spec = spec;
             tracked.is_moved = false;
             tracked.paused = container.paused;
             // `starting` after `healthy` is dockerd's restart, not the container's; the lifecycle knows.
             tracked.health = container.health;
-            tracked.leaving = leaving;
             self.problems.remove(&Source::Container(container.id.clone()));
-            return self.settle(&container.id);
+            return self.settle_task(&container.id);
         }
         match self.track(container, first_name, spec, address, started) {
-            Ok(mut tracked) => {
-                tracked.leaving = leaving;
+            Ok(tracked) => {
                 self.problems.remove(&Source::Container(container.id.clone()));
                 self.insert(tracked);
             }
@@ -136,9 +133,11 @@ impl Agent {
         tracked.since = before.info.since;
         tracked.maintenance = before.info.maintenance;
         tracked.operator_weight = before.info.operator_weight;
-        // A task that the swarm wants to end has been told nothing yet.
-        let is_told = tracked.cause.source != cause::Source::Swarm;
-        if is_told && matches!(before.state, BackendState::Draining | BackendState::Drained) {
+        // Whoever waits for `steer undrain` has had it.
+        tracked.put_in = !matches!(before.state, BackendState::Starting | BackendState::Gone);
+        let is_stopping = matches!(before.state, BackendState::Draining | BackendState::Drained);
+        tracked.leaving = tracked.cause.leaving().filter(|_| is_stopping);
+        if is_stopping && tracked.leaving.is_none() {
             let by_event = tracked.cause.source == cause::Source::Event;
             tracked.stopping = Some(Stop { signal: tracked.stop_signal, at: since_boot(), by_event });
         }
@@ -152,21 +151,41 @@ impl Agent {
                     self.stops.seen(&tracked.id, signal, Duration::from_nanos(edge.at_ns));
                 }
                 tracked.take_in(&edge);
+                // Its stop signal came after the swarm's word, and changed nothing then.
+                if tracked.leaving.is_some()
+                    && let Some(Seen::Signal(signal)) = Seen::of(&edge)
+                {
+                    tracked.stopping = Some(Stop { signal, at: Duration::from_nanos(edge.at_ns), by_event: false });
+                }
             }
             Err(error) => tracing::warn!(error = format!("{error:#}"), "reading what the kernel saw failed"),
         }
     }
 
+    /// A container that cannot be steered to, as it is now. What it has from before goes on, for as long as it is where it was.
+    fn refuse_container(&mut self, container: &Container, problems: Vec<Problem>) {
+        let Some(before) = self.tracked.get(&container.id).filter(|before| before.run == container.started_at) else {
+            return self.refuse(&container.id, problems);
+        };
+        let (first_name, spec, address, reach) =
+            (before.first_name.clone(), before.spec.clone(), before.address, before.reach);
+        // Once more: it may answer by other ways now.
+        match self.track(container, first_name, spec, address, Cause::problem()) {
+            Ok(mut tracked) if tracked.reach == reach => {
+                tracked.has_problem = true;
+                self.insert(tracked);
+                self.say(Source::Container(container.id.clone()), problems);
+            }
+            _ => self.refuse(&container.id, problems),
+        }
+    }
+
     /// A container that cannot be steered to: said once, and shown while it lasts.
     pub(super) fn refuse(&mut self, id: &ContainerId, problems: Vec<Problem>) {
-        let source = Source::Container(id.clone());
-        if self.problems.get(&source) != Some(&problems) {
-            for problem in &problems {
-                tracing::error!(container = problem.container, label = problem.label, "{}", problem.message);
-            }
-        }
-        self.forget(id, Cause::new(cause::Source::Config, "a problem, see `steer status`"));
-        self.problems.insert(source, problems);
+        let said = self.problems.remove(&Source::Container(id.clone()));
+        self.forget(id, Cause::problem());
+        self.problems.extend(said.map(|said| (Source::Container(id.clone()), said)));
+        self.say(Source::Container(id.clone()), problems);
     }
 
     pub(super) fn forget(&mut self, id: &ContainerId, cause: Cause) {
@@ -218,7 +237,7 @@ impl Agent {
         if pid > 0 {
             self.watch_freezer(&id, pid);
         }
-        self.settle(&id);
+        self.settle_task(&id);
     }
 
     /// The state alone, at once. A backend that is not in the maps yet gets its state with the rest.
@@ -239,6 +258,7 @@ impl Tracked {
         self.cause = before.cause.clone();
         self.since = before.since;
         self.stopping = before.stopping;
+        self.leaving = before.leaving;
         self.exited = before.exited;
         self.edges = before.edges;
         self.survived = before.survived;

@@ -16,7 +16,7 @@ use crate::model::desired::BackendKey;
 use crate::model::swarm::ports::Here;
 use crate::model::swarm::standing::{Said, Standing};
 use crate::model::swarm::vips::{Ended, Local, Place, netns_id};
-use crate::model::swarm::{GATEWAY, Membership, Serving, Swarm};
+use crate::model::swarm::{GATEWAY, Leaving, Membership, Serving, Swarm};
 use crate::model::{Container, ContainerId};
 
 /// The tasks on this node.
@@ -42,6 +42,8 @@ struct KnownPlace {
     /// The cookies of those who have an id in its namespace.
     sees: BTreeSet<u64>,
     standing: Standing,
+    /// The swarm wants it to end.
+    leaving: Option<Leaving>,
 }
 
 impl KnownPlace {
@@ -54,7 +56,7 @@ impl KnownPlace {
         let netns = Arc::new(Netns::of_pid(container.pid)?);
         let place = Place { netns_cookie: netns.cookie()?, networks };
         let (run, seen) = (container.started_at.clone(), Instant::now());
-        Ok(Self { run, of, seen, place, netns, sees: BTreeSet::new(), standing })
+        Ok(Self { run, of, seen, place, netns, sees: BTreeSet::new(), standing, leaving: None })
     }
 
     /// What others need to see it.
@@ -185,12 +187,27 @@ impl Agent {
             Ok(place) => {
                 known.insert(container.id.clone(), place);
                 *lack_ids = true;
+                self.settle_place(&container.id);
             }
             Err(error) => tracing::warn!(
                 container = container.name,
                 %error,
                 "where a task stands is not known: it may not ask for virtual addresses, nor be asked for; the next resync tries again"
             ),
+        }
+    }
+
+    /// Notes of each task here whether Swarm wants it to end.
+    pub(super) fn settle_places(&mut self) {
+        let ids: Vec<_> = self.places.known.keys().cloned().collect();
+        ids.iter().for_each(|id| self.settle_place(id));
+    }
+
+    fn settle_place(&mut self, id: &ContainerId) {
+        let Some(known) = self.places.known.get(id) else { return };
+        let leaving = self.leaving(&known.of.task, known.seen, known.leaving);
+        if let Some(known) = self.places.known.get_mut(id) {
+            known.leaving = leaving;
         }
     }
 
@@ -202,7 +219,7 @@ impl Agent {
 
     /// The tasks here that are not about to end, steered to or not.
     pub(super) fn serving(&self) -> impl Iterator<Item = Serving<'_>> {
-        let places = self.places.known.iter().filter(|(_, known)| self.leaving(&known.of.task, known.seen).is_none());
+        let places = self.places.known.iter().filter(|(_, known)| known.leaving.is_none());
         places.map(|(id, known)| {
             let steered = self.tracked.get(id).filter(|tracked| tracked.spec.mesh);
             Serving { service: &known.of.service, steered_as: steered.map(|tracked| tracked.spec.service.as_str()) }
@@ -214,7 +231,7 @@ impl Agent {
         self.places.give_ids(networks);
         let (now, is_told) = (since_boot(), self.is_swarms_will_told());
         let local = |(id, known): (&ContainerId, &KnownPlace)| {
-            let KnownPlace { of, seen, place, standing, .. } = known;
+            let KnownPlace { of, place, standing, leaving, .. } = known;
             let tracked = self.tracked.get(id);
             let key = BackendKey { container: id.clone(), netns_cookie: place.netns_cookie };
             let backend = tracked.and_then(|_| self.applied.backends.get(&key));
@@ -226,7 +243,7 @@ impl Agent {
             let local = Local {
                 backend: backend.map(|backend| (backend.id, backend.entry.generation)),
                 netns_id: (!self.places.unseen.contains(&place.netns_cookie)).then(|| netns_id(place.netns_cookie)),
-                is_out: is_out || self.leaving(&of.task, *seen).is_some(),
+                is_out: is_out || leaving.is_some(),
                 is_left_alone: standing.left_alone,
             };
             (of.task.clone(), local)

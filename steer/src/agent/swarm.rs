@@ -137,24 +137,34 @@ impl Agent {
 
     /// Who leaves gets nothing new from now on.
     fn settle_tasks(&mut self) {
-        let tasks =
-            self.tracked.values().filter_map(|tracked| Some((tracked.id.clone(), tracked.task.clone()?, tracked.seen)));
-        let tasks: Vec<(ContainerId, String, Instant)> = tasks.collect();
-        for (id, task, seen) in tasks {
-            let leaving = self.leaving(&task, seen);
-            if let Some(tracked) = self.tracked.get_mut(&id) {
-                tracked.leaving = leaving;
-            }
-            self.settle(&id);
-        }
+        let tasks = self.tracked.values().filter(|tracked| tracked.task.is_some());
+        let tasks: Vec<ContainerId> = tasks.map(|tracked| tracked.id.clone()).collect();
+        tasks.iter().for_each(|id| self.settle_task(id));
+        self.settle_places();
     }
 
-    /// Whether a task must take nothing new. That the swarm knows no such task means something only if it was asked after the
-    /// task's container was `seen`: the task was there before it.
-    pub(super) fn leaving(&self, task: &str, seen: Instant) -> Option<Leaving> {
-        let leaving = self.known.swarm.as_ref()?.leaving(task)?;
-        let is_known = leaving != Leaving::Unknown || self.known.asked.is_some_and(|asked| asked >= seen);
-        is_known.then_some(leaving)
+    /// Moves a backend to the state that follows from what is known, what Swarm wants of it included.
+    pub(super) fn settle_task(&mut self, id: &ContainerId) {
+        if let Some(tracked) = self.tracked.get(id)
+            && let Some(task) = &tracked.task
+        {
+            let leaving = self.leaving(task, tracked.seen, tracked.leaving);
+            if let Some(tracked) = self.tracked.get_mut(id) {
+                tracked.leaving = leaving;
+            }
+        }
+        self.settle(id);
+    }
+
+    /// Whether a task must take nothing new; `before`: as was known, which stands as long as no manager says otherwise. That the swarm
+    /// knows no such task means something only if it was asked after the task's container was `seen`: the task was there before it.
+    pub(super) fn leaving(&self, task: &str, seen: Instant, before: Option<Leaving>) -> Option<Leaving> {
+        let Some(swarm) = self.known.swarm.as_ref().filter(|swarm| swarm.is_of_manager()) else { return before };
+        let is_younger = self.known.asked.is_none_or(|asked| asked < seen);
+        match swarm.leaving(task) {
+            Some(Leaving::Unknown) if is_younger => None,
+            leaving => leaving,
+        }
     }
 
     /// Whether it is known what Swarm wants of the tasks here: not on a worker.

@@ -55,6 +55,8 @@ pub struct Tracked {
     pub survived: Option<i32>,
     pub maintenance: bool,
     pub put_in: bool,
+    /// What it asks for cannot be done any more.
+    pub has_problem: bool,
     pub operator_weight: Option<u16>,
     pub flows: u64,
     pub state: BackendState,
@@ -103,6 +105,7 @@ impl Tracked {
             survived: None,
             maintenance: false,
             put_in: false,
+            has_problem: false,
             operator_weight: None,
             flows: 0,
             state: BackendState::Starting,
@@ -136,6 +139,8 @@ impl Tracked {
             leaving: self.leaving,
             maintenance: self.maintenance,
             put_in: self.put_in,
+            has_problem: self.has_problem,
+            by: Some(self.cause.source),
             flows: self.flows,
         }
     }

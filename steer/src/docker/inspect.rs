@@ -47,7 +47,7 @@ fn leg(network: String, endpoint: &EndpointSettings) -> Option<NetworkLeg> {
         ipv4.or_else(|| Some((parse(&endpoint.global_ipv6_address)?, endpoint.global_ipv6_prefix_len)))?;
     let length = length.and_then(|length| u8::try_from(length).ok()).filter(|length| *length > 0);
     let subnet = length.and_then(|length| IpNet::new(address, length).ok()).map(|net| net.trunc());
-    Some(NetworkLeg { network, address, subnet })
+    Some(NetworkLeg { network, address, subnet, gateway: parse(&endpoint.gateway) })
 }
 
 fn health(status: Option<HealthStatusEnum>) -> Health {
@@ -93,12 +93,13 @@ mod tests {
             "NetworkSettings":{"Networks":{
                 "shop_front":{"IPAddress":"","GlobalIPv6Address":"fd00::3"},
                 "shop_gone":{"IPAddress":"","GlobalIPv6Address":""},
-                "shop_default":{"IPAddress":"172.18.0.2","IPPrefixLen":16,"GlobalIPv6Address":"fd01::2"}}}}"#,
+                "shop_default":{"IPAddress":"172.18.0.2","Gateway":"172.18.0.1","IPPrefixLen":16,"GlobalIPv6Address":"fd01::2"}}}}"#,
         );
         let leg = |network: &str, address: &str, subnet: Option<&str>| NetworkLeg {
             network: network.to_owned(),
             address: address.parse().unwrap(),
             subnet: subnet.map(|subnet| subnet.parse().unwrap()),
+            gateway: subnet.map(|_| [172, 18, 0, 1].into()),
         };
         let expected = Container {
             id: ContainerId("4ecd".to_owned()),

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::swarm::Leaving;
+
 /// Who says so, one word each.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -94,6 +96,17 @@ impl Cause {
     /// Its first process has ended: nothing more is to be said.
     pub fn exit() -> Self {
         Self { source: Source::Exit, text: Source::Exit.name().to_owned() }
+    }
+
+    /// Why a task is to end, where that is the cause.
+    pub fn leaving(&self) -> Option<Leaving> {
+        let what = self.text.strip_prefix(Source::Swarm.name())?.strip_prefix(": ")?;
+        Leaving::named(what)
+    }
+
+    /// Something is to be mended, by whoever reads `steer status`.
+    pub fn problem() -> Self {
+        Self::new(Source::Config, "a problem, see `steer status`")
     }
 
     /// It goes on after its stop signal.

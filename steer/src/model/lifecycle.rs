@@ -1,8 +1,8 @@
 //! When a backend is ready, draining or gone.
 //!
 //! `starting → ready ⇄ unready → draining → drained → gone`, and `maintenance`, an operator's. A healthcheck decides readiness
-//! where there is one, listening where there is none; unready is not dead. Strongest first: a stop signal, a task that Swarm
-//! wants to end, the operator, a pause, then health or listening.
+//! where there is one, listening where there is none; unready is not dead. Strongest first: the end of its process, a stop signal, a
+//! task that Swarm wants to end, the operator, a problem, a pause, then health or listening.
 
 use std::time::Duration;
 
@@ -34,6 +34,10 @@ pub struct Facts {
     pub maintenance: bool,
     /// The operator put it in (`steer undrain`); only asked for by [`ReadyPolicy::Manual`].
     pub put_in: bool,
+    /// It may get nothing new until somebody has mended something, but what it has goes on.
+    pub has_problem: bool,
+    /// Who says why it is in its present state.
+    pub by: Option<Source>,
     /// Flows that are live or about to be.
     pub flows: u64,
 }
@@ -67,6 +71,9 @@ pub fn next(current: BackendState, facts: &Facts) -> (BackendState, Cause) {
     if maintenance {
         return (Maintenance, Cause::new(Source::Operator, "drain"));
     }
+    if facts.has_problem {
+        return (Unready, Cause::problem());
+    }
     if paused {
         return (Unready, Cause::new(Source::Event, "pause"));
     }
@@ -95,10 +102,11 @@ pub fn next(current: BackendState, facts: &Facts) -> (BackendState, Cause) {
     };
     match survived {
         Some(signal) if state == Ready => (state, Cause::survived(&signal_name(signal))),
-        // It was as good before: what has changed is that the operator lets it.
-        _ if state == Ready && matches!(current, Maintenance | Draining | Drained) => {
-            from(Source::Operator, (state, "undrain"))
-        }
+        // It was as good before: what has changed is that it is let.
+        _ if state == Ready && matches!(current, Maintenance | Draining | Drained) => match facts.by {
+            Some(Source::Swarm) => from(Source::Swarm, (state, "serve")),
+            _ => from(Source::Operator, (state, "undrain")),
+        },
         _ => (state, cause),
     }
 }
@@ -116,6 +124,7 @@ pub fn is_gated_by_listening(state: BackendState, facts: &Facts) -> bool {
         && waits
         && !facts.paused
         && !facts.maintenance
+        && !facts.has_problem
         && !facts.exited
         && facts.stop_signal.is_none()
         && facts.leaving.is_none()
@@ -184,6 +193,8 @@ mod tests {
         leaving: None,
         maintenance: false,
         put_in: false,
+        has_problem: false,
+        by: None,
         flows: 0,
     };
 
@@ -233,6 +244,8 @@ mod tests {
         Draining
     )]
     #[case::a_task_that_swarm_wants_after_all_is_back(Drained, Facts { listening: Some(true), ..AUTO }, Ready)]
+    #[case::a_problem_takes_it_out(Ready, Facts { has_problem: true, health: Health::Healthy, ..AUTO }, Unready)]
+    #[case::but_a_signal_is_a_signal(Ready, Facts { has_problem: true, stop_signal: Some(15), ..AUTO }, Draining)]
     #[case::a_pause_takes_it_out(Ready, Facts { paused: true, health: Health::Healthy, ..AUTO }, Unready)]
     fn the_state_follows_from_the_facts(
         #[case] current: BackendState,
@@ -251,6 +264,18 @@ mod tests {
         Facts { stop_signal: Some(9), stop_by_event: true, ..AUTO },
         Source::Event,
         "event: kill KILL"
+    )]
+    #[case::by_swarm_that_wants_it_after_all(
+        Drained,
+        Facts { by: Some(Source::Swarm), listening: Some(true), ..AUTO },
+        Source::Swarm,
+        "swarm: serve"
+    )]
+    #[case::by_the_operator(
+        Drained,
+        Facts { by: Some(Source::Signal), listening: Some(true), ..AUTO },
+        Source::Operator,
+        "operator: undrain"
     )]
     #[case::by_swarm(Ready, Facts { leaving: Some(Leaving::Remove), ..AUTO }, Source::Swarm, "swarm: remove")]
     #[case::by_a_signal_after_swarm_has_said_so(

@@ -41,12 +41,13 @@ pub fn network_leg(spec: &Spec, container: &Container) -> Result<IpAddr, Problem
 }
 
 /// Why a task must be left to the mesh: it has a network with addresses like this host's own network has. What it answers to clients
-/// there goes into that network, and not back to them; the mesh asks in the name of an address of its own.
+/// there goes into that network, and not back to them; the mesh asks in the name of an address of its own. A network that ends on this
+/// host leads back to it.
 pub fn answers_elsewhere(container: &Container, address: IpAddr, host_addresses: &BTreeSet<IpAddr>) -> Option<Problem> {
     let others = container.legs.iter().filter(|leg| leg.address != address);
     let mut inside = others.filter_map(|leg| {
         let subnet = leg.subnet?;
-        let host = host_addresses.iter().find(|host| subnet.contains(*host))?;
+        let host = host_addresses.iter().find(|host| subnet.contains(*host) && leg.gateway != Some(**host))?;
         Some((leg, subnet, host))
     });
     let (leg, subnet, host) = inside.next()?;
@@ -54,7 +55,8 @@ pub fn answers_elsewhere(container: &Container, address: IpAddr, host_addresses:
         container: container.name.clone(),
         label: None,
         message: format!(
-            "its network `{}` ({subnet}) has addresses of this host's own network ({host}), whose clients it could not answer:              left to the routing mesh; give that network another subnet",
+            "its network `{}` ({subnet}) has addresses of this host's own network ({host}), whose clients it could not answer: \
+             left to the routing mesh; give that network another subnet",
             leg.network
         ),
     })

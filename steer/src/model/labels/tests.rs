@@ -273,6 +273,7 @@ fn container(mode: &str, legs: &[(&str, &str)]) -> Container {
         network: network.into(),
         address: address.parse().unwrap(),
         subnet: None,
+        gateway: None,
     };
     Container {
         id: ContainerId("c1".into()),
@@ -318,6 +319,10 @@ fn a_task_whose_answers_would_go_elsewhere_is_told_of(#[case] subnet: &str, #[ca
     let host = host.iter().map(|address| address.parse().unwrap()).collect();
     let problem = answers_elsewhere(&task, "172.18.0.3".parse().unwrap(), &host);
     assert_eq!(problem.is_some(), told, "{problem:?}");
+    // A bridge of this host, whose address is its router's.
+    task.legs[0].gateway = host.first().copied();
+    assert_eq!(answers_elsewhere(&task, "172.18.0.3".parse().unwrap(), &[*host.first().unwrap()].into()), None);
+    task.legs[0].gateway = None;
     if let Some(Problem { message, .. }) = problem {
         assert!(message.contains("`inner`") && message.contains(subnet), "{message}");
     }

@@ -93,6 +93,11 @@ impl Leaving {
             Self::Unknown => "no such task",
         }
     }
+
+    /// The one of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Shutdown, Self::Remove, Self::Unknown].into_iter().find(|leaving| leaving.name() == name)
+    }
 }
 
 /// A container's place in its swarm, by its labels.
@@ -179,7 +184,7 @@ pub fn published(ports: impl IntoIterator<Item = (u16, u16, Protocol)>) -> Vec<P
 pub fn add_gateway(container: &mut Container, gateway: &Gateway) {
     if let Some(address) = gateway.get(&container.id.0) {
         container.legs.retain(|leg| leg.network != GATEWAY);
-        container.legs.push(NetworkLeg { network: GATEWAY.to_owned(), address: *address, subnet: None });
+        container.legs.push(NetworkLeg { network: GATEWAY.to_owned(), address: *address, subnet: None, gateway: None });
         container.legs.sort_by(|a, b| a.network.cmp(&b.network));
     }
 }

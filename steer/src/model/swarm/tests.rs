@@ -114,6 +114,7 @@ fn a_task_gets_its_leg_to_the_host() {
         network: network.to_owned(),
         address: address.parse().unwrap(),
         subnet: None,
+        gateway: None,
     };
     let mut container = Container {
         id: ContainerId("6184".to_owned()),
