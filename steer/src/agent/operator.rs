@@ -8,6 +8,7 @@ use super::Agent;
 use crate::api::{Action, AgentStatus, ApiError, Changed, ChangedBackend, Detaching, Drained, DrainedBackend, Request};
 use crate::dataplane::read::Reader;
 use crate::model::ContainerId;
+use crate::model::target::{TargetError, resolve};
 
 impl Agent {
     pub(super) fn on_request(&mut self, request: Request) {
@@ -109,28 +110,13 @@ impl Agent {
         applied.map(|applied| make(applied.id.0, tracked)).into_iter().collect()
     }
 
-    /// The container of that name, id, or unique beginning of its id.
+    /// The container that is meant.
     fn find(&self, target: &str) -> Result<ContainerId, ApiError> {
-        let exact = self.tracked.values().find(|tracked| tracked.name == target || tracked.id.0 == target);
-        if let Some(tracked) = exact {
-            return Ok(tracked.id.clone());
-        }
-        let mut matching = self.tracked.keys().filter(|id| !target.is_empty() && id.0.starts_with(target));
-        match (matching.next(), matching.next()) {
-            (Some(id), None) => Ok(id.clone()),
-            (Some(_), Some(_)) => {
-                Err(ApiError::conflict(format!("{target} is the beginning of more than one container's id")))
-            }
-            (None, _) => {
-                let names: Vec<_> = self.tracked.values().map(|tracked| tracked.name.as_str()).collect();
-                let there = if names.is_empty() {
-                    "there are no backends".to_owned()
-                } else {
-                    format!("there are: {}", names.join(", "))
-                };
-                Err(ApiError::not_found(format!("no backend is called {target}, nor does its id begin so; {there}")))
-            }
-        }
+        let there = self.tracked.values().map(|tracked| (tracked.name.as_str(), tracked.id.0.as_str()));
+        resolve(target, there).map(|id| ContainerId(id.to_owned())).map_err(|error| match error {
+            TargetError::NotFound { .. } => ApiError::not_found(error.to_string()),
+            TargetError::Ambiguous { .. } => ApiError::conflict(error.to_string()),
+        })
     }
 }
 

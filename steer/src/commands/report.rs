@@ -7,6 +7,7 @@ use steer_common::backend::BackendState;
 use crate::dataplane::read::{BackendView, ServiceView, Snapshot, balance_name};
 use crate::model::UnixMicros;
 use crate::model::cause::{Source, sentence};
+use crate::model::target::resolve;
 
 /// A backend, in `status --json`.
 #[derive(Serialize, Clone, PartialEq, Eq, Debug)]
@@ -98,22 +99,11 @@ pub(super) fn find_service<'a>(snapshot: &'a Snapshot, name: &str) -> anyhow::Re
     })
 }
 
-/// The backends of the container that a target names: by name, by id, or by a beginning of the id that no other has.
+/// The backends of the container that a target means.
 pub(super) fn find_backends<'a>(snapshot: &'a Snapshot, target: &str) -> anyhow::Result<Vec<&'a BackendView>> {
     let all = || snapshot.backends().map(|(_, backend)| backend);
-    let exact: Vec<_> = all().filter(|backend| backend.name == target || backend.container == target).collect();
-    if !exact.is_empty() {
-        return Ok(exact);
-    }
-    let begun: Vec<_> = all().filter(|backend| !target.is_empty() && backend.container.starts_with(target)).collect();
-    match begun.as_slice() {
-        [] => anyhow::bail!("no backend is named {target}, and no container id begins with it"),
-        [first, rest @ ..] if rest.iter().any(|backend| backend.container != first.container) => {
-            let names: Vec<_> = begun.iter().map(|backend| backend.name.as_str()).collect();
-            anyhow::bail!("the ids of several containers begin with {target}: {}", names.join(", "))
-        }
-        _ => Ok(begun),
-    }
+    let id = resolve(target, all().map(|backend| (backend.name.as_str(), backend.container.as_str())))?;
+    Ok(all().filter(|backend| backend.container == id).collect())
 }
 
 /// A table without lines, for eyes and `awk`: columns named in `right` hold numbers.
@@ -296,9 +286,7 @@ mod tests {
     #[case("web-1", Ok("web-1"))]
     #[case("abc1", Ok("web-1"))]
     #[case("abc2000000000000000000000000000000000000000000000000000000000000", Ok("web-2"))]
-    #[case("abc", Err("the ids of several containers begin with abc: web-1, web-2"))]
-    #[case("web", Err("no backend is named web, and no container id begins with it"))]
-    #[case("", Err("no backend is named , and no container id begins with it"))]
+    #[case("abc", Err("the ids of several containers begin with `abc`: web-1, web-2"))]
     fn a_target_names_one_container(#[case] target: &str, #[case] expected: Result<&str, &str>) {
         let snapshot = snapshot();
         let found = find_backends(&snapshot, target).map_err(|error| error.to_string());
