@@ -106,7 +106,7 @@ impl BackendState {
         }
     }
 
-    /// The word used in output, labels of metrics and logs.
+    /// The word used in output and logs.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Gone => "gone",
@@ -378,7 +378,7 @@ pub struct BackendInfo {
     pub maintenance: u32,
     /// Weight the label asks for.
     pub label_weight: u32,
-    /// How long a draining backend may keep flows, in milliseconds.
+    /// How long `steer drain --wait` waits for its flows, in milliseconds.
     pub drain_ms: u32,
 }
 

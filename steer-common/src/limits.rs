@@ -8,7 +8,8 @@ pub const ABI: u32 = 4;
 /// be filled in at its handshake alone, and is what an agent with another [`ABI`] knows open connections by.
 pub const SOCKETS_ABI: u32 = 1;
 
-/// Services, counted by name. One more is an error that names the service; the others go on. Id 0 is never valid.
+/// Services, counted by name: the size of the map, of which all but one are usable, since id 0 is never valid. One more is an error that
+/// names the service; the others go on.
 pub const MAX_SERVICES: u32 = 256;
 
 /// Ports one service may publish. One more is an error that names the label.
@@ -17,7 +18,7 @@ pub const MAX_PORTS: usize = 8;
 /// Frontends: services × ports × addresses of the host. When full, the frontend is an error that names it.
 pub const MAX_FRONTENDS: u32 = 16_384;
 
-/// Backends over all services. One more is an error that names the container. Id 0 is never valid.
+/// Backends over all services, likewise. One more is an error that names the container.
 pub const MAX_BACKENDS: u32 = 4_096;
 
 /// Backends of one service. One more is an error that names the container.

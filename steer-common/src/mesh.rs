@@ -6,7 +6,7 @@
 //!
 //! | packet | flow entry | verdict |
 //! |---|---|---|
-//! | SYN | none, and no backend is ready | pass; the flow is the mesh's. Is every task of the service on this node: it waits |
+//! | SYN | none, and no backend is ready | pass; the flow is the mesh's. Where every task of the service is on this node, the SYN waits |
 //! | other | none, and no backend has its socket | pass; the flow is the mesh's |
 //! | SYN, the same sequence number, or the flow is established | the mesh's | pass, whoever is ready by now |
 //! | SYN, another sequence number | the mesh's, opening, half-closed or reset | steer anew |

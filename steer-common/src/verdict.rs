@@ -69,7 +69,7 @@ macro_rules! counters {
             /// Every counter, in index order.
             pub const ALL: &[Self] = &[$(Self::$name),+];
 
-            /// The word used in output and as metric label.
+            /// The word used in output.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$name => $label),+

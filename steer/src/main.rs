@@ -19,7 +19,7 @@ fn main() -> ExitCode {
 }
 
 fn start(cli: Cli) -> anyhow::Result<ExitCode> {
-    let filter = EnvFilter::try_new(&cli.log).context("--log")?;
+    let filter = EnvFilter::try_new(&cli.log).with_context(|| format!("cannot log as --log {} says", cli.log))?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal()).init();
     let mut builder = match cli.command {
         Command::Run(_) => Builder::new_multi_thread(),

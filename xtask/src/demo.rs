@@ -37,7 +37,7 @@ enum Whose {
     Private,
 }
 
-/// True when nothing was lost; does not return when it has begun.
+/// False: something that it needs is still missing. Otherwise this process becomes the demo, and what was lost is its exit code.
 pub(crate) fn run(args: &Args) -> Result<bool> {
     let Args { attach, docker, seconds_scale, rate } = args;
     let words = [

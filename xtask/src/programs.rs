@@ -50,7 +50,7 @@ impl Programs {
 }
 
 /// Sets up, builds, and goes on as a program of [`PACKAGE`], as root: from there on its signals and its exit code are this
-/// process's. Returns only if that fails.
+/// process's. Returns if that fails, and `false` if something is still missing after the setup.
 pub(crate) fn become_program(name: &str, args: &[String]) -> Result<bool> {
     let privilege = Privilege::of_this_process();
     if privilege == Privilege::None {

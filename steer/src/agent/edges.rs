@@ -163,10 +163,16 @@ impl Agent {
             }
             let Init { pid, cgroup, entry } = init;
             if let Err(error) = self.maps.inits.insert(*pid, *entry, 0) {
-                tracing::error!(%error, pid, "writing INITS failed: its stop will be seen by Docker's event only");
+                tracing::error!(
+                    container = %key.container, pid, %error,
+                    "telling the kernel which process is its first failed: its stop is seen by Docker's event only"
+                );
             }
             if let Some(Err(error)) = cgroup.map(|cgroup| self.maps.cgroups.insert(cgroup, *entry, 0)) {
-                tracing::error!(%error, pid, "writing CGROUPS failed: its pause will be seen by Docker's event only");
+                tracing::error!(
+                    container = %key.container, %error,
+                    "telling the kernel which cgroup is its own failed: its pause is seen by Docker's event only"
+                );
             }
             // Between Docker's answer and now it may have ended, and its id may be another's.
             let is_still = self.tracked.values().any(|tracked| tracked.key() == *key && tracked.is_process(*pid));

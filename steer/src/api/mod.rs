@@ -88,7 +88,7 @@ pub struct Event {
     pub from: String,
     /// State now; the same where only a refused connection or another stop signal is told.
     pub to: String,
-    /// `signal`, `listen`, `refused`, `exit`, `health`, `event`, `operator`, `resync` or `config`.
+    /// `signal`, `listen`, `refused`, `exit`, `health`, `event`, `operator`, `resync`, `swarm` or `config`.
     pub source: String,
     /// Why, as `signal: TERM`.
     pub cause: String,
@@ -145,7 +145,7 @@ pub struct DrainedBackend {
     pub id: u16,
     /// The container's name.
     pub name: String,
-    /// How long it may keep flows, in milliseconds.
+    /// How long `steer drain --wait` waits for its flows, in milliseconds.
     pub drain_ms: u64,
 }
 

@@ -71,7 +71,7 @@ pub async fn run(args: RunArgs, instance: &str) -> Result<()> {
     let history = agent.history();
     let ended = tokio::select! {
         ended = agent.run(requests) => ended,
-        failed = server::serve(&paths, sender, history) => failed.context("the agent's socket"),
+        failed = server::serve(&paths, sender, history) => failed.with_context(|| format!("serving the agent's socket {}", paths.socket.display())),
     };
     messages.abort();
     ended

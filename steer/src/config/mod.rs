@@ -1,4 +1,4 @@
-//! The configuration file: defaults for every label, services without Docker, settings of the agent.
+//! The configuration file: defaults of labels, services without Docker, settings of the agent.
 //!
 //! Everything in it is optional. Keys under `[defaults]` are the labels without their `steer.`; where a label is a
 //! comma-separated list, the file has an array. An unknown key, or a value of the wrong kind, is an error that names the line;
@@ -10,7 +10,7 @@
 //! weight = 1                      # 0 to 256; 0 = no new connections
 //! balance = "round-robin"         # or "least-conn", "maglev", "source"
 //! ready = "auto"                  # or "health", "listen", "manual"
-//! drain = "30s"                   # how long a draining backend may keep its connections
+//! drain = "30s"                   # how long `steer drain --wait` waits
 //! hold = "10s"                    # how long new connections wait for a backend; "0" = refuse at once
 //! allow = []                      # e.g. ["10.0.0.0/8", "192.0.2.7"]; none = everyone
 //! # network = "front"             # for containers in several networks
@@ -101,7 +101,7 @@ pub struct StaticService {
     pub balance: Balance,
     /// Never [`ReadyPolicy::Health`]: a namespace has no healthcheck.
     pub ready: ReadyPolicy,
-    /// How long a draining backend may keep connections.
+    /// How long `steer drain --wait` waits, and the least time until who outlives its stop signal is put back.
     pub drain: Duration,
     /// How long new connections wait while no backend is ready; zero = not at all.
     pub hold: Duration,
@@ -224,7 +224,7 @@ impl Check {
         if !self.services.insert(name.clone()) {
             self.faults.push(format!("{place}: name: another service has it already"));
         }
-        // What containers are told by their healthcheck, a namespace is by its listener.
+        // A namespace has no healthcheck, so `health` as the default becomes `auto`.
         let ready_default = if defaults.ready == ReadyPolicy::Health { ReadyPolicy::Auto } else { defaults.ready };
         let ports = self.good(&place, "ports", value::port_list(&ports)).unwrap_or_default();
         if backend.is_empty() || backend.len() > MAX_MEMBERS {

@@ -22,9 +22,10 @@ use crate::host::filters;
 
 /// Before the filters of others: clients of frontends are nobody else's business.
 const PRIORITY: u16 = 1;
-/// Of all filters with that priority, this one is steer's, of that version ("st" is the third's).
+/// Of all filters with that priority, this one is steer's, of that version: they are counted from here.
 const fn handle(version: u32) -> TcHandle {
-    TcHandle::new(0, 0x7371 + version as u16)
+    const FIRST: u16 = u16::from_be_bytes(*b"sq");
+    TcHandle::new(0, FIRST + version as u16)
 }
 
 /// Whether this kernel has no tcx.

@@ -1,8 +1,8 @@
 //! This host as the kernel knows it: its interfaces and addresses, and the network namespaces of containers.
 //!
 //! Everything asks the kernel over netlink, once, and blocks for it: a question costs some tens of microseconds, a dump
-//! of a host with hundreds of interfaces a few milliseconds. From an async task, call through
-//! `tokio::task::spawn_blocking`.
+//! of a host with hundreds of interfaces a few milliseconds. The agent's loop calls these directly, since what they say decides what it
+//! does next; a look into another namespace starts a thread for it, which is some tens of microseconds more.
 //!
 //! | module | answers |
 //! |---|---|

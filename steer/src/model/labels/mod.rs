@@ -33,7 +33,8 @@ pub const WEIGHT: &str = "steer.weight";
 pub const BALANCE: &str = "steer.balance";
 /// How readiness is known: one of [`value::READIES`].
 pub const READY: &str = "steer.ready";
-/// How long a draining backend may keep connections, [`value::duration`].
+/// How long `steer drain --wait` waits, and the least time until a container that outlives its stop signal is put back,
+/// [`value::duration`]. Nothing is cut.
 pub const DRAIN: &str = "steer.drain";
 /// How long new connections wait while no backend is ready, [`value::duration`]; 0 = not at all.
 pub const HOLD: &str = "steer.hold";
@@ -64,7 +65,7 @@ pub struct Defaults {
     pub balance: Balance,
     /// How readiness is known.
     pub ready: ReadyPolicy,
-    /// How long a draining backend may keep connections.
+    /// How long `steer drain --wait` waits, and the least time until who outlives its stop signal is put back.
     pub drain: Duration,
     /// How long new connections wait while no backend is ready; zero = not at all.
     pub hold: Duration,
@@ -149,7 +150,7 @@ pub fn is_weightless(labels: &BTreeMap<String, String>, defaults: &Defaults) -> 
     value_or(labels, WEIGHT, value::weight, defaults.weight) == 0
 }
 
-/// How long it may keep connections that it has.
+/// How long it is waited for its connections, and at least for its end.
 pub fn drain_of(labels: &BTreeMap<String, String>, defaults: &Defaults) -> Duration {
     value_or(labels, DRAIN, value::duration, defaults.drain)
 }

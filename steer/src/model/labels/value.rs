@@ -123,7 +123,7 @@ fn steerable(text: &str, port: PortSpec) -> Result<PortSpec, String> {
     Ok(port)
 }
 
-/// The name of a service or backend: what is safe in a URL, a metric label and a terminal.
+/// The name of a service or backend: what is safe in a URL and a terminal.
 pub fn name(text: &str) -> Result<String, String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if text.is_empty() {

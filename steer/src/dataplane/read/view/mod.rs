@@ -102,7 +102,7 @@ pub struct BackendView {
     pub established_total: u64,
     /// New flows that it refused and that went on to another backend.
     pub resteered_total: u64,
-    /// How long it may keep flows when it drains.
+    /// How long `steer drain --wait` waits for its flows.
     pub drain: Duration,
 }
 
