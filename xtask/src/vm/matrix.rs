@@ -37,6 +37,8 @@ pub(crate) enum Exit {
     TimedOut,
     /// The machine ended under it.
     MachineLost,
+    /// The machine said nothing more, not even that its time was over.
+    MachineSilent,
 }
 
 impl Binary {
@@ -89,6 +91,7 @@ impl Column {
             Exit::TimedOut => text.push_str(", out of time"),
             Exit::Signal => text.push_str(", by a signal"),
             Exit::MachineLost => text.push_str(", machine lost"),
+            Exit::MachineSilent => text.push_str(", machine silent"),
             Exit::Code(_) => {}
         }
         let _ = write!(text, ", {:.0} s", binary.took.as_secs_f64());

@@ -270,7 +270,11 @@ impl Harness<'_> {
             });
             let binary = ran.with_context(|| format!("{name} and what follows did not run"))?;
             println!("  {name}: {} ({:.0} s)", binary.tally(), binary.took.as_secs_f64());
-            let lost = binary.exit == Exit::MachineLost;
+            let lost = match binary.exit {
+                Exit::MachineLost => Some("ended"),
+                Exit::MachineSilent => Some("said nothing more"),
+                Exit::Code(_) | Exit::Signal | Exit::TimedOut => None,
+            };
             // A filter leaves most binaries without a test; they need no row.
             if !(binary.tests.is_empty() && binary.exit == Exit::Code(0)) {
                 column.binaries.push(binary);
@@ -278,8 +282,8 @@ impl Harness<'_> {
                 let columns: Vec<&Column> = self.done.iter().chain([&*column]).collect();
                 matrix::keep(self.dir, &columns)?;
             }
-            if lost {
-                column.problems.push(format!("the machine ended while it ran {name}"));
+            if let Some(lost) = lost {
+                column.problems.push(format!("the machine {lost} while it ran {name}: see its console among the logs"));
                 break;
             }
         }

@@ -79,7 +79,7 @@ impl Harness<'_> {
             machines.clear();
             for (number, worker) in serving {
                 let problem = match worker.join() {
-                    Ok(Ok(Ran { exit: Exit::MachineLost, .. })) => continue,
+                    Ok(Ok(Ran { exit: Exit::MachineLost | Exit::MachineSilent, .. })) => continue,
                     Ok(Ok(Ran { exit, .. })) => format!("it ended ({exit:?})"),
                     Ok(Err(error)) => format!("{error:#}"),
                     Err(_) => "its session panicked".to_owned(),

@@ -128,7 +128,7 @@ impl Session {
                 Ok(Report::Ended(ended)) => break exit(&ended),
                 Ok(Report::Refused(why)) => bail!("{name} could not be run in the machine: {why}"),
                 Ok(Report::Ready(_)) => bail!("the machine started again while it ran {name}"),
-                Err(Silence::TooLong) => break Exit::MachineLost,
+                Err(Silence::TooLong) => break Exit::MachineSilent,
                 Err(Silence::Closed) => break Exit::MachineLost,
             }
         };
