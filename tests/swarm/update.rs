@@ -205,7 +205,9 @@ fn a_removed_service_and_a_drained_node_leave_nothing_steered() {
     host.agent.wait_for("and then nothing at all", |status| status.services.is_empty());
     host.docker.drain_node(false);
     settled(&mut host, 2, "greeter:v1");
-    std::thread::sleep(Duration::from_millis(100));
-    assert_eq!(split(&client(&host, PORT), 10).len(), 2);
+    wait_until("both take turns", LIMIT, || match split(&client(&host, PORT), 10) {
+        split if split.len() == 2 => Ok(()),
+        split => Err(format!("{split:?}")),
+    });
     assert_eq!(host.agent.status().problems, []);
 }
