@@ -259,14 +259,29 @@ impl Bench {
     }
 }
 
-/// The program's context as user space may set it: the interface, and for XDP the extent of the packet.
+/// Bytes of the longest Ethernet frame.
+const ETHERNET: usize = 1514;
+/// Payload of the segments that a longer one becomes: with its headers, 1,500 bytes.
+pub const SEGMENT: u32 = 1460;
+/// Where `struct __sk_buff` has `gso_size`, in words.
+const GSO_SIZE: usize = 44;
+
+/// The program's context as user space may set it: the interface, for XDP the extent of the packet, and how it is segmented.
 fn context(program: Program, len: usize) -> Vec<u8> {
     let words = match program {
         // struct xdp_md: data, data_end, data_meta, ingress_ifindex.
         Program::Uplink(Hook::Xdp) | Program::Empty(Hook::Xdp) => vec![0, len as u32, 0, UPLINK],
         // struct __sk_buff up to ifindex.
         Program::Uplink(Hook::Tc) | Program::Empty(Hook::Tc) => [vec![0; 10], vec![UPLINK]].concat(),
-        Program::Backend(id) => [vec![0; 10], vec![ifindex(id)]].concat(),
+        Program::Backend(id) => {
+            let mut words = [vec![0; 10], vec![ifindex(id)]].concat();
+            // What is longer than an Ethernet frame is segmented later, as what the kernel's own TCP sends.
+            if len > ETHERNET {
+                words.resize(GSO_SIZE + 1, 0);
+                words[GSO_SIZE] = SEGMENT;
+            }
+            words
+        }
     };
     words.iter().flat_map(|word: &u32| word.to_ne_bytes()).collect()
 }
