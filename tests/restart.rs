@@ -214,6 +214,15 @@ fn behind_a_proxy() -> Option<(Stage, [Container; 2], Proxy)> {
     Some((stage, replicas, proxy))
 }
 
+/// Waits until so many questions have no answer.
+#[track_caller]
+fn wait_asked(proxy: &Proxy, what: &str, questions: usize) {
+    wait_until(what, LIMIT, || match proxy.held() {
+        held if held >= questions => Ok(()),
+        held => Err(format!("{held} questions wait")),
+    });
+}
+
 #[test]
 fn a_replica_of_which_an_event_comes_while_a_new_agent_asks_keeps_its_connections() {
     let Some((mut stage, replicas, proxy)) = behind_a_proxy() else { return };
@@ -221,23 +230,39 @@ fn a_replica_of_which_an_event_comes_while_a_new_agent_asks_keeps_its_connection
     stage.agent.kill9();
     proxy.hang(true);
     stage.agent.restart();
-    let asks = |what: &str, questions: usize| {
-        wait_until(what, LIMIT, || match proxy.held() {
-            held if held >= questions => Ok(()),
-            held => Err(format!("{held} questions wait")),
-        });
-    };
-    asks("the new agent asks which containers there are", 1);
+    wait_asked(&proxy, "the new agent asks which containers there are", 1);
     // What it will hear of these is older than these events.
     replicas.iter().for_each(|replica| replica.kill("WINCH"));
+    wait_asked(&proxy, "the new agent asks who got the signals", 3);
     // It asks about one that starts as well: by then it has taken in what was told before.
     stage.docker.run(replica("three"));
-    asks("the new agent asks what has started", 2);
+    wait_asked(&proxy, "the new agent asks what has started", 4);
     proxy.hang(false);
     stage.agent.wait_ready("greeter", 3);
     assert_eq!(stage.who(), ["one", "three", "two"]);
     traffic.flows_on();
     traffic.finish_unharmed("events while it asks");
+}
+
+#[test]
+fn a_stop_signal_that_is_told_while_a_new_agent_asks_is_not_lost() {
+    let Some((mut stage, _replicas, proxy)) = behind_a_proxy() else { return };
+    stage.agent.kill9();
+    // Unknown to the kernel as well, which sees the signals of those alone whom an agent has told it of.
+    let grace = pace::lasting_secs(60).to_string();
+    let stops = stage.docker.run(replica("stops").args(&["--on-term", "serve", "--grace", &grace]));
+    proxy.hang(true);
+    stage.agent.restart();
+    wait_asked(&proxy, "the new agent asks which containers there are", 1);
+    stops.kill("TERM");
+    wait_asked(&proxy, "the new agent asks who got the signal", 2);
+    proxy.hang(false);
+    stage.agent.wait_ready("greeter", 2);
+    let told = stage.agent.wait_for("the new one is known", |status| status.backend("stops").is_some());
+    let stops = told.backend("stops").expect("it was waited for");
+    assert!(["draining", "drained"].contains(&stops.state.as_str()), "{told}");
+    assert_eq!(stops.cause, "event: kill TERM", "{told}");
+    assert_eq!(stage.who(), ["one", "two"], "{told}");
 }
 
 #[test]

@@ -42,7 +42,11 @@ impl Agent {
                 self.questions.order.event(&event.container);
                 // Who is not known yet has nothing that an event could change: it waits for the answer that makes it known.
                 let known = self.tracked.contains_key(&event.container) || self.places.run(&event.container).is_some();
-                if let Some(event) = if known { Some(event) } else { self.questions.wait(event) } {
+                let event = match &self.settings.docker {
+                    Some(docker) if !known => self.questions.wait(docker, event),
+                    _ => Some(event),
+                };
+                if let Some(event) = event {
                     self.on_event(event);
                 }
             }

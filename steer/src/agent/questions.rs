@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use crate::docker::{Docker, Event, Listed, Role, Told};
+use crate::docker::{Docker, Event, EventKind, Listed, Role, Told};
 use crate::model::order::{Order, Turn};
 use crate::model::{Container, ContainerId};
 
@@ -136,7 +136,11 @@ impl Questions {
     }
 
     /// Keeps an event of a container that is not known yet until the answer is there; gives it back if nothing is asked.
-    pub(super) fn wait(&mut self, event: Event) -> Option<Event> {
+    pub(super) fn wait(&mut self, docker: &Docker, event: Event) -> Option<Event> {
+        // A list may make it known, and no answer ever tells of a signal.
+        if self.list.is_some() && event.labels_say_steer && matches!(event.kind, EventKind::Kill { .. }) {
+            self.inspect(docker, &event.container);
+        }
         let Some(asked) = self.containers.get_mut(&event.container) else { return Some(event) };
         if asked.waiting.len() < WAITING {
             asked.waiting.push(event);
@@ -183,4 +187,48 @@ async fn persist<T, F: Future<Output = Result<T>>>(ask: impl Fn() -> F) -> Resul
         sleep(wait).await;
     }
     ask().await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn event(kind: EventKind, labels_say_steer: bool) -> Event {
+        let container = ContainerId("a".to_owned());
+        Event { container, kind, time_ns: 1, labels_say_steer, received: Instant::now() }
+    }
+
+    /// Questions of an agent that has begun, to a Docker that answers nothing.
+    fn questions() -> (Questions, Docker, mpsc::Receiver<Answer>) {
+        let (questions, answers) = Questions::new();
+        (questions, Docker::at(Some("unix:///nowhere/docker.sock")).unwrap(), answers)
+    }
+
+    #[tokio::test]
+    async fn a_signal_that_comes_while_a_list_is_under_way_waits_for_an_answer_that_is_younger() {
+        let (mut questions, docker, _answers) = questions();
+        questions.list(&docker, true);
+        let (list, _) = questions.list.as_ref().expect("it is under way");
+        let (list, kill) = (*list, event(EventKind::Kill { signal: 15 }, true));
+        questions.order.event(&kill.container);
+        assert_eq!(questions.wait(&docker, kill.clone()), None, "it is kept");
+        assert!(questions.order.is_stale(list, &kill.container), "what the list says of it is not to be used");
+        let turn = questions.containers[&kill.container].turn;
+        let asked = questions.answered(&docker, &kill.container, turn).expect("nothing has come since");
+        assert_eq!(asked.waiting, [kill]);
+    }
+
+    #[tokio::test]
+    async fn nobody_is_asked_about_what_an_answer_tells_or_about_who_is_not_to_be_known() {
+        let (mut questions, docker, _answers) = questions();
+        let kill = event(EventKind::Kill { signal: 15 }, true);
+        assert_eq!(questions.wait(&docker, kill.clone()), Some(kill), "no list could make it known");
+        questions.list(&docker, true);
+        for event in [event(EventKind::Kill { signal: 15 }, false), event(EventKind::Pause, true)] {
+            assert_eq!(questions.wait(&docker, event.clone()), Some(event));
+        }
+        assert!(questions.containers.is_empty());
+    }
 }
