@@ -51,18 +51,19 @@ impl Docker {
     }
 
     async fn as_role(&self, role: &Role, networks: &BTreeSet<String>) -> Result<Option<Swarm>> {
-        let mut swarm = match role {
+        let (mut swarm, addresses) = match role {
             Role::Outside => return Ok(None),
             Role::Manager(node) => {
                 // Services first: who is in the second answer has its service in the first, or that is gone.
-                let services = self.ask("/services").await?;
+                let services: Vec<read::ServiceAnswer> = self.ask("/services").await?;
+                let addresses = read::addresses(&services);
                 let own: Vec<read::TaskAnswer> = self.ask(&tasks(&[("node", &[node.as_str()])])).await?;
                 let here = read::services_of(&own);
                 let mut swarm = read::manager(services, own);
                 swarm.all_here = self.all_here(&swarm, node, &here).await;
-                swarm
+                (swarm, Some(addresses))
             }
-            Role::Worker => self.worker().await?,
+            Role::Worker => (self.worker().await?, None),
         };
         for name in networks.iter().filter(|name| *name != GATEWAY) {
             // No virtual address in the mesh's network is of any use to a task.
@@ -72,7 +73,8 @@ impl Docker {
             match self.overlay(name).await? {
                 Some(found) if found.is_ingress => swarm.ingress = Some(found.name),
                 Some(found) => {
-                    swarm.vips.extend(read::vips(self.ask(&format!("/networks/{}?verbose=true", found.id)).await?));
+                    let network = self.ask(&format!("/networks/{}?verbose=true", found.id)).await?;
+                    swarm.vips.extend(read::vips(network, addresses.as_ref()));
                 }
                 None => {}
             }

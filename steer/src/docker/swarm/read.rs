@@ -1,6 +1,7 @@
 //! From Docker's answers about a swarm to the model's. Pure: unknown fields are ignored, missing ones get their default.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Deserializer};
 
@@ -48,6 +49,18 @@ struct ServiceSpec {
 struct Endpoint {
     #[serde(deserialize_with = "null_is_empty")]
     ports: Vec<PortAnswer>,
+    #[serde(rename = "VirtualIPs", deserialize_with = "null_is_empty")]
+    virtual_ips: Vec<VirtualIp>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct VirtualIp {
+    #[serde(rename = "NetworkID")]
+    network: String,
+    /// With the length of the network's prefix.
+    #[serde(rename = "Addr")]
+    address: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -181,11 +194,28 @@ pub(super) fn running(tasks: Vec<TaskAnswer>) -> BTreeSet<String> {
     tasks.into_iter().filter(serves).map(|task| task.id).collect()
 }
 
-pub(super) fn vips(network: Network) -> Vec<Vip> {
-    let Network { name: network, services, .. } = network;
+/// The virtual addresses of services by their names, and by the id of a network.
+pub(super) type Addresses = BTreeMap<String, BTreeMap<String, Ipv4Addr>>;
+
+/// Those of the services that are there now.
+pub(super) fn addresses(services: &[ServiceAnswer]) -> Addresses {
+    let own = |service: &ServiceAnswer| {
+        let address = |at: &VirtualIp| Some((at.network.clone(), at.address.split('/').next()?.parse().ok()?));
+        service.endpoint.virtual_ips.iter().filter_map(address).collect()
+    };
+    services.iter().map(|service| (service.spec.name.clone(), own(service))).collect()
+}
+
+/// The virtual addresses in a network with the tasks behind them. `now`: what a manager tells of services. A network knows them by
+/// name alone, with the tasks of one that was removed until they have ended, and tells the address of whichever task it meets first.
+pub(super) fn vips(network: Network, now: Option<&Addresses>) -> Vec<Vip> {
+    let Network { name: network, id, services, .. } = network;
     let vip = |(service, found): (String, NetworkService)| {
-        // `<nil>` where a service has none (`--endpoint-mode dnsrr`), or where there is no service.
-        let address = found.vip.parse().ok()?;
+        let address = match now {
+            Some(now) => *now.get(&service)?.get(&id)?,
+            // `<nil>` where a service has none (`--endpoint-mode dnsrr`), or where there is no service.
+            None => found.vip.parse().ok()?,
+        };
         let tasks = found.tasks.into_iter().filter_map(|task| Some((task_id(&task.name)?, task.address.parse().ok()?)));
         Some(Vip { network: network.clone(), service, address, tasks: tasks.collect() })
     };

@@ -144,7 +144,25 @@ fn virtual_addresses_are_read_with_the_tasks_behind_them() {
         address: ip(address),
         tasks,
     };
-    assert_eq!(vips(read(front)), [vip("api", "10.0.1.2", tasks), vip("empty", "10.0.1.7", [].into())]);
+    assert_eq!(vips(read(front), None), [vip("api", "10.0.1.2", tasks), vip("empty", "10.0.1.7", [].into())]);
+}
+
+/// One `api` was removed, and its tasks end slowly; another one was made. Docker tells both by that name.
+#[test]
+fn a_manager_tells_the_address_of_the_service_that_is_there_now() {
+    let front = r#"{"Name":"front","Id":"f1","Services":{
+        "api":{"VIP":"10.0.1.2","Tasks":[{"Name":"api.1.old","EndpointIP":"10.0.1.5"},{"Name":"api.1.new","EndpointIP":"10.0.1.8"}]},
+        "rr":{"VIP":"10.0.1.20","Tasks":[{"Name":"rr.1.old","EndpointIP":"10.0.1.21"}]},
+        "gone":{"VIP":"10.0.1.30","Tasks":[{"Name":"gone.1.old","EndpointIP":"10.0.1.31"}]}}}"#;
+    let services: Vec<ServiceAnswer> = read(
+        r#"[{"ID":"n","Spec":{"Name":"api"},"Endpoint":{"VirtualIPs":[
+                {"NetworkID":"w4ua","Addr":"10.0.0.3/24"},{"NetworkID":"f1","Addr":"10.0.1.7/24"}]}},
+            {"ID":"r","Spec":{"Name":"rr"},"Endpoint":{"VirtualIPs":[{"NetworkID":"f1"}]}}]"#,
+    );
+    let found = vips(read(front), Some(&addresses(&services)));
+    let told: Vec<_> =
+        found.iter().map(|vip| (vip.service.as_str(), vip.address.to_string(), vip.tasks.len())).collect();
+    assert_eq!(told, [("api", "10.0.1.7".to_owned(), 2)], "and which of its tasks run is another question");
 }
 
 #[test]
