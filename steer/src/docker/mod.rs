@@ -15,6 +15,8 @@
 //! | `http` | requests over Docker's socket |
 
 pub mod events;
+#[cfg(test)]
+mod fake;
 pub mod feed;
 mod http;
 mod inspect;
@@ -36,7 +38,7 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use self::http::Host;
-use crate::model::swarm::{LABEL as TASK_LABEL, Swarm, add_gateway};
+use crate::model::swarm::{GATEWAY, LABEL as TASK_LABEL, Swarm, add_gateway};
 use crate::model::{Container, ContainerId};
 
 pub use self::events::{Event, EventKind};
@@ -205,14 +207,31 @@ impl Docker {
                 Err(error) => unknown.push((id, error)),
             }
         }
-        if containers.iter().any(is_task) {
-            let gateway = self.gateway().await?;
-            containers.iter_mut().for_each(|container| add_gateway(container, &gateway));
-        }
         containers.sort_by(|a, b| a.name.cmp(&b.name));
         let tasks = containers.iter().filter(|container| is_task(container));
         let networks = tasks.flat_map(|task| task.legs.iter().map(|leg| leg.network.clone())).collect();
+        let (containers, unreached) = self.reach_tasks(containers).await;
+        unknown.extend(unreached);
         Ok(Listed { containers, unknown, swarm: self.swarm(None, &networks).await })
+    }
+
+    /// Puts the leg to this host into the description of each task. If it is not told, the tasks are not described; nobody else
+    /// needs it.
+    async fn reach_tasks(&self, mut containers: Vec<Container>) -> (Vec<Container>, Vec<(ContainerId, anyhow::Error)>) {
+        if !containers.iter().any(is_task) {
+            return (containers, Vec::new());
+        }
+        match self.gateway().await.with_context(|| format!("asking for the addresses in network {GATEWAY} failed")) {
+            Ok(gateway) => {
+                containers.iter_mut().for_each(|container| add_gateway(container, &gateway));
+                (containers, Vec::new())
+            }
+            Err(error) => {
+                let (tasks, others): (Vec<_>, _) = containers.into_iter().partition(is_task);
+                let unreached = |task: Container| (task.id, anyhow::anyhow!("{error:#}"));
+                (others, tasks.into_iter().map(unreached).collect())
+            }
+        }
     }
 
     async fn labelled(&self, label: &str) -> anyhow::Result<Vec<ContainerId>> {
@@ -282,16 +301,4 @@ fn is_task(container: &Container) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn api_versions_compare_as_numbers() {
-        let parsed: Vec<_> = ["1.9", "1.41", "1.53", "2.0"].into_iter().filter_map(ApiVersion::parse).collect();
-        assert_eq!(parsed, [ApiVersion(1, 9), ApiVersion(1, 41), ApiVersion(1, 53), ApiVersion(2, 0)]);
-        assert!(parsed.is_sorted());
-        for wrong in ["", "1", "1.", ".1", "1.x", "v1.41"] {
-            assert_eq!(ApiVersion::parse(wrong), None, "{wrong}");
-        }
-    }
-}
+mod tests;

@@ -1,65 +1,13 @@
-use std::path::{Path, PathBuf};
-
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 
 use super::*;
 use crate::docker::EventKind;
-
-const VERSION: &str = r#"{"Version":"20.10.24","ApiVersion":"1.41","MinAPIVersion":"1.12"}"#;
+use crate::docker::fake::Dockerd;
 
 fn event(id: &str) -> String {
     let actor = format!(r#"{{"ID":"{id}","Attributes":{{"steer.port":"80:80"}}}}"#);
     format!(r#"{{"Type":"container","Action":"start","Actor":{actor},"timeNano":1}}"#) + "\n"
-}
-
-/// A dockerd that is asked for its version, then for its events.
-struct Dockerd {
-    listener: UnixListener,
-    path: PathBuf,
-}
-
-impl Drop for Dockerd {
-    fn drop(&mut self) {
-        std::fs::remove_file(&self.path).ok();
-    }
-}
-
-impl Dockerd {
-    fn start(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("steer-feed-{}-{name}.sock", std::process::id()));
-        Self { listener: UnixListener::bind(&path).unwrap(), path }
-    }
-
-    fn client(path: &Path) -> Docker {
-        Docker::at(path.to_str()).unwrap()
-    }
-
-    /// Takes the next request, and gives its first line.
-    async fn request(&self) -> (UnixStream, String) {
-        let (mut stream, _) = self.listener.accept().await.unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(stream.read_u8().await.unwrap());
-        }
-        (stream, String::from_utf8(head).unwrap().lines().next().unwrap().to_owned())
-    }
-
-    async fn answer_version(&self) {
-        let (mut stream, line) = self.request().await;
-        assert_eq!(line, "GET /version HTTP/1.1");
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", VERSION.len());
-        stream.write_all((head + VERSION).as_bytes()).await.unwrap();
-    }
-
-    /// Answers the version, and the head of the event stream.
-    async fn open(&self) -> UnixStream {
-        self.answer_version().await;
-        let (mut stream, line) = self.request().await;
-        assert!(line.starts_with("GET /v1.41/events?since="), "{line}");
-        stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
-        stream
-    }
 }
 
 async fn chunk(stream: &mut UnixStream, text: &str) {
@@ -162,34 +110,4 @@ async fn a_reader_that_fails_is_told_and_starts_anew() {
     assert!(matches!(feed.next().await, Feed::Lost(_)));
     let _stream = dockerd.open().await;
     assert!(matches!(feed.next().await, Feed::Connected(_)));
-}
-
-#[tokio::test]
-async fn a_container_that_is_not_described_does_not_drop_the_list() {
-    let dockerd = Dockerd::start("list");
-    let docker = Dockerd::client(&dockerd.path);
-    let serve = async {
-        dockerd.answer_version().await;
-        // Two lists, three containers, and what it knows of a swarm.
-        for _ in 0..6 {
-            let (mut stream, line) = dockerd.request().await;
-            let (status, body) = match line.split(['/', '?']).nth(3).unwrap() {
-                "json" => ("200 OK", r#"[{"Id":"good"},{"Id":"bad"},{"Id":"gone"}]"#),
-                "good" => ("200 OK", r#"{"Id":"good","State":{"Running":true,"Pid":7}}"#),
-                "gone" => ("404 Not Found", r#"{"message":"no such container"}"#),
-                _ => ("500 Internal Server Error", r#"{"message":"out of order"}"#),
-            };
-            let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\n");
-            let answer = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
-            stream.write_all(answer.as_bytes()).await.unwrap();
-        }
-    };
-    let (listed, ()) = tokio::join!(docker.containers(), serve);
-    let listed = listed.unwrap();
-    let ids: Vec<_> = listed.containers.iter().map(|container| container.id.0.as_str()).collect();
-    assert_eq!(ids, ["good"]);
-    let [(id, error)] = listed.unknown.as_slice() else { panic!("{listed:?}") };
-    assert_eq!(id.0, "bad");
-    assert!(format!("{error:#}").contains("out of order"), "{error:#}");
-    assert!(listed.swarm.swarm.is_err(), "{listed:?}");
 }
