@@ -11,6 +11,7 @@ use super::{Agent, Source};
 use crate::docker::{Role, Told};
 use crate::host::clock::since_boot;
 use crate::model::labels::{spec, spec_of_task};
+use crate::model::swarm::kept::KEPT;
 use crate::model::swarm::polls::{Polls, Said};
 use crate::model::swarm::ports::{Here, Ports};
 use crate::model::swarm::{Leaving, Membership, Swarm};
@@ -22,6 +23,8 @@ pub(super) struct Known {
     /// `None` = it is part of none, or has not answered yet.
     swarm: Option<Arc<Swarm>>,
     asked: Option<Instant>,
+    /// When it was asked for the last answer that told of all virtual addresses.
+    vips_asked: Option<Instant>,
     role: Option<Role>,
     /// The mesh's network, which need not be asked about.
     ingress: Option<String>,
@@ -77,7 +80,7 @@ impl Agent {
             return false;
         }
         self.known.role = role;
-        let swarm = match swarm {
+        let mut swarm = match swarm {
             Ok(swarm) => swarm,
             Err(error) => {
                 let message =
@@ -86,7 +89,9 @@ impl Agent {
                 return false;
             }
         };
-        self.problems.remove(&Source::Swarm);
+        let keeps_vips = swarm.as_mut().is_some_and(|swarm| self.keep_vips(swarm, asked));
+        let problems = swarm.iter().flat_map(|swarm| untold(swarm, keeps_vips)).collect();
+        self.say(Source::Swarm, problems);
         let is_other = swarm.as_ref().is_some_and(|swarm| self.known.ports.answered(self.places.here(asked), swarm));
         if let Some(ingress) = swarm.as_ref().and_then(|swarm| swarm.ingress.clone()) {
             self.known.ingress = Some(ingress);
@@ -94,15 +99,27 @@ impl Agent {
         let said = swarm.as_ref().map(|swarm| Said {
             // What is not known yet is told sooner or later.
             is_updating: self.known.ports.are_doubted() || swarm.is_updating,
-            has_remote: self.places.has_remote(swarm),
+            has_remote: self.places.has_remote(swarm) || !swarm.untold.is_empty(),
             has_all_here: !swarm.all_here.is_empty(),
         });
         self.known.polls.answered(said.unwrap_or_default(), since_boot());
-        self.renew_lease(asked);
-        self.places.swarm_knows_ends(asked);
+        // What is kept is no younger for that, and names whoever has ended since.
+        if !keeps_vips {
+            self.renew_lease(asked);
+            self.places.swarm_knows_ends(asked);
+        }
         (self.known.swarm, self.known.asked) = (swarm.map(Arc::new), Some(asked));
         self.settle_tasks();
         is_other
+    }
+
+    /// Goes on with the virtual addresses that are known if not all are told; whether so.
+    fn keep_vips(&mut self, swarm: &mut Swarm, asked: Instant) -> bool {
+        let Known { swarm: before, vips_asked, .. } = &mut self.known;
+        if swarm.untold.is_empty() {
+            *vips_asked = Some(asked);
+        }
+        swarm.keep_vips(before.as_deref(), vips_asked.map(|before| asked.saturating_duration_since(before)))
     }
 
     /// Virtual addresses lead to whoever is known now.
@@ -211,4 +228,18 @@ impl Agent {
         let left = self.applied.candidates().into_iter().find(|left| left.id == *id)?;
         left.spec.mesh.then_some(left.spec.ports)
     }
+}
+
+/// What the swarm did not tell, and what that means.
+fn untold(swarm: &Swarm, is_kept: bool) -> impl Iterator<Item = Problem> {
+    let outcome = if is_kept {
+        format!("what was told last of virtual addresses stands for {KEPT:?}")
+    } else {
+        "who calls the virtual addresses that are not told is left to Swarm".to_owned()
+    };
+    let problem = move |why: &String| {
+        let message = format!("{why}; {outcome}, and it is asked for anew");
+        Problem { container: "Swarm".to_owned(), label: None, message }
+    };
+    swarm.untold.iter().map(problem)
 }

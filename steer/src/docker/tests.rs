@@ -1,5 +1,8 @@
+use rstest::rstest;
+
 use super::fake::Dockerd;
 use super::*;
+use crate::model::swarm::Leaving;
 
 #[test]
 fn api_versions_compare_as_numbers() {
@@ -59,4 +62,49 @@ async fn tasks_that_nobody_tells_the_way_to_do_not_drop_the_list() {
     assert_eq!(id.0, "task");
     let error = format!("{error:#}");
     assert!(error.contains(GATEWAY) && error.contains("out of order"), "{error}");
+}
+
+/// A manager with two services and a task, of whose networks `front` has one service's virtual address, and `back` the other's.
+fn manager(line: &str) -> &'static str {
+    let path = line.split(' ').nth(1).unwrap_or_default().trim_start_matches("/v1.41");
+    match path {
+        "/services" => {
+            r#"[{"ID":"a","Spec":{"Name":"api"},"Endpoint":{"VirtualIPs":[{"NetworkID":"f1","Addr":"10.0.1.2/24"}]}},
+                {"ID":"d","Spec":{"Name":"db"},"Endpoint":{"VirtualIPs":[{"NetworkID":"b1","Addr":"10.0.2.2/24"}]}}]"#
+        }
+        "/networks/f1?verbose=true" => r#"{"Name":"front","Id":"f1","Services":{"api":{"VIP":"10.0.1.2"}}}"#,
+        "/networks/b1?verbose=true" => r#"{"Name":"back","Id":"b1","Services":{"db":{"VIP":"10.0.2.2"}}}"#,
+        _ if path.starts_with("/networks?") && path.contains("front") => r#"[{"Name":"front","Id":"f1"}]"#,
+        _ if path.starts_with("/networks?") => r#"[{"Name":"back","Id":"b1"}]"#,
+        _ if path.starts_with("/tasks?") => r#"[{"ID":"t1","ServiceID":"a","DesiredState":"shutdown"}]"#,
+        _ => panic!("{line}"),
+    }
+}
+
+/// What is asked for by a question with this in it is not told.
+#[rstest]
+#[case::nothing_is_wrong("nowhere", Some(Err("")), &["db", "api"], &[])]
+#[case::a_network_is_refused("/networks/b1", Some(Err("out of order")), &["api"], &["network back", "out of order"])]
+#[case::a_network_hangs("/networks/b1", None, &["api"], &["network back", "no answer within"])]
+#[case::tasks_are_refused("desired-state", Some(Err("out of order")), &[], &["which tasks", "out of order"])]
+#[tokio::test]
+async fn what_is_not_told_of_virtual_addresses_costs_nothing_of_services_and_tasks(
+    #[case] words: &'static str,
+    #[case] said: Said,
+    #[case] vips: &[&str],
+    #[case] untold: &[&str],
+) {
+    let networks = ["front", "back"].map(str::to_owned).into();
+    let role = Some(Role::Manager("n1".to_owned()));
+    let says = |line: &str| if line.contains(words) { said } else { Some(Ok(manager(line))) };
+    let name = format!("vips{}{}", words.len(), said.is_none());
+    let told = answer(&name, says, async |docker| docker.swarm(role, &networks).await).await;
+    let swarm = told.swarm.unwrap().expect("it is part of one");
+    assert_eq!((swarm.services.len(), swarm.leaving("t1")), (2, Some(Leaving::Shutdown)));
+    let found: Vec<_> = swarm.vips.iter().map(|vip| vip.service.as_str()).collect();
+    assert_eq!((found.as_slice(), swarm.running.is_some()), (vips, !vips.is_empty()));
+    assert_eq!(swarm.untold.len(), usize::from(!untold.is_empty()), "{:?}", swarm.untold);
+    for word in untold {
+        assert!(swarm.untold[0].contains(word), "{:?}", swarm.untold);
+    }
 }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use futures_util::{StreamExt as _, stream};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
@@ -18,6 +19,12 @@ use crate::model::swarm::{GATEWAY, Gateway, Swarm};
 
 /// After this, a manager counts as one that cannot answer: it may have lost its quorum, and waits for another one.
 const LIMIT: Duration = Duration::from_secs(10);
+
+/// The same for what is asked about virtual addresses: whoever waits for services and tasks waits for that too.
+const SOON: Duration = Duration::from_secs(3);
+
+/// Networks asked about at once.
+const AT_ONCE: usize = 4;
 
 /// What part a Docker has in a swarm.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -65,30 +72,51 @@ impl Docker {
             }
             Role::Worker => (self.worker().await?, None),
         };
-        for name in networks.iter().filter(|name| *name != GATEWAY) {
-            // No virtual address in the mesh's network is of any use to a task.
-            if swarm.ingress.as_ref() == Some(name) {
-                continue;
-            }
-            match self.overlay(name).await? {
-                Some(found) if found.is_ingress => swarm.ingress = Some(found.name),
-                Some(found) => {
-                    let network = self.ask(&format!("/networks/{}?verbose=true", found.id)).await?;
-                    swarm.vips.extend(read::vips(network, addresses.as_ref()));
-                }
-                None => {}
+        self.add_vips(&mut swarm, networks, addresses.as_ref()).await;
+        Ok(Some(swarm))
+    }
+
+    /// Adds what is told of virtual addresses in these networks. Whatever is not told of them is Swarm's own matter still, and costs
+    /// nothing of what is known of services and tasks.
+    async fn add_vips(&self, swarm: &mut Swarm, networks: &BTreeSet<String>, now: Option<&read::Addresses>) {
+        // No virtual address in the mesh's network is of any use to a task.
+        let is_asked = |name: &&String| *name != GATEWAY && swarm.ingress.as_ref() != Some(*name);
+        let asked: Vec<String> = networks.iter().filter(is_asked).cloned().collect();
+        let ask = |name: String| async move {
+            let what = || format!("asking for the virtual addresses in network {name} failed");
+            soon(self.overlay(&name)).await.with_context(what)
+        };
+        let told: Vec<_> = stream::iter(asked).map(ask).buffered(AT_ONCE).collect().await;
+        for found in told {
+            match found {
+                Ok(Some(found)) if found.is_ingress => swarm.ingress = Some(found.name),
+                Ok(Some(found)) => swarm.vips.extend(read::vips(found, now)),
+                Ok(None) => {}
+                Err(error) => swarm.untold.push(format!("{error:#}")),
             }
         }
         if swarm.is_of_manager() {
             swarm.keep_vips_of_services();
+            self.add_running(swarm).await;
         }
+    }
+
+    /// Adds which of the tasks behind the virtual addresses run.
+    async fn add_running(&self, swarm: &mut Swarm) {
         let services: BTreeSet<&str> = swarm.vips.iter().map(|vip| vip.service.as_str()).collect();
-        if !services.is_empty() && swarm.is_of_manager() {
-            let services: Vec<&str> = services.into_iter().collect();
-            let running = self.ask(&tasks(&[("service", &services), ("desired-state", &["running"])])).await?;
-            swarm.running = Some(read::running(running));
+        if services.is_empty() {
+            return;
         }
-        Ok(Some(swarm))
+        let services: Vec<&str> = services.into_iter().collect();
+        let question = tasks(&[("service", &services), ("desired-state", &["running"])]);
+        match soon(self.ask(&question)).await.context("asking which tasks stand behind virtual addresses failed") {
+            Ok(running) => swarm.running = Some(read::running(running)),
+            Err(error) => {
+                // Without that, an address would lead to tasks that are starting, and to those that have ended.
+                swarm.vips.clear();
+                swarm.untold.push(format!("{error:#}"));
+            }
+        }
     }
 
     /// The published services with tasks `here` of which none is on another node.
@@ -109,11 +137,16 @@ impl Docker {
         }
     }
 
-    /// A network of the swarm; `None` = it is of this host alone, or gone.
+    /// A network of the swarm, with the services in it unless it is the mesh's; `None` = it is of this host alone, or gone.
     async fn overlay(&self, network: &str) -> Result<Option<read::Network>> {
         let filter = encoded(&[("name", &[network]), ("scope", &["swarm"])]);
         let found: Vec<read::Network> = self.ask(&format!("/networks?filters={filter}")).await?;
-        Ok(found.into_iter().find(|found| found.name == network))
+        match found.into_iter().find(|found| found.name == network) {
+            Some(found) if !found.is_ingress => {
+                Ok(Some(self.ask(&format!("/networks/{}?verbose=true", found.id)).await?))
+            }
+            found => Ok(found),
+        }
     }
 
     async fn worker(&self) -> Result<Swarm> {
@@ -159,6 +192,10 @@ impl Docker {
         serde_json::from_slice(&body)
             .with_context(|| format!("Docker at {} answered GET {path} otherwise than expected", self.host))
     }
+}
+
+async fn soon<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
+    timeout(SOON, answer).await.with_context(|| format!("no answer within {SOON:?}"))?
 }
 
 fn tasks(filters: &[(&str, &[&str])]) -> String {

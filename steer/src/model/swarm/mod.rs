@@ -4,6 +4,7 @@
 //! node, in front of the routing mesh. A task whose desired state is `shutdown` takes nothing new, however its container runs on.
 //! On a worker nobody tells desired states, nor which protocol a port is for.
 
+pub mod kept;
 pub mod polls;
 pub mod ports;
 pub mod standing;
@@ -45,6 +46,8 @@ pub struct Swarm {
     pub vips: Vec<vips::Vip>,
     /// The tasks behind them that run and are to run, on whatever node; `None` = nobody tells (a worker).
     pub running: Option<BTreeSet<String>>,
+    /// What was asked about virtual addresses and not answered, and why: of some networks, or of all.
+    pub untold: Vec<String>,
 }
 
 /// A service of a swarm.
