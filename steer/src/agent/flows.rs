@@ -2,19 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use steer_common::backend::BackendId;
+use steer_common::backend::{BackendId, BackendState};
 
-use super::Agent;
 use super::takeover::Takeover;
 use super::tracked::Tracked;
+use super::{Agent, unix_micros};
 use crate::dataplane::count::FlowCounts;
 use crate::dataplane::detach;
 use crate::host::clock::{boot_secs, since_boot};
 use crate::model::ContainerId;
 use crate::model::lifecycle::{has_survived, patience};
+use crate::model::opening::{EAGER, look_again};
 
-/// How often the opening flows are looked through at most: there may be many thousand.
-const OPENING: Duration = Duration::from_millis(250);
 /// How often it is looked whether a container that should have ended still listens.
 const SURVIVORS: Duration = Duration::from_secs(1);
 
@@ -40,11 +39,12 @@ impl Agent {
         let mut stopping = Vec::new();
         for tracked in self.tracked.values().filter(|tracked| tracked.is_stopping()) {
             if let Some(applied) = self.applied.backends.get(&tracked.key()) {
-                stopping.push((tracked.id.clone(), applied.id, applied.entry.generation));
+                let again = look_again(drained_for(tracked));
+                stopping.push((tracked.id.clone(), applied.id, applied.entry.generation, again));
             }
         }
-        for (container, id, generation) in stopping {
-            let Some(flows) = self.flows(id, generation) else { continue };
+        for (container, id, generation, again) in stopping {
+            let Some(flows) = self.flows(id, generation, again) else { continue };
             if let Some(tracked) = self.tracked.get_mut(&container) {
                 tracked.flows = flows;
             }
@@ -54,12 +54,12 @@ impl Agent {
     }
 
     fn are_without_flows(&mut self, backends: &[(BackendId, u32)]) -> bool {
-        backends.iter().all(|(id, generation)| self.flows(*id, *generation) == Some(0))
+        backends.iter().all(|(id, generation)| self.flows(*id, *generation, EAGER) == Some(0))
     }
 
-    /// Live flows, or if there are none, those that are opening; `None` = cannot be counted.
-    fn flows(&mut self, id: BackendId, generation: u32) -> Option<u64> {
-        match self.count(id, generation) {
+    /// Live flows, or if there are none, those that are opening, as they were so long ago at most; `None` = cannot be counted.
+    fn flows(&mut self, id: BackendId, generation: u32, again: Duration) -> Option<u64> {
+        match self.count(id, generation, again) {
             Ok(flows) => Some(flows),
             Err(error) => {
                 tracing::warn!(error = format!("{error:#}"), "counting flows failed");
@@ -68,12 +68,12 @@ impl Agent {
         }
     }
 
-    fn count(&mut self, id: BackendId, generation: u32) -> anyhow::Result<u64> {
+    fn count(&mut self, id: BackendId, generation: u32, again: Duration) -> anyhow::Result<u64> {
         let live = self.maps.live(id)?;
         if live > 0 {
             return Ok(live);
         }
-        if self.seen.opening.as_ref().is_none_or(|(when, _)| when.elapsed() >= OPENING) {
+        if self.seen.opening.as_ref().is_none_or(|(when, _)| when.elapsed() >= again) {
             let opening = self.maps.opening(boot_secs())?;
             // From its end: what takes long must not take all the time.
             self.seen.opening = Some((Instant::now(), opening));
@@ -132,4 +132,10 @@ impl Agent {
         let over = |patience| tracked.stopping.is_some_and(|stop| now.saturating_sub(stop.at) >= patience);
         self.patience(tracked).is_some_and(over)
     }
+}
+
+/// How long a backend has been drained; `None` = it is not.
+fn drained_for(tracked: &Tracked) -> Option<Duration> {
+    let drained = || Duration::from_micros(unix_micros().0.saturating_sub(tracked.since.0));
+    (tracked.state == BackendState::Drained).then(drained)
 }

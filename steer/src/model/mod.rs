@@ -17,6 +17,7 @@
 //! | [`desired`] | which services and backends there should be |
 //! | [`slots`] | which backend stands in which slot |
 //! | [`memory`] | which services outlive their last backend |
+//! | [`opening`] | how often it is looked for flows whose handshake is under way |
 //! | [`order`] | whether an answer of Docker's is older than an event |
 //! | [`undescribed`] | of which containers nothing is known but what an earlier agent left |
 //! | `inherit` | what of an earlier agent's stands meanwhile |
@@ -33,6 +34,7 @@ pub mod labels;
 pub mod lifecycle;
 pub mod listen;
 pub mod memory;
+pub mod opening;
 pub mod order;
 pub mod plan;
 pub mod slots;
