@@ -4,12 +4,13 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use steer_tests::agent::Attach;
+use steer_tests::agent::{Attach, Status};
 use steer_tests::clients::{Clients, Host};
-use steer_tests::docker::ContainerSpec;
+use steer_tests::docker::{ContainerSpec, Proxy};
+use steer_tests::http::Http;
 use steer_tests::long_lived::{LongLived, go_on};
-use steer_tests::pace;
 use steer_tests::world::HOST;
+use steer_tests::{pace, wait_until};
 
 const SERVICE: &str = "web";
 const ECHO: (std::net::Ipv4Addr, u16) = (HOST, 9001);
@@ -84,4 +85,38 @@ fn an_upgrade_with_another_layout_breaks_and_refuses_no_connection_over_tc() {
 #[test]
 fn an_upgrade_with_another_layout_breaks_and_refuses_no_connection_over_xdp() {
     upgrades(Attach::Xdp);
+}
+
+/// Meanwhile whoever starts gets nothing, and whoever is described waits for one who is not.
+#[test]
+fn an_upgrade_with_another_layout_waits_for_a_container_that_is_not_described_but_not_for_ever() {
+    let Some(mut host) = Host::set(Attach::Tc) else { return };
+    let replicas = host.docker.run_all(["one", "two"].map(replica));
+    host.agent.wait_ready(SERVICE, 2);
+    let proxy = Proxy::start(&host.world, &host.docker);
+    host.agent.change_docker_host(&proxy.host_url());
+    host.agent.kill9();
+    host.agent.grow_old();
+    let id = replicas[0].id.as_str();
+    proxy.be_silent_about(Some(id));
+    host.agent.restart();
+    let is_waited_for = |status: &Status| {
+        let mut named = status.problems.iter().filter_map(|problem| problem.container.as_deref());
+        named.any(|container| id.starts_with(container))
+    };
+    host.agent.wait_for("it says whom it waits for", is_waited_for);
+    let http = Http::new(&host.world.client, (HOST, 9000));
+    assert!(http.get("/").is_ok(), "the other version steers");
+    let status = wait_until("it waits no longer", Duration::from_secs(90), || {
+        let status = host.agent.status();
+        if status.service(SERVICE).is_some() { Ok(status) } else { Err(status) }
+    });
+    assert!(!is_waited_for(&status), "{status}");
+    host.agent.wait_ready(SERVICE, 1);
+    host.agent.wait_alone();
+    for _ in 0..4 {
+        assert_eq!(http.backend(), "two");
+    }
+    proxy.be_silent_about(None);
+    host.agent.wait_ready(SERVICE, 2);
 }

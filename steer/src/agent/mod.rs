@@ -131,6 +131,7 @@ enum Source {
     Uplink,
     Desired,
     Plan,
+    Takeover,
 }
 
 impl Agent {

@@ -21,6 +21,8 @@ impl Agent {
     /// Brings the maps in line with what is known. Does nothing when they are, or while another version of steer has to go on.
     pub(super) fn reconcile(&mut self) {
         if self.must_wait() {
+            // A moment that was waited for before would be over at every look.
+            self.wake = self.takeover.due();
             return;
         }
         let mut candidates: Vec<_> = self.tracked.values().map(super::tracked::Tracked::candidate).collect();
@@ -43,8 +45,8 @@ impl Agent {
         self.say(Source::Desired, problems);
         let (ops, problems) = plan(&desired, &self.applied, boot_secs());
         self.say(Source::Plan, problems);
-        let ops =
-            if self.takeover == Takeover::Waits && self.applied.backends.is_empty() { at_one_go(ops) } else { ops };
+        let is_first = matches!(self.takeover, Takeover::Waits(_)) && self.applied.backends.is_empty();
+        let ops = if is_first { at_one_go(ops) } else { ops };
         let mut removed = false;
         let mut blocked = Blocked::default();
         for op in ops {

@@ -19,6 +19,7 @@
 //! | [`memory`] | which services outlive their last backend |
 //! | [`opening`] | how often it is looked for flows whose handshake is under way |
 //! | [`order`] | whether an answer of Docker's is older than an event |
+//! | [`takeover`] | how long another version goes on for containers that are not described |
 //! | [`undescribed`] | of which containers nothing is known but what an earlier agent left |
 //! | `inherit` | what of an earlier agent's stands meanwhile |
 //! | [`plan`] | which map writes lead there, in which order |
@@ -40,6 +41,7 @@ pub mod plan;
 pub mod slots;
 pub mod stops;
 pub mod swarm;
+pub mod takeover;
 pub mod target;
 pub mod undescribed;
 

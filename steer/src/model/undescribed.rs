@@ -33,6 +33,15 @@ impl Undescribed {
         matches!(self, Self::Only(these) if these.is_empty())
     }
 
+    /// Those that are known to be there.
+    pub fn ids(&self) -> impl Iterator<Item = &ContainerId> {
+        let these = match self {
+            Self::All => None,
+            Self::Only(these) => Some(these),
+        };
+        these.into_iter().flatten()
+    }
+
     /// This one is known now, or known to be gone.
     pub fn remove(&mut self, id: &ContainerId) {
         if let Self::Only(these) = self {
@@ -58,6 +67,7 @@ mod tests {
         let [a, b] = ["a", "b"].map(|name| ContainerId(name.to_owned()));
         let mut undescribed = Undescribed::Only([a.clone()].into());
         assert!(undescribed.contains(&a) && !undescribed.contains(&b) && !undescribed.is_all());
+        assert!(undescribed.ids().eq([&a]));
         undescribed.remove(&a);
         assert!(undescribed.is_empty() && !undescribed.contains(&a));
     }
