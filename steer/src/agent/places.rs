@@ -134,6 +134,7 @@ impl Places {
         self.lack_ids = false;
         self.unseen.clear();
         let others: Vec<(Place, Arc<Netns>)> = self.with_ids().map(|(_, known)| known.seen_by()).collect();
+        self.forget_gone();
         for known in self.known.values_mut().filter(|known| !known.standing.left_alone) {
             let wanted = others.iter().filter(|(other, _)| {
                 shares_any(&known.place, other, networks) && !known.sees.contains(&other.netns_cookie)
@@ -161,6 +162,14 @@ impl Places {
                     self.unseen.insert(other.netns_cookie);
                 }
             }
+        }
+    }
+
+    /// An id is gone with its namespace: whoever saw one that is not there any more does not see it.
+    fn forget_gone(&mut self) {
+        let there: BTreeSet<u64> = self.known.values().map(|known| known.place.netns_cookie).collect();
+        for known in self.known.values_mut() {
+            known.sees.retain(|cookie| there.contains(cookie));
         }
     }
 
@@ -259,4 +268,52 @@ fn shares_any(one: &Place, other: &Place, networks: &BTreeSet<&str>) -> bool {
 /// The networks that a task may share with others: not the one that leads to this host.
 pub(super) fn networks(container: &Container) -> impl Iterator<Item = String> + use<'_> {
     container.legs.iter().map(|leg| leg.network.clone()).filter(|network| network != GATEWAY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Health;
+    use crate::model::labels::Defaults;
+
+    /// A task with this cookie, which sees all of these.
+    fn place(netns_cookie: u64, sees: &[u64]) -> (ContainerId, KnownPlace) {
+        let id = ContainerId(netns_cookie.to_string());
+        let container = Container {
+            id: id.clone(),
+            name: format!("api.{netns_cookie}"),
+            labels: BTreeMap::new(),
+            running: true,
+            paused: false,
+            health: Health::None,
+            pid: 1,
+            stop_signal: 15,
+            stop_timeout: None,
+            legs: Vec::new(),
+            network_mode: String::new(),
+            started_at: String::new(),
+        };
+        let of = Membership { service_id: "s".to_owned(), service: "api".to_owned(), task: id.0.clone() };
+        let known = KnownPlace {
+            run: String::new(),
+            of,
+            seen: Instant::now(),
+            place: Place { netns_cookie, networks: ["front".to_owned()].into() },
+            netns: Arc::new(Netns::at("/proc/self/ns/net").unwrap()),
+            sees: sees.iter().copied().collect(),
+            standing: Standing::of(&container, &Defaults::default()),
+        };
+        (id, known)
+    }
+
+    #[test]
+    fn who_has_gone_is_seen_by_nobody() {
+        let known = [place(1, &[1, 2, 3, 4]), place(2, &[1, 2, 3]), place(3, &[1, 2, 3])].into();
+        let mut places = Places { known, lack_ids: true, ..Places::default() };
+        // The fourth has run anew, and the third ends: neither namespace comes back.
+        places.leave(&ContainerId("3".to_owned()));
+        places.give_ids(&["front"].into());
+        let seen: Vec<_> = places.known.values().map(|known| known.sees.iter().copied().collect::<Vec<_>>()).collect();
+        assert_eq!(seen, [[1, 2], [1, 2]]);
+    }
 }
