@@ -116,7 +116,7 @@ impl Agent {
         let used = |ifindex| {
             self.applied.backends.values().any(|backend| backend.entry.ifindex == ifindex)
                 || self.applied.endpoints.keys().any(|endpoint| endpoint.ifindex == ifindex)
-                || self.tracked.values().any(|tracked| tracked.reach.ifindex == ifindex)
+                || self.tracked.values().any(|tracked| is_way(tracked, ifindex))
         };
         let veths = links.into_iter().filter_map(|name| match name {
             LinkName::Veth(ifindex) => Some(ifindex),
@@ -215,4 +215,33 @@ fn waits_for_listener(tracked: &super::tracked::Tracked) -> bool {
         && tracked.stopping.is_none()
         && matches!(tracked.state, BackendState::Starting | BackendState::Unready)
         && unix_micros().0.saturating_sub(tracked.since.0) < EAGER.as_micros() as u64
+}
+
+/// Whether an interface is one of the host's ends that lead to a backend.
+fn is_way(tracked: &super::tracked::Tracked, ifindex: u32) -> bool {
+    tracked.reach.ifindex == ifindex || tracked.other_ways.contains(&ifindex)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::is_way;
+    use crate::agent::tracked::Tracked;
+    use crate::host::netns::Netns;
+    use crate::model::labels::{Defaults, spec};
+    use crate::model::{ContainerId, Reach};
+
+    #[test]
+    fn a_backend_that_is_not_in_the_maps_yet_has_all_of_its_ways() {
+        let labels = BTreeMap::from([("steer.port".to_owned(), "80:8080".to_owned())]);
+        let spec = spec("web", &labels, &Defaults::default()).unwrap().unwrap();
+        let netns = Netns::at("/proc/self/ns/net").unwrap();
+        let reach = Reach { ifindex: 3, mac: [0; 6], netns_id: -1, netns_cookie: 1, xdp: false };
+        let id = ContainerId("a".to_owned());
+        let mut tracked = Tracked::new(id, "web".to_owned(), spec, netns, [172, 17, 0, 2].into(), reach);
+        tracked.other_ways = vec![5, 7];
+        let ways: Vec<u32> = (1..9).filter(|ifindex| is_way(&tracked, *ifindex)).collect();
+        assert_eq!(ways, [3, 5, 7]);
+    }
 }
