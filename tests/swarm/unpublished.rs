@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use steer_tests::agent::Attach;
+use bollard::models::{NetworkConnectRequest, NetworkCreateRequest};
+use steer_tests::agent::{Agent, Attach};
 use steer_tests::clients::Host;
-use steer_tests::docker::{Container, ServiceSpec};
+use steer_tests::docker::{Container, Proxy, ServiceSpec};
 use steer_tests::http::{Failure, Http};
+use steer_tests::world::HOST;
 use steer_tests::{pace, wait_until};
 
 use super::manager;
@@ -180,4 +182,33 @@ fn nobody_hangs_on_a_task_that_closes_its_listener() {
     }
     task.flip_listeners();
     wait_for_tasks(&http, &inside.host.agent, 2);
+}
+
+/// It may be asked for there, and ask for others.
+#[test]
+fn a_task_that_is_plugged_into_a_network_is_asked_about_at_once() {
+    let Some((world, docker)) = Host::without_agent(Attach::Tc) else { return };
+    docker.swarm_init(HOST);
+    docker.create_overlay("front");
+    docker.create_service(api());
+    docker.create_service(ServiceSpec::greeter("caller").network("front"));
+    docker.wait_tasks("api", 1, "greeter:v1");
+    docker.wait_tasks("caller", 1, "greeter:v1");
+    let side = NetworkCreateRequest { name: "side".to_owned(), ..Default::default() };
+    docker.wait("create network", docker.api().create_network(side));
+    let proxy = Proxy::start(&world, &docker);
+    let agent = Agent::start_with(&world, Some(&proxy.host_url()), Attach::Tc, &[]);
+    let [task, caller] = ["api", "caller"].map(|service| only(&docker, service));
+    let address = SocketAddr::new(docker.vips("api")[&docker.network_id("front")], 5000);
+    wait_for_tasks(&Http::new(&caller.ns(), address), &agent, 1);
+
+    let asked = || proxy.asked(&format!("/containers/{}/json", task.id));
+    let before = asked();
+    let connect = NetworkConnectRequest { container: task.id.clone(), endpoint_config: None };
+    docker.wait("connect", docker.api().connect_network("side", connect));
+    // Long before it is asked about with all others.
+    wait_until("it is asked about", pace::soon(Duration::from_secs(5)), || match asked() {
+        now if now > before => Ok(()),
+        now => Err(format!("{now} times, as before")),
+    });
 }

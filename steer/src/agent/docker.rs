@@ -102,8 +102,9 @@ impl Agent {
                     // The same address may be on another interface.
                     tracked.is_moved = true;
                 }
-                // One that could not be reached for its networks is not tracked.
-                if self.tracked.contains_key(&id) || self.problems.contains_key(&Source::Container(id.clone())) {
+                // One that could not be reached for its networks is not tracked, nor is a task that publishes nothing.
+                let is_known = self.tracked.contains_key(&id) || self.places.run(&id).is_some();
+                if is_known || self.problems.contains_key(&Source::Container(id.clone())) {
                     self.ask(&id);
                 }
             }
