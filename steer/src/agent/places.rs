@@ -302,6 +302,7 @@ mod tests {
             netns: Arc::new(Netns::at("/proc/self/ns/net").unwrap()),
             sees: sees.iter().copied().collect(),
             standing: Standing::of(&container, &Defaults::default()),
+            leaving: None,
         };
         (id, known)
     }
