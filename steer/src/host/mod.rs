@@ -10,6 +10,7 @@
 //! | [`addresses`] | which addresses are this host's, and when to look again |
 //! | [`netns`] | how a container's address is reached from the host |
 //! | [`netns_ids`] | (it gives) ids that namespaces have in one another |
+//! | [`resolver`] | what Docker's name server says inside a namespace |
 //! | [`listen`] | whether a port is being listened on |
 //! | [`connections`] | who is connected to a port |
 //! | [`cgroup`] | which cgroup a process is in |
@@ -36,5 +37,6 @@ mod netlink;
 pub mod netns;
 pub mod netns_ids;
 pub mod privileges;
+pub mod resolver;
 mod sock_diag;
 mod sys;
