@@ -143,6 +143,7 @@ impl Agent {
                     self.list(false);
                 }
             }
+            Answer::Bindings { asked, said } => self.take_bindings(asked, &said),
         }
         self.questions.rest();
     }

@@ -9,6 +9,7 @@
 //! | `observe` | taking in what Docker says of a container |
 //! | `swarm` | what the swarm says of its services and tasks |
 //! | `places` | the tasks here, also those that publish nothing |
+//! | `bindings` | tasks on other nodes that are to stop, where nobody tells |
 //! | `vips` | virtual addresses inside overlay networks |
 //! | `statics` | the same for the static services of the configuration file |
 //! | `uplinks` | where clients come in: attach, follow the host's interfaces and addresses |
@@ -21,6 +22,7 @@
 //! | `notify` | what systemd is told |
 //! | `operator` | what the socket asks for |
 
+mod bindings;
 mod docker;
 mod edges;
 mod flows;
@@ -60,6 +62,7 @@ use crate::model::history::{History, Refusals};
 use crate::model::memory::Memory;
 use crate::model::plan::Applied;
 use crate::model::stops::Stops;
+use crate::model::swarm::disabled::Disabled;
 use crate::model::undescribed::Undescribed;
 use crate::model::{ContainerId, Problem, UnixMicros};
 use tracked::Tracked;
@@ -97,6 +100,7 @@ pub struct Agent {
     known: swarm::Known,
     places: places::Places,
     vips: vips::Vips,
+    disabled: Disabled,
     questions: questions::Questions,
     answers: mpsc::Receiver<questions::Answer>,
     seen: flows::Seen,
@@ -160,6 +164,7 @@ impl Agent {
             known: swarm::Known::default(),
             places: places::Places::default(),
             vips: vips::Vips::default(),
+            disabled: Disabled::default(),
             questions,
             answers,
             seen: flows::Seen::default(),

@@ -90,6 +90,11 @@ impl Places {
         self.with_ids().map(|(_, known)| known.place.clone()).collect()
     }
 
+    /// The network namespace of one who may ask, by its cookie.
+    pub(super) fn netns(&self, cookie: u64) -> Option<Arc<Netns>> {
+        self.with_ids().find(|(_, known)| known.place.netns_cookie == cookie).map(|(_, known)| known.netns.clone())
+    }
+
     /// Whether somebody here may ask for a task on another node.
     pub(super) fn has_remote(&self, swarm: &Swarm) -> bool {
         let local: BTreeSet<&str> = self.known.values().map(|known| known.of.task.as_str()).collect();

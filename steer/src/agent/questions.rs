@@ -1,6 +1,7 @@
 //! Questions to Docker. Each is a task of its own, so that a Docker that hangs keeps no event waiting.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter::repeat;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +10,12 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
+use super::bindings::Said;
 use crate::docker::{Docker, Event, EventKind, Listed, Role, Told};
+use crate::host::netns::Netns;
+use crate::host::resolver::addresses;
 use crate::model::order::{Order, Turn};
+use crate::model::swarm::vips::Vip;
 use crate::model::{Container, ContainerId};
 
 /// Answers that may wait for the agent; whoever brings another one waits.
@@ -27,6 +32,11 @@ pub(super) enum Answer {
     List(Turn, Result<Listed>),
     Container(ContainerId, Turn, Result<Option<Container>>),
     Swarm(Told),
+    /// What its name server says of the tasks behind virtual addresses.
+    Bindings {
+        asked: Duration,
+        said: Vec<Said>,
+    },
 }
 
 /// What is being asked.
@@ -98,6 +108,21 @@ impl Questions {
     /// It has answered, though the task that brought the answer may not have ended yet.
     pub(super) fn swarm_answered(&mut self) {
         self.swarm = None;
+    }
+
+    /// Asks Docker's name server, inside a namespace, for the tasks behind virtual addresses.
+    pub(super) fn bindings(&self, netns: Arc<Netns>, vips: Vec<Vip>, asked: Duration) {
+        let answers = self.answers.clone();
+        tokio::spawn(async move {
+            let names: Vec<String> = vips.iter().map(Vip::name_of_tasks).collect();
+            let found = addresses(netns, &names).await.unwrap_or_else(|error| {
+                tracing::debug!(%error, "asking Docker's name server failed");
+                Vec::new()
+            });
+            let found = found.into_iter().chain(repeat(None));
+            let said = vips.into_iter().zip(found).map(|(vip, addresses)| Said { vip, addresses }).collect();
+            let _ = answers.send(Answer::Bindings { asked, said }).await;
+        });
     }
 
     /// Asks about one container. If that is being done, it is done again when the answer comes: see [`Order::is_stale`].

@@ -74,6 +74,7 @@ impl Agent {
         while !self.done {
             self.tell_systemd();
             self.ask_swarm();
+            self.ask_bindings();
             tokio::select! {
                 next = self.next(&mut sources) => {
                     // Whatever it is that woke the agent: the kernel's word first, every time, and never only that.
@@ -116,7 +117,8 @@ impl Agent {
 
     /// Waits for whatever happens first. Events before answers: an answer may be older.
     async fn next(&mut self, sources: &mut Sources) -> Next {
-        let wake = self.wake.into_iter().chain(self.notify.deadline()).chain(self.swarm_due()).min();
+        let waits = self.wake.into_iter().chain(self.notify.deadline());
+        let wake = waits.chain(self.swarm_due()).chain(self.bindings_due()).min();
         let Sources { feed, host, requests, terminate, interrupt } = sources;
         let docker = async {
             match feed {

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::{Agent, Source};
+use crate::host::clock::since_boot;
 use crate::model::swarm::Swarm;
+use crate::model::swarm::disabled::doubts;
 use crate::model::swarm::vips::{Ids, Observed, Tables, tables};
 
 /// What the maps hold of virtual addresses.
@@ -27,7 +29,9 @@ impl Agent {
         let places = self.places.askers();
         let running = swarm.and_then(|swarm| swarm.running.as_ref());
         let here = swarm.and_then(|swarm| swarm.tasks.as_ref());
-        let observed = Observed { vips, places: &places, local: &local, running, here };
+        let observed = Observed { vips, places: &places, local: &local, running, here, disabled: &BTreeSet::new() };
+        self.disabled.keep(doubts(&observed));
+        let observed = Observed { disabled: &self.disabled.tasks(since_boot()), ..observed };
         let (wanted, problems) = tables(&observed, &mut self.vips.ids);
         self.say(Source::Vips, problems);
         if let Err(error) = self.write_vips(&wanted) {

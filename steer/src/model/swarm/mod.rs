@@ -4,6 +4,7 @@
 //! node, in front of the routing mesh. A task whose desired state is `shutdown` takes nothing new, however its container runs on.
 //! On a worker nobody tells desired states, nor which protocol a port is for.
 
+pub mod disabled;
 pub mod kept;
 pub mod polls;
 pub mod ports;

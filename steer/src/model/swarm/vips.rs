@@ -24,6 +24,13 @@ pub struct Vip {
     pub tasks: BTreeMap<String, Ipv4Addr>,
 }
 
+impl Vip {
+    /// The name that Docker's name server has for the tasks behind it that are not to stop.
+    pub fn name_of_tasks(&self) -> String {
+        format!("tasks.{}.{}", self.service, self.network)
+    }
+}
+
 /// A task on this node, as a place to ask from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Place {
@@ -64,6 +71,8 @@ pub struct Observed<'a> {
     pub running: Option<&'a BTreeSet<String>>,
     /// The tasks of this node, whether their containers are known yet or not; `None` = nobody tells (a worker).
     pub here: Option<&'a BTreeMap<String, Task>>,
+    /// Tasks that Swarm sends nothing new to, as far as that is known where nobody tells.
+    pub disabled: &'a BTreeSet<String>,
 }
 
 /// The tasks of this node that have ended since the swarm was asked for its last answer, which names them still: without this they
@@ -131,14 +140,7 @@ impl Ids {
 pub fn tables(observed: &Observed<'_>, ids: &mut Ids) -> (Tables, Vec<Problem>) {
     let mut tables = Tables::default();
     let mut problems = Vec::new();
-    let askers = |vip: &Vip| observed.places.iter().filter(|place| place.networks.contains(&vip.network)).collect();
-    let asked: Vec<(&Vip, Vec<&Place>)> = observed
-        .vips
-        .iter()
-        .filter(|vip| !is_left_alone(vip, observed))
-        .map(|vip| (vip, askers(vip)))
-        .filter(|(_, askers): &(_, Vec<_>)| !askers.is_empty())
-        .collect();
+    let asked = asked(observed);
     ids.keep(&asked.iter().map(|(vip, _)| *vip).collect::<Vec<_>>());
     for (vip, askers) in asked {
         let mut problem = |message: String| {
@@ -162,6 +164,14 @@ pub fn tables(observed: &Observed<'_>, ids: &mut Ids) -> (Tables, Vec<Problem>) 
         tables.keys.extend(askers.iter().map(|place| (key(place), id)));
     }
     (tables, problems)
+}
+
+/// The addresses that are steered, and who here may ask for each.
+pub(super) fn asked<'a>(observed: &Observed<'a>) -> Vec<(&'a Vip, Vec<&'a Place>)> {
+    let askers = |vip: &Vip| observed.places.iter().filter(|place| place.networks.contains(&vip.network)).collect();
+    let steered = observed.vips.iter().filter(|vip| !is_left_alone(vip, observed));
+    let asked = steered.map(|vip| (vip, askers(vip))).filter(|(_, askers): &(_, Vec<_>)| !askers.is_empty());
+    asked.collect()
 }
 
 /// Whether a task of this node behind an address was told to be left alone: who asks for it is Swarm's matter.
@@ -202,6 +212,8 @@ fn member(task: &str, address: Ipv4Addr, observed: &Observed<'_>) -> Option<VipM
         }
         // One of this node whose container Docker has not described yet is no task of another node.
         None if observed.here.is_some_and(|here| here.contains_key(task)) => None,
+        // Of those of this node the kernel and Docker tell sooner.
+        None if observed.disabled.contains(task) => None,
         None => {
             let (backend, flags, netns_id) = (BackendId(0), VipMember::REMOTE, VipMember::UNSEEN);
             Some(VipMember { addr, generation: 0, backend, flags, netns_id })
@@ -213,6 +225,8 @@ fn member(task: &str, address: Ipv4Addr, observed: &Observed<'_>) -> Option<VipM
 mod tests {
     use super::*;
     use crate::model::swarm::DesiredState;
+
+    static NOBODY: BTreeSet<String> = BTreeSet::new();
 
     fn ip(last: u8) -> Ipv4Addr {
         Ipv4Addr::new(10, 0, 1, last)
@@ -249,7 +263,8 @@ mod tests {
             [vip("front", "web", &[("w1", 11)]), vip("back", "db", &[("d1", 21)]), vip("far", "x", &[("x1", 31)])];
         let places = [place(7, &["front", "ingress"]), place(8, &["back"]), place(9, &["front"])];
         let local = BTreeMap::new();
-        let observed = Observed { vips: &vips, places: &places, local: &local, running: None, here: None };
+        let observed =
+            Observed { vips: &vips, places: &places, local: &local, running: None, here: None, disabled: &NOBODY };
         let (tables, problems) = tables(&observed, &mut Ids::default());
         assert_eq!(problems, []);
         assert_eq!(tables.keys, [(key(7), 0), (key(8), 1), (key(9), 0)].into());
@@ -270,7 +285,14 @@ mod tests {
             ("young".to_owned(), Local::default()),
         ]);
         let running: BTreeSet<String> = ["here", "going", "inner", "there"].map(str::to_owned).into();
-        let observed = Observed { vips: &vips, places: &places, local: &local, running: Some(&running), here: None };
+        let observed = Observed {
+            vips: &vips,
+            places: &places,
+            local: &local,
+            running: Some(&running),
+            here: None,
+            disabled: &NOBODY,
+        };
         let (known, _) = tables(&observed, &mut Ids::default());
         assert_eq!(members(&known.entries[&0]), [(1, 5, 0), (3, 0, 0), (4, 0, VipMember::REMOTE)]);
         let (guessed, _) = tables(&Observed { running: None, ..observed }, &mut Ids::default());
@@ -283,11 +305,34 @@ mod tests {
         let places = [place(7, &["front"])];
         let local = BTreeMap::new();
         let here = BTreeMap::from([("young".to_owned(), Task { desired: DesiredState::Serve })]);
-        let observed = Observed { vips: &vips, places: &places, local: &local, running: None, here: Some(&here) };
+        let observed = Observed {
+            vips: &vips,
+            places: &places,
+            local: &local,
+            running: None,
+            here: Some(&here),
+            disabled: &NOBODY,
+        };
         let (known, _) = tables(&observed, &mut Ids::default());
         assert_eq!(members(&known.entries[&0]), [(2, 0, VipMember::REMOTE)]);
         let (guessed, _) = tables(&Observed { here: None, ..observed }, &mut Ids::default());
         assert_eq!(members(&guessed.entries[&0]).len(), 2, "a worker cannot know");
+    }
+
+    #[test]
+    fn a_task_of_another_node_that_swarm_sends_nothing_new_to_stands_behind_no_address() {
+        let vips = [vip("front", "web", &[("here", 1), ("there", 2), ("stopping", 3)])];
+        let places = [place(7, &["front"])];
+        let local = BTreeMap::from([("here".to_owned(), Local::default())]);
+        let disabled = ["here", "stopping"].map(str::to_owned).into();
+        let observed =
+            Observed { vips: &vips, places: &places, local: &local, running: None, here: None, disabled: &disabled };
+        let (known, _) = tables(&observed, &mut Ids::default());
+        assert_eq!(
+            members(&known.entries[&0]),
+            [(1, 0, 0), (2, 0, VipMember::REMOTE)],
+            "of its own a node knows better"
+        );
     }
 
     #[test]
@@ -296,7 +341,8 @@ mod tests {
         let places = [place(7, &["front"])];
         let alone = Local { is_left_alone: true, ..Local::default() };
         let local = BTreeMap::from([("here".to_owned(), alone)]);
-        let observed = Observed { vips: &vips[..1], places: &places, local: &local, running: None, here: None };
+        let observed =
+            Observed { vips: &vips[..1], places: &places, local: &local, running: None, here: None, disabled: &NOBODY };
         assert_eq!(tables(&observed, &mut Ids::default()), Default::default());
         let (both, _) = tables(&Observed { vips: &vips, ..observed }, &mut Ids::default());
         assert_eq!(members(&both.entries[&0]), [(3, 0, VipMember::REMOTE)]);
@@ -308,7 +354,8 @@ mod tests {
         let places = [place(7, &["front"])];
         let seen = Local { netns_id: Some(netns_id(8)), ..Local::default() };
         let local = BTreeMap::from([("seen".to_owned(), seen), ("unseen".to_owned(), Local::default())]);
-        let observed = Observed { vips: &vips, places: &places, local: &local, running: None, here: None };
+        let observed =
+            Observed { vips: &vips, places: &places, local: &local, running: None, here: None, disabled: &NOBODY };
         let (found, _) = tables(&observed, &mut Ids::default());
         let ids: Vec<_> = found.entries[&0].members.iter().take(3).map(|member| member.netns_id).collect();
         assert_eq!(ids, [netns_id(8), VipMember::UNSEEN, VipMember::UNSEEN]);
@@ -329,7 +376,8 @@ mod tests {
         let behind = |ended: &Ended<u32>, local: &[&str]| {
             let mut known: BTreeMap<_, _> = ended.tasks().collect();
             known.extend(local.iter().map(|task| ((*task).to_owned(), Local::default())));
-            let observed = Observed { vips: &vips, places: &places, local: &known, running: None, here: None };
+            let observed =
+                Observed { vips: &vips, places: &places, local: &known, running: None, here: None, disabled: &NOBODY };
             members(&tables(&observed, &mut Ids::default()).0.entries[&0])
         };
         let mut ended = Ended::default();
@@ -349,7 +397,8 @@ mod tests {
         let mut ids = Ids::default();
         let mut indices = |networks: &[&str]| {
             let vips: Vec<_> = networks.iter().map(|network| vip(network, "web", &[])).collect();
-            let observed = Observed { vips: &vips, places: &places, local: &local, running: None, here: None };
+            let observed =
+                Observed { vips: &vips, places: &places, local: &local, running: None, here: None, disabled: &NOBODY };
             tables(&observed, &mut ids);
             networks.iter().map(|network| ids.taken[&((*network).to_owned(), ip(2))]).collect::<Vec<_>>()
         };
@@ -368,7 +417,7 @@ mod tests {
         let places = [place(7, &["front"])];
         let local = BTreeMap::new();
         let (found, problems) = tables(
-            &Observed { vips: &vips, places: &places, local: &local, running: None, here: None },
+            &Observed { vips: &vips, places: &places, local: &local, running: None, here: None, disabled: &NOBODY },
             &mut Ids::default(),
         );
         assert_eq!((found.entries.len(), found.keys.len()), (MAX_VIPS as usize, MAX_VIPS as usize));
