@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use steer_tests::agent::{Agent, Attach};
 use steer_tests::clients::Host;
-use steer_tests::docker::{Container, Docker, Proxy, ServiceSpec};
-use steer_tests::http::Http;
-use steer_tests::wait_until;
+use steer_tests::docker::{Container, Docker, Proxy, ServiceSpec, Task};
+use steer_tests::http::{Failure, Http, Session};
+use steer_tests::load::{self, Load};
 use steer_tests::world::HOST;
+use steer_tests::{pace, wait_until};
 
 use super::worker::Cluster;
 
@@ -151,4 +152,101 @@ fn callers_notice_nothing_of_an_update() {
     let left = cluster.agent.counter("pass_vip");
     eprintln!("{requests} requests in {:?}, failed: {failures:?}, {left} left to Swarm", begin.elapsed());
     assert_eq!(failures, []);
+}
+
+/// A service on both nodes, called by a task on the worker.
+struct FromWorker {
+    cluster: Cluster,
+    caller: Container,
+    address: SocketAddr,
+    /// The task on the manager.
+    remote: Container,
+}
+
+impl FromWorker {
+    #[track_caller]
+    fn set(api: ServiceSpec) -> Option<Self> {
+        let cluster = Cluster::set()?;
+        cluster.manager.create_overlay("front");
+        cluster.manager.create_service(api.global().network("front"));
+        let caller = ServiceSpec::greeter("caller").network("front").constraint("node.role==worker");
+        cluster.manager.create_service(caller);
+        cluster.manager.wait_tasks("api", 2, "greeter:v1");
+        cluster.manager.wait_tasks("caller", 1, "greeter:v1");
+        let address = SocketAddr::new(vip(&cluster, "api"), 5000);
+        let caller = only(&cluster.worker, "caller");
+        let remote = only(&cluster.manager, "api");
+        wait_for_tasks(&Http::new(&caller.ns(), address), &cluster.there, 2);
+        Some(Self { cluster, caller, address, remote })
+    }
+
+    /// A connection to the task on the manager.
+    #[track_caller]
+    fn hold(&self) -> Session {
+        let http = Http::new(&self.caller.ns(), self.address);
+        let to_it = || {
+            let mut session = http.open().ok()?;
+            (session.get("/").ok()?.backend == self.remote.name).then_some(session)
+        };
+        (0..4).find_map(|_| to_it()).expect("they take turns")
+    }
+
+    /// Has Swarm decide that the task on the manager is to stop.
+    #[track_caller]
+    fn stop_remote(&self) -> Instant {
+        self.cluster.manager.drain_node(true);
+        wait_until("Swarm has decided", LIMIT, || {
+            let tasks = self.cluster.manager.tasks("api");
+            let is_it = |task: &&Task| task.container.as_ref() == Some(&self.remote.id);
+            match tasks.iter().find(is_it).map(|task| task.desired.as_str()) {
+                Some("shutdown") => Ok(Instant::now()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+    }
+
+    fn remote_listens(&self) -> bool {
+        let itself = Http::new(&self.remote.ns(), ([127, 0, 0, 1], 5000));
+        itself.get("/healthz").err() != Some(Failure::Refused)
+    }
+}
+
+/// IPVS sends it nothing new from that decision on, two seconds before its stop signal. What a worker is told lists it until it has ended.
+#[test]
+fn a_task_that_swarm_is_about_to_stop_on_another_node_gets_nothing_new_from_a_worker() {
+    // It closes its listener at its stop signal, and runs on while it has a connection.
+    let grace = pace::lasting_secs(8);
+    let api = ServiceSpec::greeter("api").args(&["--grace", &grace.to_string()]);
+    let Some(world) = FromWorker::set(api.stop_grace(Duration::from_secs(2 * u64::from(grace)))) else { return };
+    let held = world.hold();
+    let words = format!("--connections 8 --rate {} --seconds 3600 {}", pace::rate(200), load::patient());
+    let load = Load::watch(&world.caller.ns(), world.address, &words);
+    let progress = load.progress();
+    let answered = || progress.latest().backends.get(&world.remote.name).copied().unwrap_or_default();
+    wait_until("it is asked", LIMIT, || if answered() > 20 { Ok(()) } else { Err(answered()) });
+
+    let decided = world.stop_remote();
+    let mut last = (answered(), Duration::ZERO);
+    while world.remote_listens() {
+        assert!(decided.elapsed() < LIMIT, "it is told to stop");
+        if answered() > last.0 {
+            last = (answered(), decided.elapsed());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let closed = decided.elapsed();
+    std::thread::sleep(pace::lasting(Duration::from_secs(3)));
+    let listed = world.cluster.worker.listed_tasks("front", "api");
+    let report = load.stop();
+    let (requests, failed) = (report.requests, report.failed);
+    eprintln!(
+        "last answer {:?} after the decision, listener closed after {closed:?}; {failed} of {requests} failed",
+        last.1
+    );
+    assert!(listed.contains(&world.remote.name), "{listed:?}");
+    assert_eq!(failed, 0, "{report:#?}");
+    assert_eq!(report.backends[&world.remote.name], last.0, "{report:#?}");
+    // Swarm waits for two seconds between the one and the other.
+    assert!(closed - last.1 > Duration::from_millis(500), "{:?} and {closed:?}", last.1);
+    drop(held);
 }

@@ -9,8 +9,8 @@ use bollard::models::{
     ServiceSpecMode, ServiceSpecModeReplicated, SwarmInitRequest, SwarmJoinRequest,
 };
 use bollard::query_parameters::{
-    InspectContainerOptions, ListContainersOptionsBuilder, ListTasksOptionsBuilder, UpdateNodeOptionsBuilder,
-    UpdateServiceOptionsBuilder,
+    InspectContainerOptions, InspectNetworkOptionsBuilder, ListContainersOptionsBuilder, ListTasksOptionsBuilder,
+    UpdateNodeOptionsBuilder, UpdateServiceOptionsBuilder,
 };
 
 use super::engine::Engine;
@@ -211,6 +211,17 @@ impl Engine {
     pub fn network_id(&self, name: &str) -> String {
         let found = self.wait(&format!("inspect network {name}"), self.api().inspect_network(name, None));
         found.id.unwrap_or_default()
+    }
+
+    /// The names of a service's tasks, on whatever node, as this Docker lists them in a network.
+    #[track_caller]
+    pub fn listed_tasks(&self, network: &str, service: &str) -> Vec<String> {
+        let verbose = InspectNetworkOptionsBuilder::new().verbose(true).build();
+        let found =
+            self.wait(&format!("inspect network {network}"), self.api().inspect_network(network, Some(verbose)));
+        let found = found.services.and_then(|mut services| services.remove(service)).unwrap_or_default();
+        let tasks = found["Tasks"].as_array().into_iter().flatten();
+        tasks.filter_map(|task| task["Name"].as_str().map(str::to_owned)).collect()
     }
 
     /// The tasks of a service, on whatever node, those of the past too.
