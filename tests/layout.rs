@@ -109,7 +109,7 @@ fn an_upgrade_with_another_layout_waits_for_a_container_that_is_not_described_bu
     assert!(http.get("/").is_ok(), "the other version steers");
     let status = wait_until("it waits no longer", Duration::from_secs(90), || {
         let status = host.agent.status();
-        if status.service(SERVICE).is_some() { Ok(status) } else { Err(status) }
+        if status.service(SERVICE).is_some() { Ok(status) } else { Err(status.to_string()) }
     });
     assert!(!is_waited_for(&status), "{status}");
     host.agent.wait_ready(SERVICE, 1);
