@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::{ContainerId, Problem};
 
-/// From when Docker said which containers there are.
-pub const LIMIT: Duration = Duration::from_secs(60);
+/// From when Docker said which containers there are, for which it has been given half a minute already.
+pub const LIMIT: Duration = Duration::from_secs(30);
 /// The same, until it is told that somebody is waited for: mostly Docker answers soon.
 const TOLD_AFTER: Duration = Duration::from_secs(5);
 
@@ -43,8 +43,8 @@ mod tests {
 
     #[rstest]
     #[case::nobody_is_waited_for(true, Some(1), false)]
-    #[case::somebody_is(false, Some(59), true)]
-    #[case::not_for_ever(false, Some(60), false)]
+    #[case::somebody_is(false, Some(29), true)]
+    #[case::not_for_ever(false, Some(30), false)]
     #[case::for_docker_it_is(false, None, true)]
     fn the_other_version_goes_on_for_a_while(
         #[case] knows_all: bool,
