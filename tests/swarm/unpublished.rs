@@ -197,7 +197,8 @@ fn a_task_that_is_plugged_into_a_network_is_asked_about_at_once() {
     let side = NetworkCreateRequest { name: "side".to_owned(), ..Default::default() };
     docker.wait("create network", docker.api().create_network(side));
     let proxy = Proxy::start(&world, &docker);
-    let agent = Agent::start_with(&world, Some(&proxy.host_url()), Attach::Tc, &[]);
+    let mut agent = Agent::start_with(&world, Some(&proxy.host_url()), Attach::Tc, &[]);
+    agent.wait_for("the agent has reached Docker", |status| status.agent.docker.is_some());
     let [task, caller] = ["api", "caller"].map(|service| only(&docker, service));
     let address = SocketAddr::new(docker.vips("api")[&docker.network_id("front")], 5000);
     wait_for_tasks(&Http::new(&caller.ns(), address), &agent, 1);
