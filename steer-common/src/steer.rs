@@ -3,12 +3,12 @@
 //! | packet | flow entry | backend of the entry | verdict |
 //! |---|---|---|---|
 //! | not for a frontend | – | – | pass |
-//! | SYN | none, expired or closed | – | steer |
+//! | SYN | none, expired, closed or reset | – | steer |
 //! | SYN, same sequence number | opening | ready, or it has answered | the same backend |
 //! | SYN, same sequence number | opening, no answer yet | no longer ready | steer again |
 //! | SYN, another sequence number | opening or half-closed | any | steer anew, the entry is replaced |
-//! | SYN, another sequence number | established or reset | has its socket | follow: the backend answers with a challenge ACK (RFC 5961, 4), so nobody can break a connection by a forged SYN, nor by a forged reset before it |
-//! | SYN, another sequence number | established or reset | has no such socket | steer anew |
+//! | SYN, another sequence number | established | has its socket | follow: the backend answers with a challenge ACK (RFC 5961, 4), so nobody can break a connection by a forged SYN |
+//! | SYN, another sequence number | established | has no such socket | steer anew |
 //! | SYN | any | gone | steer anew |
 //! | other | none | has its socket | follow, and the flow is known again |
 //! | other | none | – | pass, counted |
@@ -194,11 +194,11 @@ fn again<T: Tables>(
         TcpState::SynSent => same_syn && (flow.is_of_mesh() || takes_new(tables.backend_state(flow.backend))),
         // Its SYN-ACK is on the way: moving now would let the client acknowledge one backend to another.
         TcpState::SynReceived | TcpState::FinForward | TcpState::FinReverse => same_syn,
-        // Of whoever sent this SYN, or the reset before it, nobody knows whether it is the client: the backend's socket, if it is there, answers
-        // with a challenge (RFC 5961), and if it is not, that connection is over.
-        TcpState::Established => same_syn || is_open(tables, segment, flow.backend, flow.port_index, true),
-        TcpState::Reset => is_open(tables, segment, flow.backend, flow.port_index, false),
-        TcpState::Closed => false,
+        // Of whoever sent this SYN nobody knows whether it is the client: the backend's socket, if it is there, answers with a challenge
+        // (RFC 5961), and if it is not, that connection is over.
+        TcpState::Established => same_syn || is_open(tables, segment, flow.backend, flow.port_index),
+        // Its socket may be there still, with the reset on the way to it: a client that uses its port again at once must not meet it.
+        TcpState::Closed | TcpState::Reset => false,
     };
     if !keep || flow.is_expired(now.secs()) {
         return None;
@@ -207,14 +207,14 @@ fn again<T: Tables>(
     Some(verdict)
 }
 
-/// Whether a backend still has its connection with the sender of a SYN; `if_unseen`: the answer where its sockets cannot be seen. Rare, so
-/// not inlined: its variables would otherwise take stack in the path of every packet.
+/// Whether a backend still has its connection with the sender of a SYN; it has where its sockets cannot be seen, and so has the mesh. Rare,
+/// so not inlined: its variables would otherwise take stack in the path of every packet.
 #[inline(never)]
-fn is_open<T: Tables>(tables: &T, segment: &Segment, id: BackendId, port_index: u8, if_unseen: bool) -> bool {
-    let Some(backend) = tables.backend(id) else { return if_unseen };
-    let Some(target) = backend.target(port_index) else { return if_unseen };
+fn is_open<T: Tables>(tables: &T, segment: &Segment, id: BackendId, port_index: u8) -> bool {
+    let Some(backend) = tables.backend(id) else { return true };
+    let Some(target) = backend.target(port_index) else { return true };
     if backend.netns_id < 0 {
-        return if_unseen;
+        return true;
     }
     matches!(tables.connection(backend, target, segment.src, segment.src_port), Connection::Open)
 }
