@@ -242,6 +242,13 @@ fn a_container_that_cannot_be_reached_is_named(attach: Attach) {
     assert!(problem.message.contains("expected one of `back`, `bridge`"), "{problem:?}");
     // What is open goes on meanwhile.
     go_on(std::slice::from_ref(&long));
+    // And when another agent finds it so.
+    stage.agent.kill9();
+    stage.agent.restart();
+    stage.agent.wait_for("two networks are told again, and it gets nothing new", |status| {
+        problem_of(status, "torn").is_some() && status.backend("torn").is_some_and(|torn| torn.state == "unready")
+    });
+    go_on(std::slice::from_ref(&long));
     connect(false);
     stage.agent.wait_ready("unreachable", 1);
     long.finish_unharmed();

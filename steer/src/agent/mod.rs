@@ -145,8 +145,7 @@ impl Agent {
         if !applied.backends.is_empty() {
             tracing::info!(backends = applied.backends.len(), services = applied.services.len(), "adopted");
         }
-        let frontends = applied.frontends.keys().map(|key| key.addr.to_ip());
-        let host_addresses = HostAddresses::of_earlier(frontends, clock::since_boot());
+        let host_addresses = HostAddresses::of_earlier(applied.wildcard_addresses(), clock::since_boot());
         let (questions, answers) = questions::Questions::new();
         let edges = edges::Edges::open(&settings.paths)?;
         let takeover = takeover::Takeover::of(&settings.paths)?;

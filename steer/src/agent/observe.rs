@@ -17,7 +17,7 @@ use crate::model::labels::{answers_elsewhere, network_leg};
 use crate::model::plan::Op;
 use crate::model::stops::{Seen, is_new};
 use crate::model::swarm::Membership;
-use crate::model::{Container, ContainerId, Gate, Problem, Spec};
+use crate::model::{Container, ContainerId, Gate, Problem, Reach, Spec};
 
 impl Agent {
     /// Takes in what Docker says of a running container; `started` is the cause of one that was not known.
@@ -134,7 +134,7 @@ impl Agent {
         tracked.maintenance = before.info.maintenance;
         tracked.operator_weight = before.info.operator_weight;
         // Whoever waits for `steer undrain` has had it.
-        tracked.put_in = !matches!(before.state, BackendState::Starting | BackendState::Gone);
+        tracked.put_in = before.state == BackendState::Ready;
         let is_stopping = matches!(before.state, BackendState::Draining | BackendState::Drained);
         tracked.leaving = tracked.cause.leaving().filter(|_| is_stopping);
         if is_stopping && tracked.leaving.is_none() {
@@ -162,22 +162,40 @@ impl Agent {
         }
     }
 
-    /// A container that cannot be steered to, as it is now. What it has from before goes on, for as long as it is where it was.
+    /// A container that cannot be steered to as it is now. Its open connections go on for as long as it is reached the same way.
     fn refuse_container(&mut self, container: &Container, problems: Vec<Problem>) {
-        let Some(before) = self.tracked.get(&container.id).filter(|before| before.run == container.started_at) else {
-            return self.refuse(&container.id, problems);
+        let id = &container.id;
+        let Some((first_name, spec, address, reach)) = self.steered_before(container) else {
+            return self.refuse(id, problems);
         };
-        let (first_name, spec, address, reach) =
-            (before.first_name.clone(), before.spec.clone(), before.address, before.reach);
         // Once more: it may answer by other ways now.
         match self.track(container, first_name, spec, address, Cause::problem()) {
-            Ok(mut tracked) if tracked.reach == reach => {
+            Ok(mut tracked) if is_same_place(&tracked.reach, &reach) => {
                 tracked.has_problem = true;
                 self.insert(tracked);
-                self.say(Source::Container(container.id.clone()), problems);
             }
-            _ => self.refuse(&container.id, problems),
+            // A way that has come and gone meanwhile, perhaps: the next look is another one.
+            Err(error) if nix::net::if_::if_indextoname(reach.ifindex).is_ok() && self.tracked.contains_key(id) => {
+                tracing::warn!(container = container.name, error = format!("{error:#}"), "looking at it failed");
+                if let Some(tracked) = self.tracked.get_mut(id) {
+                    tracked.has_problem = true;
+                }
+                self.settle(id);
+            }
+            _ => return self.refuse(id, problems),
         }
+        self.say(Source::Container(id.clone()), problems);
+    }
+
+    /// How this run of a container was steered to before there was a problem, by this agent or an earlier one.
+    fn steered_before(&self, container: &Container) -> Option<(String, Spec, IpAddr, Reach)> {
+        if let Some(before) = self.tracked.get(&container.id) {
+            let as_before = || (before.first_name.clone(), before.spec.clone(), before.address, before.reach);
+            return (before.run == container.started_at).then(as_before);
+        }
+        // Of another run, its namespace is another one too.
+        let left = self.applied.candidates().into_iter().find(|left| left.id == container.id)?;
+        Some((container.name.clone(), left.spec, left.address, left.reach))
     }
 
     /// A container that cannot be steered to: said once, and shown while it lasts.
@@ -249,6 +267,11 @@ impl Agent {
             tracing::error!(error = format!("{error:#}"), "writing a backend's state failed");
         }
     }
+}
+
+/// Whether the same interface leads to the same namespace.
+fn is_same_place(one: &Reach, other: &Reach) -> bool {
+    (one.ifindex, one.netns_cookie) == (other.ifindex, other.netns_cookie)
 }
 
 impl Tracked {

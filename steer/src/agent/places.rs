@@ -235,7 +235,7 @@ impl Agent {
     pub(super) fn serving(&self) -> impl Iterator<Item = Serving<'_>> {
         let places = self.places.known.iter().filter(|(_, known)| known.leaving.is_none());
         places.map(|(id, known)| {
-            let steered = self.tracked.get(id).filter(|tracked| tracked.spec.mesh);
+            let steered = self.tracked.get(id).filter(|tracked| tracked.spec.mesh && !tracked.has_problem);
             Serving { service: &known.of.service, steered_as: steered.map(|tracked| tracked.spec.service.as_str()) }
         })
     }
@@ -246,7 +246,8 @@ impl Agent {
         let (now, is_told) = (since_boot(), self.is_swarms_will_told());
         let local = |(id, known): (&ContainerId, &KnownPlace)| {
             let KnownPlace { of, place, standing, leaving, .. } = known;
-            let tracked = self.tracked.get(id);
+            // One with a problem is left to Swarm by the node's port; in its own networks it is as good as any other.
+            let tracked = self.tracked.get(id).filter(|tracked| !tracked.has_problem);
             let key = BackendKey { container: id.clone(), netns_cookie: place.netns_cookie };
             let backend = tracked.and_then(|_| self.applied.backends.get(&key));
             // A backend's state has all that Docker says of it; its weight is no state.

@@ -213,6 +213,8 @@ fn waits_for_listener(tracked: &super::tracked::Tracked) -> bool {
     const EAGER: Duration = Duration::from_secs(120);
     tracked.by_listening()
         && tracked.stopping.is_none()
+        && !tracked.paused
+        && !tracked.has_problem
         && matches!(tracked.state, BackendState::Starting | BackendState::Unready)
         && unix_micros().0.saturating_sub(tracked.since.0) < EAGER.as_micros() as u64
 }

@@ -235,7 +235,7 @@ fn untold(swarm: &Swarm, is_kept: bool) -> impl Iterator<Item = Problem> {
     let outcome = if is_kept {
         format!("what was told last of virtual addresses stands for {KEPT:?}")
     } else {
-        "who calls the virtual addresses that are not told is left to Swarm".to_owned()
+        "callers of the virtual addresses that were not told are left to Swarm".to_owned()
     };
     let problem = move |why: &String| {
         let message = format!("{why}; {outcome}, and it is asked for anew");

@@ -20,6 +20,8 @@ use crate::model::Problem;
 pub(super) struct Uplinks {
     /// Interface name → its index and hooks.
     pub(super) attached: BTreeMap<String, Attached>,
+    /// Of those, interfaces that are kept for their open connections alone.
+    in_use: BTreeSet<String>,
     /// Host ends of backends' veths.
     pub(super) veths: BTreeSet<u32>,
 }
@@ -68,7 +70,10 @@ impl Agent {
         if change.addresses {
             self.host_addresses.look(addresses().context("reading the host's addresses")?, since_boot());
         }
-        let wanted = self.wanted()?;
+        let mut wanted = self.wanted()?;
+        let in_use = self.in_use(&wanted, change)?;
+        self.uplinks.in_use = in_use.iter().map(|link| link.name.clone()).collect();
+        wanted.extend(in_use.into_iter().map(|link| (link, true)));
         let names: BTreeSet<_> = wanted.iter().map(|(link, _)| link.name.clone()).collect();
         let mut problems = Vec::new();
         for (link, is_uplink) in wanted {
@@ -113,13 +118,12 @@ impl Agent {
                 wanted.push((bridge, false));
             }
         }
-        wanted.extend(self.in_use(&wanted)?.into_iter().map(|link| (link, true)));
         Ok(wanted)
     }
 
     /// Interfaces that no default route leads over any more, with open connections that came in there: they are left with the last of
     /// them, which the next resync sees. Where somebody has said which interfaces to attach to, it is those alone.
-    fn in_use(&self, wanted: &[(Link, bool)]) -> Result<Vec<Link>> {
+    fn in_use(&self, wanted: &[(Link, bool)], change: HostChange) -> Result<Vec<Link>> {
         let mut in_use = Vec::new();
         for name in attach::links(&self.settings.paths)? {
             let LinkName::Tcx(name) = name else { continue };
@@ -127,12 +131,17 @@ impl Agent {
                 continue;
             }
             if let Some(link) = link(&name).with_context(|| format!("looking up interface {name}"))?
-                && self.maps.has_flows_by(link.index)?
+                && (self.is_known_in_use(&name, change) || self.maps.has_flows_by(link.index)?)
             {
                 in_use.push(link);
             }
         }
         Ok(in_use)
+    }
+
+    /// The table may be large: it is not looked through at each change of the host's.
+    fn is_known_in_use(&self, name: &str, change: HostChange) -> bool {
+        change != HostChange::ALL && self.uplinks.in_use.contains(name)
     }
 
     fn wants_xdp(&self, link: &Link) -> bool {

@@ -39,13 +39,7 @@ impl Maps {
 
     /// Whether there are established flows whose packets come in by an interface, as far as the last one told.
     pub fn has_flows_by(&self, uplink: u32) -> Result<bool> {
-        for pair in walk::entries(&self.flows).context("reading FLOWS")? {
-            let (_, flow) = pair.context("reading FLOWS")?;
-            if flow.uplink == uplink {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        walk::any(&self.flows, |flow| flow.uplink == uplink).context("reading FLOWS")
     }
 
     /// Flows whose handshake is under way. `now_secs`: seconds since boot.

@@ -27,6 +27,20 @@ pub(in crate::dataplane) fn entries<K: Pod + Eq + Hash, V: Pod>(
     Ok(keys(map)?.into_iter().filter_map(|key| Some(found(map.get(&key, 0)).transpose()?.map(|value| (key, value)))))
 }
 
+/// Whether there is such an entry: the first one will do.
+pub(in crate::dataplane) fn any<K: Pod, V: Pod>(
+    map: &HashMap<MapData, K, V>,
+    is_it: impl Fn(&V) -> bool,
+) -> Result<bool, MapError> {
+    let size = map.map().info()?.max_entries();
+    for key in map.keys().take(steps(size)) {
+        if found(map.get(&key?, 0))?.is_some_and(|value| is_it(&value)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Enough for a full table and for some walks that began anew.
 const fn steps(size: u32) -> usize {
     4 * size as usize

@@ -1,6 +1,7 @@
 //! What the maps hold, and how an operation changes that.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -99,6 +100,16 @@ pub struct Info {
 }
 
 impl Applied {
+    /// The addresses of frontends whose labels say none: those that the host had.
+    pub fn wildcard_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let is_wildcard = |entry: &FrontendEntry| {
+            let service = self.services.values().find(|service| service.id == entry.service);
+            let listen = service.and_then(|service| *service.ports.get(usize::from(entry.port_index))?);
+            listen.is_some_and(|listen| listen.address.is_none())
+        };
+        self.frontends.iter().filter(move |(_, entry)| is_wildcard(entry)).map(|(key, _)| key.addr.to_ip())
+    }
+
     /// The port indices in use: what [`super::desired::desired`] keeps to.
     pub fn port_index(&self) -> PortIndex {
         self.services.iter().map(|(name, service)| (name.clone(), service.ports.clone())).collect()
