@@ -42,7 +42,7 @@ impl FrontendEntry {
     /// Only this host's own sockets may use it (a loopback address): a packet that claims to come here is left to the
     /// kernel, which drops it as a martian.
     pub const LOOPBACK: u8 = 1;
-    /// Takes no new flows: steer is being detached. What is known is followed.
+    /// Takes no new flows: steer is being detached, or the host has lost that address. What is known is followed.
     pub const CLOSED: u8 = 2;
 }
 

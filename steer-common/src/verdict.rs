@@ -91,7 +91,7 @@ counters! {
     PassNotFrontend = "pass_not_frontend",
     /// Passed: for a frontend, but no flow of ours (open before steer attached, or long over).
     PassNoFlow = "pass_no_flow",
-    /// Passed: a new flow while steer is being detached.
+    /// Passed: a new flow to a frontend that is closed (steer is being detached, or the host has lost that address).
     PassClosed = "pass_closed",
     /// Answered with a reset: a new flow, no backend, and the time to hold is over.
     ResetNoBackend = "reset_no_backend",

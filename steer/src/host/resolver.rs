@@ -23,7 +23,7 @@ const SERVER: (Ipv4Addr, u16) = (Ipv4Addr::new(127, 0, 0, 11), 53);
 const LIMIT: Duration = Duration::from_millis(200);
 /// Names asked for at once: as many as have room in the buffers of a socket.
 const AT_ONCE: usize = 32;
-/// Of an answer: 64 addresses of the longest name.
+/// Room for the largest answer: 64 addresses of the longest name.
 const SIZE: u16 = 20_000;
 
 /// The addresses of names, in their order; `None` = no answer, or none with addresses. Within a tokio runtime.

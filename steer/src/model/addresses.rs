@@ -31,7 +31,7 @@ impl HostAddresses {
     /// The host has these now.
     pub fn look(&mut self, here: BTreeSet<IpAddr>, now: Duration) {
         self.lost.extend(self.here.difference(&here).map(|address| (*address, now)));
-        self.lost.retain(|address, _| !here.contains(address));
+        self.lost.retain(|address, since| !here.contains(address) && now < *since + GRACE);
         self.here = here;
     }
 
@@ -85,6 +85,15 @@ mod tests {
         assert_eq!(addresses.lost(secs(30)), [].into());
         addresses.look([].into(), secs(40));
         assert_eq!(addresses.lost(secs(339)), [LAN].into());
+    }
+
+    #[test]
+    fn what_was_given_up_is_forgotten() {
+        let mut addresses = HostAddresses::default();
+        addresses.look([LAN, VPN].into(), secs(0));
+        addresses.look([LAN].into(), secs(10));
+        addresses.look([LAN].into(), secs(310));
+        assert_eq!(addresses.lost, [].into());
     }
 
     #[test]

@@ -102,7 +102,7 @@ pub fn next(current: BackendState, facts: &Facts) -> (BackendState, Cause) {
     };
     match survived {
         Some(signal) if state == Ready => (state, Cause::survived(&signal_name(signal))),
-        // It was as good before: what has changed is that it is let.
+        // It was as good before: what has changed is that it may serve again.
         _ if state == Ready && matches!(current, Maintenance | Draining | Drained) => match facts.by {
             Some(Source::Swarm) => from(Source::Swarm, (state, "serve")),
             _ => from(Source::Operator, (state, "undrain")),

@@ -28,7 +28,7 @@ pub fn problems<'a>(undescribed: impl Iterator<Item = &'a ContainerId>, waited: 
     let problem = |id: &ContainerId| {
         let message = format!(
             "Docker does not describe it; until it does, or {LIMIT:?} are over, another version of steer goes on as it was \
-             left. Then this one takes its place, and finds the connections of this container when it is described"
+             left. Then this one takes its place: connections of this container that are used before it is described are reset"
         );
         Problem { container: id.to_string(), label: None, message }
     };

@@ -260,7 +260,7 @@ fn a_backend_that_does_not_serve_the_port_is_told_apart() {
 #[case::detaching(
     false,
     Run { candidates: vec![], ..stays(Action::Pass, Counter::PassClosed) },
-    "passed on to the host, untouched: pass_closed (a new flow while steer is being detached)\n"
+    "passed on to the host, untouched: pass_closed (a new flow to a frontend that is closed (steer is being detached, or the host has lost that address))\n"
 )]
 fn every_outcome_has_words(#[case] ack: bool, #[case] run: Run, #[case] expected: &str) {
     assert_eq!(lines(ack, &run), format!("{SERVICE}{expected}"));

@@ -46,13 +46,14 @@ pub fn doubts(observed: &Observed<'_>) -> Vec<Doubt> {
 pub struct Disabled {
     /// By network and virtual address.
     known: BTreeMap<(String, Ipv4Addr), Known>,
-    turn: usize,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Known {
     doubt: Doubt,
     due: Duration,
+    /// Whose turn it is to ask.
+    turn: usize,
     said: Option<Said>,
 }
 
@@ -68,8 +69,11 @@ impl Disabled {
         let mut before = take(&mut self.known);
         for doubt in doubts {
             let key = key(&doubt.vip);
-            let (due, said) = before.remove(&key).map_or((Duration::ZERO, None), |known| (known.due, known.said));
-            self.known.insert(key, Known { doubt, due, said });
+            let known = match before.remove(&key) {
+                Some(known) => Known { doubt, ..known },
+                None => Known { doubt, due: Duration::ZERO, turn: 0, said: None },
+            };
+            self.known.insert(key, known);
         }
     }
 
@@ -84,12 +88,10 @@ impl Disabled {
         for known in self.known.values_mut().filter(|known| known.due <= now) {
             known.due = now + GOOD;
             let askers = &known.doubt.askers;
-            if let Some(asker) = self.turn.checked_rem(askers.len()).and_then(|turn| askers.get(turn)) {
+            if let Some(asker) = known.turn.checked_rem(askers.len()).and_then(|turn| askers.get(turn)) {
                 questions.entry(*asker).or_default().push(known.doubt.vip.clone());
             }
-        }
-        if !questions.is_empty() {
-            self.turn = self.turn.wrapping_add(1);
+            known.turn = known.turn.wrapping_add(1);
         }
         questions
     }

@@ -10,7 +10,7 @@ use steer_common::limits::SWARM_LEASE_SECS;
 
 use super::Swarm;
 
-/// For so long what was told last stands. The kernel believes it for twice as long, so that it still does when something else is told.
+/// How long what was told last stands: half of the kernel's lease, so that the lease does not end before something else is told.
 pub const KEPT: Duration = Duration::from_secs(SWARM_LEASE_SECS as u64 / 2);
 
 impl Swarm {
