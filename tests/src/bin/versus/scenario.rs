@@ -23,10 +23,10 @@ use crate::rows::{Deed, Row};
 pub(crate) const SERVICE: &str = "web";
 const PORT: u16 = 9000;
 
-/// Clients that open a connection for each request, and their requests per second.
-pub(crate) const CLOSERS: (u16, u32) = (40, 100);
+/// Clients that open a connection for each request, and their requests per second: few, since a machine that is at its limit measures itself.
+pub(crate) const CLOSERS: (u16, u32) = (40, 30);
 /// Clients that keep theirs for a few requests, and their requests per second.
-pub(crate) const KEEPERS: (u16, u32) = (16, 100);
+pub(crate) const KEEPERS: (u16, u32) = (16, 30);
 pub(crate) const PER_CONNECTION: u32 = 10;
 /// Often enough for a task to be ready soon; seldom later on, since each probe is a process in a machine that may be slow.
 pub(crate) const HEALTH: Health = Health {
