@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use steer_common::backend::{BackendId, BackendState};
 
+use super::Agent;
 use super::takeover::Takeover;
 use super::tracked::Tracked;
-use super::{Agent, unix_micros};
 use crate::dataplane::count::FlowCounts;
 use crate::dataplane::detach;
 use crate::host::clock::{boot_secs, since_boot};
@@ -136,6 +136,5 @@ impl Agent {
 
 /// How long a backend has been drained; `None` = it is not.
 fn drained_for(tracked: &Tracked) -> Option<Duration> {
-    let drained = || Duration::from_micros(unix_micros().0.saturating_sub(tracked.since.0));
-    (tracked.state == BackendState::Drained).then(drained)
+    (tracked.state == BackendState::Drained).then(|| tracked.lasting())
 }

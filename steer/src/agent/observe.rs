@@ -194,7 +194,7 @@ impl Agent {
             return (before.run == container.started_at).then(as_before);
         }
         // Of another run, its namespace is another one too.
-        let left = self.applied.candidates().into_iter().find(|left| left.id == container.id)?;
+        let left = self.applied.candidate_of(&container.id)?;
         Some((container.name.clone(), left.spec, left.address, left.reach))
     }
 

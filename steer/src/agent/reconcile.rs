@@ -6,7 +6,7 @@ use steer_common::backend::BackendState;
 
 use super::docker::is_docker;
 use super::takeover::{Takeover, at_one_go};
-use super::{Agent, Source, unix_micros};
+use super::{Agent, Source};
 use crate::dataplane::attach;
 use crate::dataplane::paths::LinkName;
 use crate::host::clock::{boot_secs, since_boot};
@@ -216,7 +216,7 @@ fn waits_for_listener(tracked: &super::tracked::Tracked) -> bool {
         && !tracked.paused
         && !tracked.has_problem
         && matches!(tracked.state, BackendState::Starting | BackendState::Unready)
-        && unix_micros().0.saturating_sub(tracked.since.0) < EAGER.as_micros() as u64
+        && tracked.lasting() < EAGER
 }
 
 /// Whether an interface is one of the host's ends that lead to a backend.

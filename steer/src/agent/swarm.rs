@@ -222,10 +222,7 @@ impl Agent {
 
     /// The published ports that a container serves according to the maps.
     fn left_ports(&self, id: &ContainerId) -> Option<Vec<PortSpec>> {
-        if !self.applied.backends.keys().any(|key| key.container == *id) {
-            return None;
-        }
-        let left = self.applied.candidates().into_iter().find(|left| left.id == *id)?;
+        let left = self.applied.candidate_of(id)?;
         left.spec.mesh.then_some(left.spec.ports)
     }
 }

@@ -195,6 +195,11 @@ impl Tracked {
         }
     }
 
+    /// How long it has been in its state.
+    pub fn lasting(&self) -> Duration {
+        Duration::from_micros(super::unix_micros().0.saturating_sub(self.since.0))
+    }
+
     /// Whether it is to end, so that its flows are counted down.
     pub fn is_stopping(&self) -> bool {
         self.stopping.is_some() || self.leaving.is_some()

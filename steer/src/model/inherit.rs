@@ -9,18 +9,27 @@ use steer_common::service::Balance;
 
 use super::desired::BackendKey;
 use super::plan::{Applied, AppliedBackend, AppliedService};
-use super::{Candidate, PortSpec, Reach, ReadyPolicy, ServiceName, Spec};
+use super::{Candidate, ContainerId, PortSpec, Reach, ReadyPolicy, ServiceName, Spec};
 
 impl Applied {
     /// The backends in the maps, as candidates whose plan changes nothing.
     pub fn candidates(&self) -> Vec<Candidate> {
-        let service =
-            |backend: &AppliedBackend| self.services.iter().find(|(_, service)| service.id == backend.entry.service);
         let candidate = |(key, backend): (&BackendKey, &AppliedBackend)| {
-            let (name, service) = service(backend)?;
+            let (name, service) = self.service_with(backend)?;
             Some(self.candidate(key, backend, name, service))
         };
         self.backends.iter().filter_map(candidate).collect()
+    }
+
+    /// The same of one container.
+    pub fn candidate_of(&self, id: &ContainerId) -> Option<Candidate> {
+        let (key, backend) = self.backends.iter().find(|(key, _)| key.container == *id)?;
+        let (name, service) = self.service_with(backend)?;
+        Some(self.candidate(key, backend, name, service))
+    }
+
+    fn service_with(&self, backend: &AppliedBackend) -> Option<(&ServiceName, &AppliedService)> {
+        self.services.iter().find(|(_, service)| service.id == backend.entry.service)
     }
 
     fn candidate(
