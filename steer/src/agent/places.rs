@@ -279,26 +279,13 @@ pub(super) fn networks(container: &Container) -> impl Iterator<Item = String> + 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Health;
+    use crate::model::fixtures::container;
     use crate::model::labels::Defaults;
 
     /// A task with this cookie, which sees all of these.
     fn place(netns_cookie: u64, sees: &[u64]) -> (ContainerId, KnownPlace) {
         let id = ContainerId(netns_cookie.to_string());
-        let container = Container {
-            id: id.clone(),
-            name: format!("api.{netns_cookie}"),
-            labels: BTreeMap::new(),
-            running: true,
-            paused: false,
-            health: Health::None,
-            pid: 1,
-            stop_signal: 15,
-            stop_timeout: None,
-            legs: Vec::new(),
-            network_mode: String::new(),
-            started_at: String::new(),
-        };
+        let container = container(&id.0, &format!("api.{netns_cookie}"));
         let of = Membership { service_id: "s".to_owned(), service: "api".to_owned(), task: id.0.clone() };
         let known = KnownPlace {
             run: String::new(),

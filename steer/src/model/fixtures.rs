@@ -1,5 +1,6 @@
 //! Builders for tests.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use steer_common::service::Balance;
 
 use super::labels::value;
 use super::memory::Remembered;
-use super::{Candidate, ContainerId, Gate, Observed, Reach, ReadyPolicy, Spec, UnixMicros};
+use super::{Candidate, Container, ContainerId, Gate, Health, Observed, Reach, ReadyPolicy, Spec, UnixMicros};
 
 /// The host's address in most tests.
 pub(crate) const HOST: &str = "10.0.0.1";
@@ -46,6 +47,24 @@ pub(crate) fn candidate(service: &str, number: u8, ports: &str) -> Candidate {
         since: UnixMicros(number.into()),
         operator_weight: None,
         maintenance: false,
+    }
+}
+
+/// A container that runs, with nothing else to say of it.
+pub(crate) fn container(id: &str, name: &str) -> Container {
+    Container {
+        id: ContainerId(id.to_owned()),
+        name: name.to_owned(),
+        labels: BTreeMap::new(),
+        running: true,
+        paused: false,
+        health: Health::None,
+        pid: 1,
+        stop_signal: 15,
+        stop_timeout: None,
+        legs: Vec::new(),
+        network_mode: "default".to_owned(),
+        started_at: String::new(),
     }
 }
 

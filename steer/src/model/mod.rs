@@ -28,7 +28,7 @@ pub mod addresses;
 pub mod cause;
 pub mod desired;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 pub mod history;
 mod inherit;
 pub mod labels;

@@ -4,7 +4,7 @@ use steer_common::limits::MAX_NAME;
 use steer_common::service::ServiceInfo;
 
 use super::*;
-use crate::model::{Container, ContainerId, Health, NetworkLeg, PortSpec, Protocol};
+use crate::model::{Container, NetworkLeg, PortSpec, Protocol, fixtures};
 
 fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|&(label, value)| (label.to_owned(), value.to_owned())).collect()
@@ -276,18 +276,10 @@ fn container(mode: &str, legs: &[(&str, &str)]) -> Container {
         gateway: None,
     };
     Container {
-        id: ContainerId("c1".into()),
-        name: "web-1".into(),
         labels: labels(&[("com.docker.compose.project", "shop")]),
-        running: true,
-        paused: false,
-        health: Health::None,
-        pid: 1,
-        stop_signal: 15,
-        stop_timeout: None,
         legs: legs.iter().map(leg).collect(),
         network_mode: mode.into(),
-        started_at: String::new(),
+        ..fixtures::container("c1", "web-1")
     }
 }
 

@@ -74,24 +74,16 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::model::ContainerId;
+    use crate::model::fixtures;
 
     const TERM: i32 = 15;
 
     fn container(labels: &[(&str, &str)]) -> Container {
         Container {
-            id: ContainerId("1".to_owned()),
-            name: "api.1".to_owned(),
             labels: labels.iter().map(|(label, value)| ((*label).to_owned(), (*value).to_owned())).collect(),
-            running: true,
-            paused: false,
-            health: Health::None,
-            pid: 1,
             stop_signal: TERM,
             stop_timeout: Some(Duration::from_secs(10)),
-            legs: Vec::new(),
-            network_mode: String::new(),
-            started_at: String::new(),
+            ..fixtures::container("1", "api.1")
         }
     }
 

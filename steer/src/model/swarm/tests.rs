@@ -2,7 +2,7 @@ use rstest::rstest;
 
 use super::*;
 use crate::model::labels::{Defaults, spec_of_task};
-use crate::model::{ContainerId, Health, Problem, Spec};
+use crate::model::{Problem, Spec, fixtures};
 
 fn labels(more: &[(&str, &str)]) -> BTreeMap<String, String> {
     let swarm = [(SERVICE_ID, "s1"), (SERVICE_NAME, "web"), (TASK_ID, "t1"), ("com.docker.swarm.task", "")];
@@ -116,20 +116,7 @@ fn a_task_gets_its_leg_to_the_host() {
         subnet: None,
         gateway: None,
     };
-    let mut container = Container {
-        id: ContainerId("6184".to_owned()),
-        name: "web.1.t1".to_owned(),
-        labels: labels(&[]),
-        running: true,
-        paused: false,
-        health: Health::None,
-        pid: 1,
-        stop_signal: 15,
-        stop_timeout: None,
-        legs: vec![leg("ingress", "10.0.0.4")],
-        network_mode: "default".to_owned(),
-        started_at: String::new(),
-    };
+    let mut container = Container { legs: vec![leg("ingress", "10.0.0.4")], ..fixtures::container("6184", "web.1.t1") };
     add_gateway(&mut container, &Gateway::new());
     assert_eq!(container.legs.len(), 1);
     for address in ["172.18.0.3", "172.18.0.4"] {
