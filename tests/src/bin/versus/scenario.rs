@@ -10,9 +10,9 @@ use steer_tests::agent::{Agent, Attach};
 use steer_tests::docker::{Docker, Health, ServiceSpec};
 use steer_tests::http::Http;
 use steer_tests::load::Load;
-use steer_tests::panic;
 use steer_tests::report::Report;
 use steer_tests::world::HOST;
+use steer_tests::{pace, panic};
 
 use crate::bare;
 use crate::deed::{self, Wanted};
@@ -28,13 +28,6 @@ pub(crate) const CLOSERS: (u16, u32) = (40, 30);
 /// Clients that keep theirs for a few requests, and their requests per second.
 pub(crate) const KEEPERS: (u16, u32) = (16, 30);
 pub(crate) const PER_CONNECTION: u32 = 10;
-/// Often enough for a task to be ready soon; seldom later on, since each probe is a process in a machine that may be slow.
-pub(crate) const HEALTH: Health = Health {
-    interval: Duration::from_secs(10),
-    retries: 3,
-    start_period: Duration::from_secs(60),
-    start_interval: Some(Duration::from_secs(1)),
-};
 /// Seconds between the start and the listening of an app that is slow.
 pub(crate) const SLOW: &str = "2";
 /// How long the load goes on when all has been done.
@@ -269,11 +262,22 @@ fn take_off(agent: Agent) -> Result<(), Stop> {
     Ok(())
 }
 
+/// Often enough for a task to be ready soon; seldom later on. Each probe is a process: in a slow machine, four tasks that start and
+/// are probed each second are all that it does, whoever brings them connections.
+pub(crate) fn probes() -> Health {
+    Health {
+        interval: Duration::from_secs(10),
+        retries: 3,
+        start_period: Duration::from_secs(60),
+        start_interval: Some(pace::lasting(Duration::from_secs(1))),
+    }
+}
+
 fn spec(app: App, tasks: usize) -> ServiceSpec {
     let App { health, slow } = app;
     let mut spec = ServiceSpec::greeter(SERVICE).publish(PORT, 5000).replicas(tasks as i64);
     if health {
-        spec = spec.health(HEALTH);
+        spec = spec.health(probes());
     }
     if slow { spec.args(&["--listen-after", SLOW]) } else { spec }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::deed::PAUSE;
 use crate::measure::Figures;
 use crate::rows::Row;
-use crate::scenario::{CLOSERS, Fared, HEALTH, KEEPERS, PER_CONNECTION, SLOW, Way};
+use crate::scenario::{CLOSERS, Fared, KEEPERS, PER_CONNECTION, SLOW, Way, probes};
 
 /// The lines before and after a table in what is printed: `cargo xtask vm --versus` keeps what is between them.
 pub(crate) const MARK: &str = "== table";
@@ -69,14 +69,16 @@ fn write(out: &mut String, machine: &Machine, measured: &[Measured]) -> std::fmt
 fn legend(out: &mut String) -> std::fmt::Result {
     let (new, new_rate) = CLOSERS;
     let (kept, kept_rate) = KEEPERS;
-    let (probes, pause) = (HEALTH.interval.as_secs(), PAUSE.as_secs());
+    let health = probes();
+    let (probes, at_first, pause) =
+        (health.interval.as_secs(), health.start_interval.unwrap_or(health.interval).as_secs(), PAUSE.as_secs());
     writeln!(
         out,
         "* Each cell: the mesh alone / with steer. Which of the two is measured first changes from row to row."
     )?;
     writeln!(
         out,
-        "* Four tasks; six for scaling. Healthcheck: every second at the start, then every {probes} s. Slow to listen: {SLOW} s after its \
+        "* Four tasks; six for scaling. Healthcheck: every {at_first} s at the start, then every {probes} s. Slow to listen: {SLOW} s after its \
          start. Pause: {pause} s."
     )?;
     writeln!(
