@@ -15,6 +15,9 @@
 //! | `uplinks` | where clients come in: attach, follow the host's interfaces and addresses |
 //! | `takeover` | the place of another version of steer |
 //! | `reconcile` | desired, plan, apply |
+//! | `look` | what has to be looked at because nobody tells |
+//! | `veths` | the host's ends of containers' veths |
+//! | `problems` | what is wrong, by who found it |
 //! | `edges` | what the kernel saw happen to backends |
 //! | `waiting` | the clients that wait for a backend |
 //! | `happened` | what is told of backends: the history, and who told first of a stop |
@@ -27,10 +30,12 @@ mod docker;
 mod edges;
 mod flows;
 mod happened;
+mod look;
 mod notify;
 mod observe;
 mod operator;
 mod places;
+mod problems;
 mod questions;
 mod reconcile;
 mod run;
@@ -39,6 +44,7 @@ mod swarm;
 mod takeover;
 pub mod tracked;
 mod uplinks;
+mod veths;
 mod vips;
 mod waiting;
 
@@ -65,6 +71,7 @@ use crate::model::stops::Stops;
 use crate::model::swarm::disabled::Disabled;
 use crate::model::undescribed::Undescribed;
 use crate::model::{ContainerId, Problem, UnixMicros};
+use problems::Source;
 use tracked::Tracked;
 pub use uplinks::check as check_interfaces;
 
@@ -123,19 +130,6 @@ pub struct Agent {
     swept: Option<Instant>,
     /// Drift of live counts seen by that.
     drift: BTreeMap<BackendId, i64>,
-}
-
-/// Where problems come from.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Source {
-    Docker,
-    Swarm,
-    Vips,
-    Container(ContainerId),
-    Uplink,
-    Desired,
-    Plan,
-    Takeover,
 }
 
 impl Agent {
