@@ -123,3 +123,20 @@ fn detach_at_once_leaves_nothing_over_tc() {
 fn detach_at_once_leaves_nothing_over_xdp() {
     detach_at_once_leaves_nothing(Attach::Xdp);
 }
+
+#[test]
+fn without_an_agent_nobody_waits_for_the_connections_of_a_backend_that_is_gone() {
+    let Some(mut stage) = Stage::set(Attach::Tc, &["one"], &[]) else { return };
+    let long = LongLived::start(&stage.world.client, ECHO);
+    stage.agent.kill9();
+    stage.docker.remove("one");
+    wait_until("its connection breaks", LIMIT, || if long.is_over() { Ok(()) } else { Err("it lives") });
+    drop(long.finish());
+
+    let mut detach = stage.agent.command(&["detach"]).stdout(Stdio::null()).spawn().expect("steer can be started");
+    wait_until("steer leaves", LIMIT, || match detach.try_wait() {
+        Ok(Some(status)) if status.success() => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    assert_off_the_host(&stage);
+}

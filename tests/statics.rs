@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use steer::dataplane::attach;
+use steer_common::limits::ABI;
 use steer_tests::agent::{Agent, Attach, Problem};
 use steer_tests::greeter::Greeter;
 use steer_tests::http::Http;
@@ -230,4 +233,70 @@ fn where_xdp_is_refused_clients_are_steered_over_tcx_and_it_is_told() {
     world.host.ip("link del d1");
     let status = agent.wait_for("it answers", |status| status.agent.alive);
     assert_eq!((status.problems.len(), agent.links()), (1, links), "{status}");
+}
+
+/// Ids of the links at a pin that has one, so that another link is another id.
+fn link_id(agent: &Agent, name: &str) -> String {
+    let pin = agent.pins().join(format!("v{ABI}")).join("links").join(name);
+    let kind = if attach::ingress_hook() == "tcx" { "link" } else { "prog" };
+    let output = Command::new("bpftool").args(["-j", kind, "show", "pinned"]).arg(pin).output().expect("bpftool runs");
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("bpftool tells JSON");
+    told["id"].to_string()
+}
+
+#[test]
+fn an_interface_that_gets_another_name_keeps_what_is_attached_to_it() {
+    if skip::without(&[Need::Root, Need::Steer, Need::Program("bpftool")]) {
+        return;
+    }
+    let world = World::new();
+    let mut agent = Agent::start_raw(&world, &["--no-docker", "--attach", "tc"]);
+    agent.wait_for("it is attached", |status| status.agent.alive);
+    let before = link_id(&agent, "tcx-u0");
+    let renamed = world.host.command("ip").args(["link", "set", "u0", "name", "u9"]).output().expect("ip runs");
+    if !renamed.status.success() {
+        // Before Linux 6.2.
+        return skip::not_of_this_kind("this kernel renames no interface that is up");
+    }
+    wait_until("its link is called after it", Duration::from_secs(5), || {
+        let links = agent.links();
+        let has = |name: &str| links.iter().any(|link| link == name);
+        if has("tcx-u9") && !has("tcx-u0") { Ok(()) } else { Err(format!("{links:?}")) }
+    });
+    assert_eq!(link_id(&agent, "tcx-u9"), before, "it was never off");
+    let status = agent.status();
+    assert!(status.problems.is_empty(), "{status}");
+}
+
+#[test]
+fn an_agent_that_is_started_with_other_arguments_does_as_they_say_or_tells() {
+    if skip::without(&[Need::Root, Need::Steer]) {
+        return;
+    }
+    let world = World::new();
+    let few = world.file("few.toml", "[agent]\nmax_flows = 2048\n").display().to_string();
+    let arguments = |attach| ["--no-docker", "--interface", "u0", "--attach", attach];
+    let mut agent = Agent::start_raw(&world, &arguments("xdp"));
+    let mode = |agent: &mut Agent| {
+        agent.wait_for("it is attached", |status| status.agent.alive);
+        let told = world.host.output("ip", "-d link show u0");
+        let word =
+            told.split_whitespace().find(|word| word.starts_with("xdp") || *word == "prog/xdp").map(str::to_owned);
+        word.unwrap_or(told)
+    };
+    assert_eq!(mode(&mut agent), "xdp");
+    for (attach, expected) in [("generic", "xdpgeneric"), ("xdp", "xdp")] {
+        agent.kill9();
+        agent.restart_with(&arguments(attach));
+        wait_until("XDP runs as asked for", LIMIT, || match mode(&mut agent) {
+            mode if mode == expected => Ok(()),
+            mode => Err(mode),
+        });
+        assert_eq!(agent.status().problems, []);
+    }
+    // The size of a table that is there cannot change.
+    agent.kill9();
+    agent.restart_with(&[&arguments("xdp")[..], &["--config", &few]].concat());
+    let status = agent.wait_for("it is told", |status| !status.problems.is_empty());
+    assert!(status.problems[0].message.contains("max_flows = 2048 is not in force"), "{status}");
 }

@@ -8,14 +8,17 @@ use std::ops::{ControlFlow, Deref};
 use std::vec::Vec;
 
 use crate::addr::{Addr, Port, TCP};
-use crate::backend::{BackendEntry, BackendId, BackendState, EndpointEntry, EndpointKey, NoticeKind};
+use crate::backend::{BackendEntry, BackendId};
+use crate::endpoint::{EndpointEntry, EndpointKey};
 use crate::flow::{FlowEntry, FlowKey, ForeignKey, SocketEntry};
 use crate::limits::MAX_REFUSALS;
+use crate::notice::NoticeKind;
 use crate::open::NewFlow;
 use crate::pick::Fit;
 use crate::reverse::reverse;
 use crate::service::{AllowKey, Balance, FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceState};
 use crate::slot::SlotTable;
+use crate::state::BackendState;
 use crate::steer::{Nanos, Segment, steer};
 use crate::tables::{Connection, Listening, NoneSince, Remembers, Table, Tables};
 use crate::tcp::TcpFlags;

@@ -10,7 +10,11 @@
 //! | [`limits`] | every bound, every map's size, the ABI version |
 //! | [`service`] | frontends and services: what a client connects to |
 //! | [`slot`] | the slot table: which backend takes the next flow |
-//! | [`backend`] | backends, their states, and how a reply finds its backend |
+//! | [`backend`] | backends: where they are |
+//! | [`state`] | the state of a backend |
+//! | [`edge`] | what the kernel sees happen to its processes |
+//! | [`notice`] | what the kernel tells the agent |
+//! | [`endpoint`] | how a reply finds its backend |
 //! | [`flow`] | the record of one client connection |
 //! | [`tcp`] | flags and the state machine of a steered connection |
 //! | [`tables`] | the lookups and writes a decision needs |
@@ -33,16 +37,20 @@ extern crate std;
 pub mod addr;
 pub mod backend;
 pub mod csum;
+pub mod edge;
+pub mod endpoint;
 pub mod flow;
 pub mod hash;
 pub mod limits;
 mod mesh;
+pub mod notice;
 pub mod open;
 pub mod pick;
 pub mod recover;
 pub mod reverse;
 pub mod service;
 pub mod slot;
+pub mod state;
 pub mod steer;
 pub mod tables;
 pub mod tcp;
@@ -71,11 +79,11 @@ pod!(
     backend::BackendEntry,
     backend::BackendInfo,
     backend::BackendStats,
-    backend::EdgeEntry,
-    backend::EndpointEntry,
-    backend::EndpointKey,
-    backend::InitEntry,
-    backend::StateEntry,
+    edge::EdgeEntry,
+    endpoint::EndpointEntry,
+    endpoint::EndpointKey,
+    edge::InitEntry,
+    state::StateEntry,
     flow::FlowEntry,
     flow::FlowKey,
     flow::ForeignKey,

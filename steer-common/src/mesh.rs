@@ -75,12 +75,10 @@ pub(crate) fn pass_on<T: Tables>(
 mod tests {
     use super::*;
     use crate::addr::Port;
-    use crate::backend::BackendState::{Draining, Ready, Unready};
     use crate::fixtures::{ACK, CLIENT, FIN, HOST2, RST, WEB, World, addr, backend_of, from_client, to};
     use crate::limits::{ESTABLISHED_SECS, PENDING_SECS};
-    use crate::verdict::Counter::{
-        DropHold, FollowRecovered, PassMesh, PassMeshFlow, ResetNoBackend, SteerNew, SteerReuse,
-    };
+    use crate::state::BackendState::{Draining, Ready, Unready};
+    use crate::verdict::Counter::{DropHold, FollowRecovered, PassMesh, PassMeshFlow, SteerNew, SteerReuse};
 
     const PORT: u16 = 40_000;
     const TO_MESH: Verdict = Verdict::Pass(PassMesh);
@@ -132,7 +130,7 @@ mod tests {
         assert_eq!(world.syn(PORT + 1, 1, 3), to(2, SteerNew));
         world.set(2, Unready);
         assert_eq!(world.syn(PORT + 3, 1, 4), Verdict::Drop(DropHold));
-        assert_eq!(world.syn(PORT + 3, 1, 14), Verdict::Reset(ResetNoBackend), "not for longer than the service says");
+        assert_eq!(world.syn(PORT + 3, 1, 14), TO_MESH, "not for longer than the service says");
         world.lease_over = true;
         assert_eq!(world.syn(PORT + 4, 1, 15), TO_MESH, "who knows where they are by now");
         world.lease_over = false;

@@ -137,7 +137,7 @@ pub(crate) fn open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, new:
             leave(tables, key, &entry, may_replace);
             Verdict::Pass(Counter::PassMesh)
         } else if request.taken.is_empty() {
-            on_none(tables, key, &entry, service, now)
+            on_none(tables, key, &entry, service, now, may_replace)
         } else {
             // Others find a backend, this client's port must wait for its other flow to end: no matter of the service's.
             Verdict::Drop(Counter::DropLanes)
@@ -195,12 +195,23 @@ pub(crate) fn entry_of(
     }
 }
 
-/// No backend: the client waits (its SYN is kept), but not for longer than the service says.
+/// No backend: the client waits (its SYN is kept), but not for longer than the service says. Where there is a mesh it has the last word:
+/// it may know of a listener that cannot be seen from here.
 #[inline(always)]
-fn on_none<T: Tables>(tables: &T, key: &FlowKey, entry: &FlowEntry, service: &ServiceEntry, now: Nanos) -> Verdict {
+fn on_none<T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    entry: &FlowEntry,
+    service: &ServiceEntry,
+    now: Nanos,
+    may_replace: bool,
+) -> Verdict {
     if may_hold(tables, key.service, service, now) {
         tables.hold(key, entry);
         Verdict::Drop(Counter::DropHold)
+    } else if service.has_mesh() {
+        leave(tables, key, entry, may_replace);
+        Verdict::Pass(Counter::PassMesh)
     } else {
         Verdict::Reset(Counter::ResetNoBackend)
     }

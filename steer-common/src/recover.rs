@@ -7,7 +7,8 @@
 use core::ops::ControlFlow;
 
 use crate::addr::{Addr, Port};
-use crate::backend::{BackendId, EndpointEntry, EndpointKey};
+use crate::backend::BackendId;
+use crate::endpoint::{EndpointEntry, EndpointKey};
 use crate::flow::{FlowEntry, FlowKey, ForeignKey, SocketEntry};
 use crate::limits::{LANES, MAX_SCAN};
 use crate::open::{NewFlow, entry_of};
@@ -176,11 +177,11 @@ fn free_lane<T: Tables>(tables: &T, key: &mut FlowKey) -> bool {
 mod tests {
     use super::*;
     use crate::addr::TCP;
-    use crate::backend::BackendState;
     use crate::fixtures::{
         ACK, CLIENT, FIN, HOST2, RST, SYN_ACK, UPLINK, WEB, World, addr, backend_addr, from_client, to,
     };
     use crate::service::ServiceEntry;
+    use crate::state::BackendState;
     use crate::verdict::Counter::{Follow, FollowRecovered, PassMeshFlow, PassNoFlow, PassToTc, ReplyRecovered};
 
     const PORT: u16 = 40_000;

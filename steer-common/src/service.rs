@@ -62,6 +62,19 @@ pub enum Balance {
 }
 
 impl Balance {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::RoundRobin, Self::LeastConn, Self::Maglev, Self::Source];
+
+    /// The word for it in labels, files and output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round-robin",
+            Self::LeastConn => "least-conn",
+            Self::Maglev => "maglev",
+            Self::Source => "source",
+        }
+    }
+
     /// From a map record; unknown values count as round robin.
     #[inline(always)]
     pub const fn from_u8(value: u8) -> Self {

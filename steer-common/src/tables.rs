@@ -6,12 +6,15 @@
 use core::ops::{ControlFlow, Deref};
 
 use crate::addr::{Addr, Port};
-use crate::backend::{BackendEntry, BackendId, BackendState, EndpointEntry, EndpointKey, NoticeKind};
+use crate::backend::{BackendEntry, BackendId};
+use crate::endpoint::{EndpointEntry, EndpointKey};
 use crate::flow::{FlowEntry, FlowKey, ForeignKey, SocketEntry};
+use crate::notice::NoticeKind;
 use crate::open::NewFlow;
 use crate::pick::Fit;
 use crate::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceId};
 use crate::slot::SlotTable;
+use crate::state::BackendState;
 use crate::verdict::Verdict;
 use crate::vip::VipMember;
 
@@ -84,7 +87,7 @@ pub trait Tables {
     fn slots(&self, id: ServiceId) -> Option<&SlotTable>;
 
     fn backend(&self, id: BackendId) -> Option<&BackendEntry>;
-    /// What a new flow may take the backend for, and whether listening decides (see [`crate::backend::StateEntry`]).
+    /// What a new flow may take the backend for, and whether listening decides (see [`crate::state::StateEntry`]).
     fn backend_state(&self, id: BackendId) -> (BackendState, bool);
     /// Whether there is a listener behind that port of a backend, at this very instant.
     fn listens(&self, backend: &BackendEntry, target: Port) -> Listening;

@@ -6,8 +6,9 @@
 use core::ops::ControlFlow;
 
 use crate::addr::{Addr, Port};
-use crate::backend::{BackendId, BackendState};
+use crate::backend::BackendId;
 use crate::limits::MAX_VIP_MEMBERS;
+use crate::state::BackendState;
 use crate::tables::{Listening, Tables};
 
 /// A virtual address, as one network namespace sees it. Key of `VIP_KEYS`; the value is an index into `VIPS`.
@@ -108,19 +109,32 @@ pub fn pick_task<T: Tables>(tables: &T, vip: &VipEntry, ask: Ask) -> Option<VipM
 #[inline(always)]
 fn is_ready<T: Tables>(tables: &T, member: &VipMember, ask: Ask) -> bool {
     // Of a task that is no backend of this node, only the agent knows; of one on another node, it must have told lately.
-    let is_told_of = if member.backend.0 == 0 {
-        ask.is_fresh || member.flags & VipMember::REMOTE == 0
+    let (is_told_of, must_listen) = if member.backend.0 == 0 {
+        (ask.is_fresh || member.flags & VipMember::REMOTE == 0, false)
     } else {
-        is_ready_backend(tables, member)
+        judge(tables, member)
     };
-    is_told_of && !matches!(tables.task_listens(member, ask.port), Listening::No)
+    is_told_of
+        && match tables.task_listens(member, ask.port) {
+            Listening::Yes => true,
+            Listening::No => false,
+            Listening::Unknown => !must_listen,
+        }
 }
 
-/// The kernel may know more than the agent: it was sent its stop signal, or has ended.
+/// Whether a backend takes connections, and whether it must be seen to listen for that. The kernel may know more than the agent: it was
+/// sent its stop signal, or has ended.
 #[inline(always)]
-fn is_ready_backend<T: Tables>(tables: &T, member: &VipMember) -> bool {
-    tables.backend(member.backend).is_some_and(|backend| backend.generation == member.generation)
-        && matches!(tables.backend_state(member.backend).0, BackendState::Ready)
+fn judge<T: Tables>(tables: &T, member: &VipMember) -> (bool, bool) {
+    if tables.backend(member.backend).is_none_or(|backend| backend.generation != member.generation) {
+        return (false, false);
+    }
+    match tables.backend_state(member.backend) {
+        (BackendState::Ready, _) => (true, false),
+        // It lacks nothing but a listener at one of its ports, which need not be this one.
+        (BackendState::Starting | BackendState::Unready, true) => (true, true),
+        _ => (false, false),
+    }
 }
 
 const _: () = assert!(size_of::<VipKey>() == 24);
@@ -176,6 +190,17 @@ mod tests {
         assert_eq!(picked(&world, true), [2, 2, 3, 4]);
         world.replace(2);
         assert_eq!(picked(&world, true), [3, 3, 3, 4], "the id has another tenant");
+    }
+
+    #[test]
+    fn who_lacks_nothing_but_a_listener_is_ready_where_it_has_one() {
+        let mut world = World::with_backends(&[1, 2]);
+        world.set(1, BackendState::Starting);
+        assert_eq!(picked(&world, true), [2, 2, 3, 4]);
+        world.if_listening.insert(BackendId(1));
+        assert_eq!(picked(&world, true), [1, 2, 3, 4]);
+        world.deaf_tasks.insert((101, PORT));
+        assert_eq!(picked(&world, true), [2, 2, 3, 4]);
     }
 
     #[test]

@@ -43,5 +43,8 @@ pub(crate) fn reverse_tc(ctx: &TcContext, frame: Frame, addr: Addr, port: Port) 
 fn fix_tcp_checksum(ctx: &TcContext, old: Addr, new: Addr, old_port: Port, new_port: Port) -> Option<()> {
     let pseudo = u64::from(BPF_F_PSEUDO_HDR) | 4;
     ctx.l4_csum_replace(offset::TCP_CHECKSUM, old.v4_be().into(), new.v4_be().into(), pseudo).ok()?;
+    if old_port == new_port {
+        return Some(());
+    }
     ctx.l4_csum_replace(offset::TCP_CHECKSUM, old_port.0.into(), new_port.0.into(), 2).ok()
 }

@@ -7,7 +7,7 @@
 use aya_ebpf::Global;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel};
 use aya_ebpf::programs::RawTracePointContext;
-use steer_common::backend::EdgeKind;
+use steer_common::edge::EdgeKind;
 
 use crate::maps::{demote, forget_init, freeze, in_cgroup, init};
 

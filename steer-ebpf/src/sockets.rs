@@ -11,12 +11,14 @@ use aya_ebpf::bindings::{BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, bpf_sock_addr};
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::programs::{SockAddrContext, SockContext, SockOpsContext};
 use aya_ebpf::{EbpfContext as _, Global};
-use steer_common::addr::{Addr, Port, TCP};
-use steer_common::backend::{BackendId, BackendState, EndpointKey};
+use steer_common::addr::{Addr, Port, TCP, UDP};
+use steer_common::backend::BackendId;
+use steer_common::endpoint::EndpointKey;
 use steer_common::flow::LocalFlow;
 use steer_common::pick::{Request, Taken, pick};
 use steer_common::recover::remember;
 use steer_common::service::{FrontendEntry, FrontendKey};
+use steer_common::state::BackendState;
 use steer_common::tables::Tables as _;
 use steer_common::verdict::Counter;
 use steer_common::vip::{Ask, VipEntry, VipKey, VipMember, pick_task};
@@ -67,6 +69,11 @@ pub(crate) fn peername6(ctx: &SockAddrContext) {
 }
 
 pub(crate) fn release(ctx: &SockContext) {
+    // SAFETY: the context pointer is valid for the life of the program.
+    if unsafe { read_volatile(&raw const (*ctx.sock).protocol) } == UDP.into() {
+        // Many a host closes thousands of them in a second, and none was ever steered.
+        return;
+    }
     // SAFETY: the context pointer is valid for the life of the program.
     forget(unsafe { bpf_get_socket_cookie(ctx.as_ptr()) });
 }

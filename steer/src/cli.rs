@@ -305,7 +305,7 @@ mod tests {
     use clap::CommandFactory as _;
     use clap::error::ErrorKind;
     use rstest::rstest;
-    use steer_common::backend::BackendState;
+    use steer_common::state::BackendState;
 
     use super::*;
 

@@ -1,7 +1,7 @@
 //! A frontend that Swarm's routing mesh is behind too: what finds no ready backend is the mesh's, and stays so.
 
-use steer_common::backend::BackendState::{Draining, Ready, Unready};
 use steer_common::service::ServiceEntry;
+use steer_common::state::BackendState::{Draining, Ready, Unready};
 use steer_common::tcp::TcpState::{Established, FinForward, SynSent};
 use steer_common::verdict::Counter::{DropHold, Follow, PassMesh, PassMeshFlow, SteerNew, SteerReuse};
 use steer_tests::bpf::{Bench, CLIENT_PORT, FRONTEND, Flow, Hook, from_backend, from_client};

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use steer_common::addr::Port;
-use steer_common::backend::BackendState::{Draining, Ready, Unready};
 use steer_common::service::{Balance, ServiceEntry, ServiceId};
+use steer_common::state::BackendState::{Draining, Ready, Unready};
 use steer_common::tcp::TcpState::SynSent;
 use steer_common::verdict::Counter::{Follow, ResetNoBackend, SteerNew, SteerReuse};
 use steer_tests::bpf::{Bench, CLIENT_PORT, FRONTEND, Flow, Hook, backend_addr, from_client};

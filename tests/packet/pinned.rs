@@ -1,8 +1,8 @@
 //! A flow stays where it began, until it ends or its backend is gone.
 
 use steer_common::backend::BackendEntry;
-use steer_common::backend::BackendState::{Drained, Draining, Gone, Maintenance, Ready, Starting, Unready};
 use steer_common::service::Balance;
+use steer_common::state::BackendState::{Drained, Draining, Gone, Maintenance, Ready, Starting, Unready};
 use steer_common::tcp::TcpState::{Established, SynReceived, SynSent};
 use steer_common::verdict::Counter::{
     Follow, PassNoFlow, ResetGone, SteerAgain, SteerNew, SteerRetransmit, SteerReuse,

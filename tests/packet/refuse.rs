@@ -2,8 +2,8 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use steer_common::backend::BackendState::{Gone, Maintenance, Ready, Starting, Unready};
 use steer_common::service::{FrontendEntry, ServiceEntry};
+use steer_common::state::BackendState::{Gone, Maintenance, Ready, Starting, Unready};
 use steer_common::tcp::TcpState::SynSent;
 use steer_common::verdict::Counter::{
     DropHold, DropNotAllowed, Follow, PassClosed, PassNoFlow, ResetNoBackend, SteerNew, SteerRetransmit, SteerReuse,

@@ -1,7 +1,7 @@
 //! A backend answers a SYN with a reset: another one gets the SYN, and the client sees nothing of it.
 
-use steer_common::backend::BackendState::Unready;
 use steer_common::service::ServiceEntry;
+use steer_common::state::BackendState::Unready;
 use steer_common::tcp::TcpState::{Reset, SynSent};
 use steer_common::verdict::Counter::{DropRefused, Follow, SteerNew, SteerRetransmit};
 use steer_tests::bpf::{Bench, CLIENT_PORT, FRONTEND, Flow, Hook, from_backend, from_client};

@@ -48,7 +48,8 @@ pub(crate) struct Args {
     /// A test that would be skipped fails: this machine must have all that tests need
     #[arg(long)]
     no_skip: bool,
-    /// How many tests of a root tier run at once
+    /// How many tests of a root tier run at once, where its file says that they may (`side-by-side` in tests/Cargo.toml); others
+    /// measure times under load, and run one after the other
     #[arg(long, default_value_t = 1)]
     jobs: usize,
     /// Show what the tests of the root tiers print while they run, not behind them
@@ -69,9 +70,12 @@ impl Default for Args {
 impl Args {
     /// Every test, and none may be skipped.
     pub(crate) fn for_ci() -> Self {
-        Self { no_skip: true, retry: true, ..Self::default() }
+        Self { no_skip: true, retry: true, jobs: SIDE_BY_SIDE, ..Self::default() }
     }
 }
+
+/// Most of such a test's time is spent waiting for Docker.
+const SIDE_BY_SIDE: usize = 2;
 
 /// Tells the harness that a test may not be skipped (`tests/harness/skip.rs`).
 pub(crate) const NO_SKIP: &str = "STEER_TESTS_NO_SKIP";
@@ -176,7 +180,8 @@ fn run_root_tiers(args: &Args, tiers: &[Tier], privilege: Privilege, outcome: &m
     }
     for (tier, name, path) in binaries {
         println!("== test: {tier:?}: {name}");
-        let binary = Binary { args, privilege, name: &name, path: &path, vars: &vars, directory: &directory };
+        let jobs = if is_listed(&package.metadata, "side-by-side", &name) { args.jobs } else { 1 };
+        let binary = Binary { args, jobs, privilege, name: &name, path: &path, vars: &vars, directory: &directory };
         outcome.add(&name, binary.run());
     }
     Ok(())
@@ -185,6 +190,7 @@ fn run_root_tiers(args: &Args, tiers: &[Tier], privilege: Privilege, outcome: &m
 /// A test binary of a root tier.
 struct Binary<'a> {
     args: &'a Args,
+    jobs: usize,
     privilege: Privilege,
     name: &'a str,
     path: &'a Path,
@@ -194,9 +200,9 @@ struct Binary<'a> {
 
 impl Binary<'_> {
     fn run(&self) -> Result<Verdict> {
-        let Self { args, .. } = self;
+        let Self { args, jobs, .. } = self;
         let mut command = self.command();
-        let (counted, exit) = count(command.arg(format!("--test-threads={}", args.jobs)).args(&args.filter))?;
+        let (counted, exit) = count(command.arg(format!("--test-threads={jobs}")).args(&args.filter))?;
         if !args.retry {
             return Ok(Verdict::strict(&counted, exit));
         }
@@ -216,7 +222,7 @@ impl Binary<'_> {
     }
 
     fn command(&self) -> Command {
-        let Self { args, privilege, name: _, path, vars, directory } = self;
+        let Self { args, jobs: _, privilege, name: _, path, vars, directory } = self;
         let mut command = privilege.command(path.as_os_str(), vars);
         // Without either, what a skipped test says would stay hidden.
         command.current_dir(directory).arg(if args.nocapture { "--nocapture" } else { "--show-output" });
@@ -263,19 +269,33 @@ pub(crate) fn test_package() -> Result<Package> {
 /// The tier of a test file: as `[package.metadata.tiers]` in `tests/Cargo.toml` says (`docker = ["rolling", ...]`), else by its
 /// name: `packet*`, `docker*`, `nodes*`, and any other needs network namespaces.
 fn tier_of(name: &str, metadata: &serde_json::Value) -> Tier {
-    let says = |tier: &str| {
-        let names = metadata.get("tiers").and_then(|tiers| tiers.get(tier)).and_then(|names| names.as_array());
-        names.is_some_and(|names| names.iter().any(|listed| listed == name))
-    };
+    let lists = metadata.get("tiers").unwrap_or(&serde_json::Value::Null);
+    let says = |tier: &str| is_listed(lists, tier, name);
     let tiers = [(Tier::Packet, "packet"), (Tier::Netns, "netns"), (Tier::Docker, "docker"), (Tier::Nodes, "nodes")];
     let listed = tiers.iter().find(|(_, word)| says(word));
     let named = || tiers.iter().find(|(_, word)| name.starts_with(word));
     listed.or_else(named).map_or(Tier::Netns, |(tier, _)| *tier)
 }
 
+/// Whether the list of that name has it.
+fn is_listed(lists: &serde_json::Value, list: &str, name: &str) -> bool {
+    lists.get(list).and_then(serde_json::Value::as_array).is_some_and(|names| names.iter().any(|listed| listed == name))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_test_file_that_is_listed_is_there() {
+        let package = test_package().unwrap();
+        let files: Vec<_> = package.targets.iter().map(|target| target.name.as_str()).collect();
+        let tiers = package.metadata["tiers"].as_object().unwrap();
+        let lists = tiers.values().chain([&package.metadata["side-by-side"]]);
+        for name in lists.flat_map(|list| list.as_array().unwrap()) {
+            assert!(files.contains(&name.as_str().unwrap()), "{name}");
+        }
+    }
 
     #[test]
     fn a_test_file_has_the_tier_it_is_listed_in_or_named_after() {

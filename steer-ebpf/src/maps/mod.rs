@@ -12,18 +12,19 @@ use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage};
 use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_ktime_get_ns, bpf_sk_storage_get};
 use aya_ebpf::macros::btf_map;
-use steer_common::backend::{
-    BackendEntry, BackendInfo, BackendStats, EdgeEntry, EdgeKind, EndpointEntry, EndpointKey, InitEntry, Notice,
-    StateEntry,
-};
+use steer_common::backend::{BackendEntry, BackendInfo, BackendStats};
+use steer_common::edge::{EdgeEntry, EdgeKind, InitEntry};
+use steer_common::endpoint::{EndpointEntry, EndpointKey};
 use steer_common::flow::{FlowEntry, FlowKey, ForeignKey, LocalFlow, PendingEntry, SocketEntry};
 use steer_common::limits::{
     MAX_ALLOW, MAX_BACKENDS, MAX_FLOWS, MAX_FOREIGN, MAX_FRONTENDS, MAX_HELD, MAX_LOCAL_FLOWS, MAX_PENDING, MAX_PORTS,
     MAX_SERVICES, MAX_VIP_KEYS, MAX_VIPS, NOTICES_BYTES,
 };
+use steer_common::notice::Notice;
 use steer_common::open::NewFlow;
 use steer_common::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceInfo, ServiceState};
 use steer_common::slot::SlotTable;
+use steer_common::state::StateEntry;
 use steer_common::verdict::Counter;
 use steer_common::vip::{VipEntry, VipKey};
 

@@ -9,15 +9,16 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_loop};
 use steer_common::addr::{Addr, Port};
-use steer_common::backend::{
-    BackendEntry, BackendId, BackendState, BackendStats, EndpointEntry, EndpointKey, Notice, NoticeKind,
-};
+use steer_common::backend::{BackendEntry, BackendId, BackendStats};
+use steer_common::endpoint::{EndpointEntry, EndpointKey};
 use steer_common::flow::{FlowEntry, FlowKey, ForeignKey, PendingEntry, SocketEntry};
 use steer_common::limits::{MAX_REFUSALS, MAX_SEARCHES};
+use steer_common::notice::{Notice, NoticeKind};
 use steer_common::open::NewFlow;
 use steer_common::pick::{Fit, NOBODY};
 use steer_common::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceState};
 use steer_common::slot::SlotTable;
+use steer_common::state::BackendState;
 use steer_common::tables::{Connection, Listening, NoneSince, Remembers, Table, Tables};
 use steer_common::verdict::{Counter, Verdict};
 use steer_common::vip::VipMember;

@@ -9,7 +9,7 @@ use crate::host::clock::since_boot;
 use crate::model::swarm::vips::Vip;
 
 /// What was said of the tasks behind a virtual address.
-pub(super) struct Said {
+pub(super) struct Binding {
     /// As it was when that was asked.
     pub(super) vip: Vip,
     /// `None` = there was no answer, or none with addresses.
@@ -34,15 +34,15 @@ impl Agent {
         }
     }
 
-    /// Takes in what was answered to what was `asked` then.
-    pub(super) fn take_bindings(&mut self, asked: Duration, said: &[Said]) {
-        let before = self.disabled.tasks(since_boot());
-        for Said { vip, addresses } in said {
+    /// Takes in what was answered to what was `asked` then; whether that changes anything.
+    pub(super) fn take_bindings(&mut self, asked: Duration, bindings: &[Binding]) -> bool {
+        for Binding { vip, addresses } in bindings {
             self.disabled.answered(vip, addresses.as_ref(), asked);
         }
-        let now = self.disabled.tasks(since_boot());
-        if now != before {
-            tracing::debug!(tasks = ?now, "Swarm sends nothing new to these");
+        let is_news = self.are_others_disabled();
+        if is_news {
+            tracing::debug!(tasks = ?self.disabled.tasks(since_boot()), "Swarm sends nothing new to these");
         }
+        is_news
     }
 }

@@ -15,22 +15,53 @@ use crate::model::swarm::Membership;
 use crate::model::undescribed::Undescribed;
 use crate::model::{Container, ContainerId, Problem};
 
+/// How the agent stands with Docker.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) enum Link {
+    #[default]
+    Lost,
+    /// Events flow, from a Docker of this version; what ran before them it has not said.
+    Connected(String),
+    /// It has said that, too.
+    Listed(String),
+}
+
+impl Link {
+    pub(super) fn is_connected(&self) -> bool {
+        *self != Self::Lost
+    }
+
+    pub(super) fn is_listed(&self) -> bool {
+        self.listed().is_some()
+    }
+
+    /// The version of a Docker all of which is known.
+    pub(super) fn listed(&self) -> Option<&str> {
+        if let Self::Listed(version) = self { Some(version) } else { None }
+    }
+
+    /// It has said what runs. Whoever says so after the connection was lost does not count.
+    fn has_listed(&mut self) {
+        if let Self::Connected(version) = self {
+            *self = Self::Listed(std::mem::take(version));
+        }
+    }
+}
+
 impl Agent {
     pub(super) fn on_feed(&mut self, feed: Feed) {
         match feed {
             Feed::Connected(version) => {
                 self.problems.remove(&Source::Docker);
                 tracing::info!(docker = version.engine, api = %version.negotiated, "connected to Docker");
-                self.docker_version = Some(version.engine);
-                self.is_current = false;
+                self.docker = Link::Connected(version.engine);
                 self.list(true);
             }
             Feed::Lost(error) => {
                 let message =
                     format!("{error:#}; what is steered stays as it is, and is read anew when Docker is back");
                 tracing::error!(error = message, "Docker's event stream is lost");
-                self.docker_version = None;
-                self.is_current = false;
+                self.docker = Link::Lost;
                 let problem = Problem { container: "Docker".to_owned(), label: None, message };
                 self.problems.insert(Source::Docker, vec![problem]);
             }
@@ -71,11 +102,11 @@ impl Agent {
                     applied_after(received, "kill");
                 }
             }
-            EventKind::Die { .. } | EventKind::Destroy => {
+            EventKind::Die | EventKind::Destroy => {
                 let what = if kind == EventKind::Destroy { "destroy" } else { "die" };
                 self.places.leave(&id);
                 self.forget(&id, Cause::new(cause::Source::Event, what));
-                applied_after(received, "die");
+                applied_after(received, what);
             }
             EventKind::Health(health) => {
                 if let Some(tracked) = self.tracked.get_mut(&id) {
@@ -94,7 +125,7 @@ impl Agent {
                     self.ask(&id);
                 }
             }
-            EventKind::Rename { .. } => self.ask(&id),
+            EventKind::Rename => self.ask(&id),
             // Not a container's.
             EventKind::Swarm => {}
             EventKind::NetworkConnect | EventKind::NetworkDisconnect => {
@@ -114,7 +145,7 @@ impl Agent {
     /// Asks for all containers; `anew`: whatever the answers under way will say.
     pub(super) fn list(&mut self, anew: bool) {
         if let Some(docker) = &self.settings.docker
-            && self.docker_version.is_some()
+            && self.docker.is_connected()
         {
             self.questions.list(docker, anew);
         }
@@ -126,11 +157,13 @@ impl Agent {
         }
     }
 
-    pub(super) fn on_answer(&mut self, answer: Answer) {
+    /// Takes in an answer; whether anything may follow from it.
+    pub(super) fn on_answer(&mut self, answer: Answer) -> bool {
+        let mut is_news = true;
         match answer {
             Answer::List(turn, Ok(listed)) => self.on_list(turn, listed),
             Answer::List(turn, Err(error)) => {
-                if self.questions.listed(turn) && self.docker_version.is_some() {
+                if self.questions.listed(turn) && self.docker.is_connected() {
                     let message = format!("{error:#}; what is known stays, and the next resync asks again");
                     let problem = Problem { container: "Docker".to_owned(), label: None, message };
                     self.say(Source::Docker, vec![problem]);
@@ -139,13 +172,15 @@ impl Agent {
             Answer::Container(id, turn, answer) => self.on_container(&id, turn, answer),
             Answer::Swarm(told) => {
                 self.questions.swarm_answered();
-                if self.docker_version.is_some() && self.take_swarm(told) {
+                if self.docker.is_connected() && self.take_swarm(told) {
                     self.list(false);
                 }
             }
-            Answer::Bindings { asked, said } => self.take_bindings(asked, &said),
+            // There are several in a second, and hardly ever news.
+            Answer::Bindings { asked, bindings } => is_news = self.take_bindings(asked, &bindings),
         }
         self.questions.rest();
+        is_news
     }
 
     fn on_container(&mut self, id: &ContainerId, turn: Turn, answer: Result<Option<Container>>) {
@@ -175,7 +210,7 @@ impl Agent {
     /// Takes in a list, but for containers of which something newer is known, or will be.
     fn on_list(&mut self, turn: Turn, listed: Listed) {
         // One of a Docker that is lost: when it is back it is asked anew.
-        if !self.questions.listed(turn) || self.docker_version.is_none() {
+        if !self.questions.listed(turn) || !self.docker.is_connected() {
             return;
         }
         let Listed { containers, unknown, swarm } = listed;
@@ -194,7 +229,7 @@ impl Agent {
             _ => None,
         });
         let known = self.tracked.keys().chain(with_problem);
-        let gone: BTreeSet<_> = known.filter(|id| is_docker(id) && !there.contains(id)).cloned().collect();
+        let gone: BTreeSet<_> = known.filter(|id| !id.is_static() && !there.contains(id)).cloned().collect();
         for id in gone {
             if self.is_newer_than(turn, &id) {
                 self.ask(&id);
@@ -210,14 +245,11 @@ impl Agent {
             self.observe(container, Cause::new(cause::Source::Resync, "listed"));
         }
         self.problems.remove(&Source::Docker);
-        (self.undescribed, self.is_current) = (Undescribed::Only(undescribed), true);
+        self.undescribed = Undescribed::Only(undescribed);
+        self.docker.has_listed();
     }
 
     fn is_newer_than(&self, turn: Turn, id: &ContainerId) -> bool {
         self.questions.is_asked(id) || self.questions.order.is_stale(turn, id)
     }
-}
-
-pub(super) fn is_docker(id: &ContainerId) -> bool {
-    !id.0.starts_with(super::statics::PREFIX)
 }

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use steer_common::addr::Port;
-use steer_common::backend::{BackendId, InitEntry, Notice, NoticeKind};
+use steer_common::backend::BackendId;
+use steer_common::edge::InitEntry;
 use steer_common::flow::ForeignKey;
+use steer_common::notice::{Notice, NoticeKind};
 
 use super::Agent;
 use super::takeover::Takeover;
@@ -25,6 +27,8 @@ pub(super) struct Edges {
     freezers: Freezers,
     /// The first process and the cgroup of each backend, as the kernel was told.
     inits: BTreeMap<BackendKey, Init>,
+    /// Those of whom it could not be told all.
+    untold: BTreeSet<BackendKey>,
 }
 
 /// What the kernel is told of a backend, to know what happens to it.
@@ -38,7 +42,7 @@ struct Init {
 impl Edges {
     pub(super) fn open(paths: &Paths) -> Result<Self> {
         let freezers = Freezers::new().context("setting up inotify, for cgroups that are frozen")?;
-        Ok(Self { notices: Notices::open(paths)?, freezers, inits: BTreeMap::new() })
+        Ok(Self { notices: Notices::open(paths)?, freezers, inits: BTreeMap::new(), untold: BTreeSet::new() })
     }
 
     /// Waits until the kernel has something to tell. Cancel-safe: nothing is taken out.
@@ -71,6 +75,11 @@ impl Agent {
             self.set_paused(container, *is_frozen);
         }
         !changes.is_empty()
+    }
+
+    /// It has ended, or is about to be watched anew.
+    pub(super) fn forget_freezer(&mut self, id: &ContainerId) {
+        self.edges.freezers.forget(id);
     }
 
     /// Watches for a container being frozen by version 1, whether or not it is in a group of version 2 too.
@@ -120,7 +129,7 @@ impl Agent {
         self.applied.backends.keys().find(is_it).map(|key| key.container.clone())
     }
 
-    /// Looks for edges that no notice told of: the ring was full.
+    /// Looks for edges that no notice told of: the ring was full. What the kernel could not be told is told it again.
     pub(super) fn look_at_edges(&mut self) {
         let known: Vec<_> = self.tracked.values().map(|tracked| (tracked.id.clone(), tracked.key())).collect();
         for (id, key) in known {
@@ -128,62 +137,71 @@ impl Agent {
             let Ok(edge) = self.maps.edges(applied.id) else { continue };
             self.take_edge(&id, &edge);
         }
+        for key in std::mem::take(&mut self.edges.untold) {
+            self.edges.inits.remove(&key);
+        }
     }
 
     /// Tells the kernel which processes are the first ones of backends, and which cgroups are theirs.
     pub(super) fn tell_inits(&mut self) {
-        let mut wanted = BTreeMap::new();
-        for tracked in self.tracked.values() {
-            let key = tracked.key();
-            if let (Ok(pid @ 1..), Some(applied), false) =
-                (u32::try_from(tracked.pid), self.applied.backends.get(&key), tracked.exited.is_some())
-            {
-                let entry = InitEntry {
-                    generation: applied.entry.generation,
-                    backend: applied.id,
-                    stop_signal: tracked.stop_signal as u16,
-                };
-                wanted.insert(key, Init { pid, cgroup: tracked.cgroup, entry });
-            }
-        }
-        for (key, Init { pid, cgroup, .. }) in &self.edges.inits {
-            if wanted.get(key) != self.edges.inits.get(key) {
+        let wanted = self.wanted_inits();
+        let before = std::mem::take(&mut self.edges.inits);
+        let changed = |(key, init): &(&BackendKey, &Init)| before.get(key) != Some(init);
+        for (key, init) in &before {
+            if wanted.get(key) != Some(init) {
                 // It may have ended, and the kernel has taken it out by itself; its id may be another backend's by now.
-                if !wanted.values().any(|init| init.pid == *pid) {
-                    let _ = self.maps.inits.remove(pid);
-                }
-                if let Some(cgroup) = cgroup {
-                    let _ = self.maps.cgroups.remove(cgroup);
-                }
+                let is_reused = wanted.values().any(|other| other.pid == init.pid);
+                self.untell(init, is_reused);
+                self.edges.untold.remove(key);
             }
         }
-        for (key, init) in &wanted {
-            if self.edges.inits.get(key) == Some(init) {
-                continue;
-            }
-            let Init { pid, cgroup, entry } = init;
-            if let Err(error) = self.maps.inits.insert(*pid, *entry, 0) {
+        for (key, init) in wanted.iter().filter(changed) {
+            if let Err(error) = self.tell_init(init) {
                 tracing::error!(
-                    container = %key.container, pid, %error,
-                    "telling the kernel which process is its first failed: its stop is seen by Docker's event only"
+                    container = %key.container, pid = init.pid, error = format!("{error:#}"),
+                    "what the kernel would see of it is seen by Docker's events only; the kernel is told again with the next resync"
                 );
-            }
-            if let Some(Err(error)) = cgroup.map(|cgroup| self.maps.cgroups.insert(cgroup, *entry, 0)) {
-                tracing::error!(
-                    container = %key.container, %error,
-                    "telling the kernel which cgroup is its own failed: its pause is seen by Docker's event only"
-                );
+                self.edges.untold.insert(key.clone());
             }
             // Between Docker's answer and now it may have ended, and its id may be another's.
-            let is_still = self.tracked.values().any(|tracked| tracked.key() == *key && tracked.is_process(*pid));
-            if !is_still {
-                let _ = self.maps.inits.remove(pid);
-                if let Some(cgroup) = cgroup {
-                    let _ = self.maps.cgroups.remove(cgroup);
-                }
+            if !self.tracked.values().any(|tracked| tracked.key() == *key && tracked.is_process(init.pid)) {
+                self.untell(init, false);
             }
         }
         self.edges.inits = wanted;
+    }
+
+    fn wanted_inits(&self) -> BTreeMap<BackendKey, Init> {
+        let init = |tracked: &Tracked| {
+            let key = tracked.key();
+            let pid = u32::try_from(tracked.pid).ok().filter(|pid| *pid > 0 && tracked.exited.is_none())?;
+            let applied = self.applied.backends.get(&key)?;
+            let entry = InitEntry {
+                generation: applied.entry.generation,
+                backend: applied.id,
+                stop_signal: tracked.stop_signal as u16,
+            };
+            Some((key, Init { pid, cgroup: tracked.cgroup, entry }))
+        };
+        self.tracked.values().filter_map(init).collect()
+    }
+
+    fn tell_init(&mut self, init: &Init) -> Result<()> {
+        let Init { pid, cgroup, entry } = init;
+        let process = self.maps.inits.insert(*pid, *entry, 0);
+        let group = cgroup.map_or(Ok(()), |cgroup| self.maps.cgroups.insert(cgroup, *entry, 0));
+        process.context("telling the kernel which process is its first (map INITS)")?;
+        group.context("telling the kernel which cgroup is its own (map CGROUPS)")
+    }
+
+    /// Takes back what the kernel was told, as far as it is there; `is_reused`: its process id is another backend's.
+    fn untell(&mut self, Init { pid, cgroup, .. }: &Init, is_reused: bool) {
+        if !is_reused {
+            let _ = self.maps.inits.remove(pid);
+        }
+        if let Some(cgroup) = cgroup {
+            let _ = self.maps.cgroups.remove(cgroup);
+        }
     }
 
     /// What a new backend is connected to already came by Docker's own port mapping, and stays with Docker: the kernel must not

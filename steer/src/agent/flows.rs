@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use steer_common::backend::{BackendId, BackendState};
+use steer_common::backend::BackendId;
+use steer_common::state::BackendState;
 
 use super::Agent;
 use super::takeover::Takeover;
@@ -19,7 +20,7 @@ const SURVIVORS: Duration = Duration::from_secs(1);
 
 /// What was seen of flows, and when.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct LastLooks {
     opening: Option<(Instant, FlowCounts)>,
     survivors: Option<Instant>,
 }
@@ -38,14 +39,19 @@ impl Agent {
         let mut changed = self.look_at_survivors();
         let mut stopping = Vec::new();
         for tracked in self.tracked.values().filter(|tracked| tracked.is_stopping()) {
-            if let Some(applied) = self.applied.backends.get(&tracked.key()) {
-                let again = look_again(drained_for(tracked));
-                stopping.push((tracked.id.clone(), applied.id, applied.entry.generation, again));
-            }
+            let applied = self.applied.backends.get(&tracked.key());
+            let backend = applied.map(|applied| (applied.id, applied.entry.generation));
+            stopping.push((tracked.id.clone(), backend, look_again(drained_for(tracked))));
         }
-        for (container, id, generation, again) in stopping {
-            let Some(flows) = self.flows(id, generation, again) else { continue };
-            if let Some(tracked) = self.tracked.get_mut(&container) {
+        for (container, backend, again) in stopping {
+            // One that is not in the maps has none.
+            let flows = match backend {
+                Some((id, generation)) => self.flows(id, generation, again),
+                None => Some(0),
+            };
+            if let Some(tracked) = self.tracked.get_mut(&container)
+                && flows.is_some()
+            {
                 tracked.flows = flows;
             }
             changed |= self.settle_changed(&container);
@@ -73,12 +79,12 @@ impl Agent {
         if live > 0 {
             return Ok(live);
         }
-        if self.seen.opening.as_ref().is_none_or(|(when, _)| when.elapsed() >= again) {
+        if self.last_looks.opening.as_ref().is_none_or(|(when, _)| when.elapsed() >= again) {
             let opening = self.maps.opening(boot_secs())?;
             // From its end: what takes long must not take all the time.
-            self.seen.opening = Some((Instant::now(), opening));
+            self.last_looks.opening = Some((Instant::now(), opening));
         }
-        let opening = self.seen.opening.as_ref().and_then(|(_, opening)| opening.get(&(id, generation)));
+        let opening = self.last_looks.opening.as_ref().and_then(|(_, opening)| opening.get(&(id, generation)));
         // The live ones last: one that became established meanwhile is among them.
         Ok(opening.copied().unwrap_or_default() + self.maps.live(id)?)
     }
@@ -92,10 +98,10 @@ impl Agent {
             .filter(|tracked| self.is_overdue(tracked, now))
             .map(|tracked| tracked.id.clone())
             .collect();
-        if overdue.is_empty() || self.seen.survivors.is_some_and(|when| when.elapsed() < SURVIVORS) {
+        if overdue.is_empty() || self.last_looks.survivors.is_some_and(|when| when.elapsed() < SURVIVORS) {
             return false;
         }
-        self.seen.survivors = Some(Instant::now());
+        self.last_looks.survivors = Some(Instant::now());
         let mut changed = false;
         for id in overdue {
             let patience = self.tracked.get(&id).and_then(|tracked| self.patience(tracked));

@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
-use steer_common::backend::{BackendState, EdgeEntry};
+use steer_common::edge::EdgeEntry;
+use steer_common::state::BackendState;
 use tokio::sync::watch;
 
+use super::Agent;
 use super::tracked::{Stop, Tracked};
-use super::{Agent, unix_at, unix_micros};
+use crate::host::clock::{unix_at, unix_now};
 use crate::model::ContainerId;
 use crate::model::cause::Cause;
 use crate::model::history::{History, Transition, refused};
 use crate::model::lifecycle::stop_cause;
-use crate::model::stops::{Seen, is_new};
+use crate::model::stops::{InitEvent, is_new};
 
 impl Agent {
     /// What has happened, for the socket: read there, with no question to the loop.
@@ -33,7 +35,7 @@ impl Agent {
         self.stops.forget(&tracked.id);
         self.refusals.forget(&tracked.id);
         if tracked.state != BackendState::Gone {
-            let gone = tracked.transition(tracked.state, cause, unix_micros());
+            let gone = tracked.transition(tracked.state, cause, unix_now());
             self.tell(Transition { to: BackendState::Gone, ..gone });
         }
     }
@@ -42,7 +44,7 @@ impl Agent {
     pub(super) fn take_edge(&mut self, id: &ContainerId, edge: &EdgeEntry) {
         let Some(tracked) = self.tracked.get_mut(id) else { return };
         let at = Duration::from_nanos(edge.at_ns);
-        let Some(seen) = Seen::of(edge) else {
+        let Some(seen) = InitEvent::of(edge) else {
             if edge.count > 0 {
                 tracing::warn!(
                     backend = tracked.name,
@@ -53,14 +55,14 @@ impl Agent {
             return;
         };
         let corrects = match seen {
-            Seen::Signal(signal) => self.stops.seen(id, signal, at),
-            Seen::End => false,
+            InitEvent::Signal(signal) => self.stops.seen(id, signal, at),
+            InitEvent::End => false,
         };
         let is_new = is_new(edge, tracked.edges);
         let was_stopping = tracked.stopping.is_some();
         tracked.take_in(edge);
         self.settle(id);
-        let (Some(tracked), Seen::Signal(signal)) = (self.tracked.get_mut(id), seen) else { return };
+        let (Some(tracked), InitEvent::Signal(signal)) = (self.tracked.get_mut(id), seen) else { return };
         if corrects {
             tracked.correct(signal, at);
         }
@@ -96,7 +98,7 @@ impl Agent {
 
     /// Refused connections of a second that is over.
     pub(super) fn tell_refusals(&mut self) {
-        for (id, count, at) in self.refusals.due(unix_micros()) {
+        for (id, count, at) in self.refusals.due(unix_now()) {
             self.tell_of_refusals(&id, count, at);
         }
     }
@@ -116,9 +118,9 @@ impl Tracked {
         }
         self.edges = edge.count as u32;
         let at = Duration::from_nanos(edge.at_ns);
-        match Seen::of(edge) {
-            Some(Seen::Signal(signal)) => self.stopping = Some(Stop { signal, at, by_event: false }),
-            Some(Seen::End) => self.exited = Some(at),
+        match InitEvent::of(edge) {
+            Some(InitEvent::Signal(signal)) => self.stopping = Some(Stop { signal, at, by_event: false }),
+            Some(InitEvent::End) => self.exited = Some(at),
             None => {}
         }
     }

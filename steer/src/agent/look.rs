@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use steer_common::backend::BackendState;
+use steer_common::state::BackendState;
 
 use super::Agent;
 use super::tracked::Tracked;
@@ -52,12 +52,6 @@ impl Agent {
             }
             self.settle(&id);
         }
-    }
-
-    pub(super) fn settle_changed(&mut self, id: &ContainerId) -> bool {
-        let before = self.tracked.get(id).map(|tracked| tracked.state);
-        self.settle(id);
-        before != self.tracked.get(id).map(|tracked| tracked.state)
     }
 }
 

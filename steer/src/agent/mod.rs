@@ -2,7 +2,7 @@
 //!
 //! | module | does |
 //! |---|---|
-//! | [`tracked`] | what is known of each container, and what follows from it |
+//! | `tracked` | what is known of each container, and what follows from it |
 //! | `run` | the loop |
 //! | `docker` | what an event or an answer of Docker's changes in that |
 //! | `questions` | asking Docker, beside the loop |
@@ -14,6 +14,7 @@
 //! | `statics` | the same for the static services of the configuration file |
 //! | `uplinks` | where clients come in: attach, follow the host's interfaces and addresses |
 //! | `takeover` | the place of another version of steer |
+//! | `settle` | the state of a backend, which is written at once |
 //! | `reconcile` | desired, plan, apply |
 //! | `look` | what has to be looked at because nobody tells |
 //! | `veths` | the host's ends of containers' veths |
@@ -22,6 +23,7 @@
 //! | `waiting` | the clients that wait for a backend |
 //! | `happened` | what is told of backends: the history, and who told first of a stop |
 //! | `flows` | backends that stop: their flows, and those that do not stop |
+//! | `sweep` | flows that nobody ended, and counts that are wrong |
 //! | `notify` | what systemd is told |
 //! | `operator` | what the socket asks for |
 
@@ -39,10 +41,12 @@ mod problems;
 mod questions;
 mod reconcile;
 mod run;
+mod settle;
 mod statics;
 mod swarm;
+mod sweep;
 mod takeover;
-pub mod tracked;
+mod tracked;
 mod uplinks;
 mod veths;
 mod vips;
@@ -50,11 +54,10 @@ mod waiting;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
-use steer_common::backend::BackendId;
 use tokio::sync::{mpsc, watch};
 
 use crate::cli::AttachMode;
@@ -70,7 +73,7 @@ use crate::model::plan::Applied;
 use crate::model::stops::Stops;
 use crate::model::swarm::disabled::Disabled;
 use crate::model::undescribed::Undescribed;
-use crate::model::{ContainerId, Problem, UnixMicros};
+use crate::model::{ContainerId, Problem};
 use problems::Source;
 use tracked::Tracked;
 pub use uplinks::check as check_interfaces;
@@ -100,17 +103,14 @@ pub struct Agent {
     uplinks: uplinks::Uplinks,
     /// Problems by where they come from, so that each source replaces its own.
     problems: BTreeMap<Source, Vec<Problem>>,
-    /// Version of the Docker that events flow from.
-    docker_version: Option<String>,
-    /// It has said since then which containers there are.
-    is_current: bool,
-    known: swarm::Known,
+    docker: docker::Link,
+    swarm: swarm::SwarmState,
     places: places::Places,
     vips: vips::Vips,
     disabled: Disabled,
     questions: questions::Questions,
     answers: mpsc::Receiver<questions::Answer>,
-    seen: flows::Seen,
+    last_looks: flows::LastLooks,
     edges: edges::Edges,
     waiting: waiting::Waiting,
     history: watch::Sender<History>,
@@ -126,10 +126,7 @@ pub struct Agent {
     closing: bool,
     done: bool,
     since: SystemTime,
-    /// When the flow tables were last looked through.
-    swept: Option<Instant>,
-    /// Drift of live counts seen by that.
-    drift: BTreeMap<BackendId, i64>,
+    sweeps: sweep::Sweeps,
 }
 
 impl Agent {
@@ -138,6 +135,16 @@ impl Agent {
         let applied = maps.applied().context("reading what an earlier agent applied")?;
         if !applied.backends.is_empty() {
             tracing::info!(backends = applied.backends.len(), services = applied.services.len(), "adopted");
+        }
+        let mut problems = BTreeMap::new();
+        let (wanted, there) = (settings.config.max_flows(), maps.max_flows()?);
+        if wanted != there {
+            let message = format!(
+                "max_flows = {wanted} is not in force: the flow table that is there has room for {there}; it takes effect after \
+                 `steer detach`"
+            );
+            tracing::warn!("{message}");
+            problems.insert(Source::Settings, vec![Problem { container: "steer".to_owned(), label: None, message }]);
         }
         let host_addresses = HostAddresses::of_earlier(applied.wildcard_addresses(), clock::since_boot());
         let (questions, answers) = questions::Questions::new();
@@ -151,16 +158,15 @@ impl Agent {
             tracked: BTreeMap::new(),
             host_addresses,
             uplinks: uplinks::Uplinks::default(),
-            problems: BTreeMap::new(),
-            docker_version: None,
-            is_current: false,
-            known: swarm::Known::default(),
+            problems,
+            docker: docker::Link::default(),
+            swarm: swarm::SwarmState::default(),
             places: places::Places::default(),
             vips: vips::Vips::default(),
             disabled: Disabled::default(),
             questions,
             answers,
-            seen: flows::Seen::default(),
+            last_looks: flows::LastLooks::default(),
             edges,
             waiting: waiting::Waiting::new(),
             history: watch::Sender::default(),
@@ -174,21 +180,9 @@ impl Agent {
             closing: false,
             done: false,
             since: SystemTime::now(),
-            swept: None,
-            drift: BTreeMap::new(),
+            sweeps: sweep::Sweeps::default(),
         })
     }
-}
-
-fn unix_micros() -> UnixMicros {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    UnixMicros(since.as_micros() as u64)
-}
-
-/// A moment since boot, by the clock on the wall.
-fn unix_at(since_boot: Duration) -> UnixMicros {
-    let ago = clock::since_boot().saturating_sub(since_boot);
-    UnixMicros(unix_micros().0.saturating_sub(ago.as_micros() as u64))
 }
 
 /// Logs how long a change took from its arrival to the map.

@@ -36,13 +36,13 @@ impl Notify {
 impl Agent {
     /// Tells what has changed since it was told last.
     pub(super) fn tell_systemd(&mut self) {
-        let docker = match (&self.settings.docker, &self.docker_version) {
-            (None, _) => Docker::Unwanted,
-            (Some(_), _) if self.undescribed.is_all() => Docker::Awaited,
-            (Some(_), Some(_)) => Docker::Known,
-            (Some(_), None) => Docker::Lost,
+        let docker = match (&self.settings.docker, self.docker.is_connected()) {
+            (None, _) => Standing::Unwanted,
+            (Some(_), _) if self.undescribed.is_all() => Standing::Awaited,
+            (Some(_), true) => Standing::Known,
+            (Some(_), false) => Standing::Lost,
         };
-        let ready = !self.notify.ready && (docker != Docker::Awaited || Instant::now() >= self.notify.deadline);
+        let ready = !self.notify.ready && (docker != Standing::Awaited || Instant::now() >= self.notify.deadline);
         let status = status(docker, self.applied.services.len(), self.applied.backends.len());
         let mut news = Vec::new();
         if ready {
@@ -64,7 +64,7 @@ impl Agent {
 
 /// How steer stands with Docker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Docker {
+enum Standing {
     Unwanted,
     /// It has not told yet what runs.
     Awaited,
@@ -72,11 +72,11 @@ enum Docker {
     Lost,
 }
 
-fn status(docker: Docker, services: usize, backends: usize) -> String {
+fn status(docker: Standing, services: usize, backends: usize) -> String {
     let docker = match docker {
-        Docker::Unwanted | Docker::Known => "",
-        Docker::Awaited => ", waiting for Docker",
-        Docker::Lost => ", Docker is lost",
+        Standing::Unwanted | Standing::Known => "",
+        Standing::Awaited => ", waiting for Docker",
+        Standing::Lost => ", Docker is lost",
     };
     format!("steering: services {services}, backends {backends}{docker}")
 }
@@ -88,10 +88,10 @@ mod tests {
     #[test]
     fn the_status_says_how_it_stands_with_docker() {
         for (docker, said) in [
-            (Docker::Unwanted, "steering: services 2, backends 5"),
-            (Docker::Known, "steering: services 2, backends 5"),
-            (Docker::Awaited, "steering: services 2, backends 5, waiting for Docker"),
-            (Docker::Lost, "steering: services 2, backends 5, Docker is lost"),
+            (Standing::Unwanted, "steering: services 2, backends 5"),
+            (Standing::Known, "steering: services 2, backends 5"),
+            (Standing::Awaited, "steering: services 2, backends 5, waiting for Docker"),
+            (Standing::Lost, "steering: services 2, backends 5, Docker is lost"),
         ] {
             assert_eq!(status(docker, 2, 5), said);
         }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use steer_common::backend::BackendState;
+use steer_common::state::BackendState;
 
 use super::tracked::{Stop, Tracked};
 use super::{Agent, Source};
@@ -14,10 +14,9 @@ use crate::host::netns::{Netns, enable_gro, other_ways, reach};
 use crate::model::cause::{self, Cause};
 use crate::model::desired::BackendKey;
 use crate::model::labels::{answers_elsewhere, network_leg};
-use crate::model::plan::Op;
-use crate::model::stops::{Seen, is_new};
+use crate::model::stops::{InitEvent, is_new};
 use crate::model::swarm::Membership;
-use crate::model::{Container, ContainerId, Gate, Problem, Reach, Spec};
+use crate::model::{Container, ContainerId, Problem, Reach, Spec};
 
 impl Agent {
     /// Takes in what Docker says of a running container; `started` is the cause of one that was not known.
@@ -60,8 +59,24 @@ impl Agent {
             }
             Err(error) => {
                 let problem = Problem { container: container.name.clone(), label: None, message: format!("{error:#}") };
-                self.refuse(&container.id, vec![problem]);
+                self.keep_or_refuse(container, problem);
             }
+        }
+    }
+
+    /// A container that could not be looked at. One whose way is still there, as far as can be seen, keeps its open connections: what has
+    /// come and gone meanwhile may be another way, and the next look is another one.
+    fn keep_or_refuse(&mut self, container: &Container, problem: Problem) {
+        let id = &container.id;
+        let is_there = |before: &&mut Tracked| before.run == container.started_at && before.has_way();
+        match self.tracked.get_mut(id).filter(is_there) {
+            Some(before) => {
+                before.has_problem = true;
+                before.is_moved = true;
+                self.settle(id);
+                self.say(Source::Container(id.clone()), vec![problem]);
+            }
+            None => self.refuse(id, vec![problem]),
         }
     }
 
@@ -146,14 +161,14 @@ impl Agent {
         match self.maps.edges(before.id) {
             Ok(edge) => {
                 if is_new(&edge, tracked.edges)
-                    && let Some(Seen::Signal(signal)) = Seen::of(&edge)
+                    && let Some(InitEvent::Signal(signal)) = InitEvent::of(&edge)
                 {
                     self.stops.seen(&tracked.id, signal, Duration::from_nanos(edge.at_ns));
                 }
                 tracked.take_in(&edge);
                 // Its stop signal came after the swarm's word, and changed nothing then.
                 if tracked.leaving.is_some()
-                    && let Some(Seen::Signal(signal)) = Seen::of(&edge)
+                    && let Some(InitEvent::Signal(signal)) = InitEvent::of(&edge)
                 {
                     tracked.stopping = Some(Stop { signal, at: Duration::from_nanos(edge.at_ns), by_event: false });
                 }
@@ -175,7 +190,7 @@ impl Agent {
                 self.insert(tracked);
             }
             // A way that has come and gone meanwhile, perhaps: the next look is another one.
-            Err(error) if nix::net::if_::if_indextoname(reach.ifindex).is_ok() && self.tracked.contains_key(id) => {
+            Err(error) if self.tracked.get(id).is_some_and(Tracked::has_way) => {
                 tracing::warn!(container = container.name, error = format!("{error:#}"), "looking at it failed");
                 if let Some(tracked) = self.tracked.get_mut(id) {
                     tracked.has_problem = true;
@@ -209,6 +224,7 @@ impl Agent {
     pub(super) fn forget(&mut self, id: &ContainerId, cause: Cause) {
         self.problems.remove(&Source::Container(id.clone()));
         self.undescribed.remove(id);
+        self.forget_freezer(id);
         if let Some(tracked) = self.tracked.remove(id) {
             tracing::info!(backend = tracked.name, service = tracked.spec.service, "backend gone");
             self.write_state(&tracked.key(), BackendState::Gone, tracked.gate());
@@ -216,34 +232,12 @@ impl Agent {
         }
     }
 
-    /// Moves a backend to the state that follows from what is known, and writes that state at once: the plan that takes care of
-    /// the rest comes after it.
-    pub(super) fn settle(&mut self, id: &ContainerId) {
-        let Some(tracked) = self.tracked.get_mut(id) else { return };
-        let (key, gate) = (tracked.key(), tracked.gate());
-        let transition = tracked.settle();
-        if transition.is_some() || tracked.gate() != gate || self.applied.gate(&key) != Some(gate) {
-            let (state, gate) = (tracked.state, tracked.gate());
-            self.write_state(&key, state, gate);
-        }
-        if let Some(transition) = transition {
-            self.tell(transition);
-        }
-    }
-
-    /// Notes that a container stands still, or goes on; whether it is known.
-    pub(super) fn set_paused(&mut self, id: &ContainerId, paused: bool) -> bool {
-        let Some(tracked) = self.tracked.get_mut(id) else { return false };
-        tracked.paused = paused;
-        self.settle(id);
-        true
-    }
-
     /// One that was not known, or not at this place.
     pub(super) fn insert(&mut self, tracked: Tracked) {
         let id = tracked.id.clone();
         let before = self.tracked.remove(&id);
         if let Some(before) = before.as_ref().filter(|before| before.run != tracked.run) {
+            self.forget_freezer(&id);
             self.tell_of_gone(before, Cause::new(cause::Source::Resync, "another run"));
         }
         let goes_on = before.is_some_and(|before| before.run == tracked.run);
@@ -256,16 +250,6 @@ impl Agent {
             self.watch_freezer(&id, pid);
         }
         self.settle_task(&id);
-    }
-
-    /// The state alone, at once. A backend that is not in the maps yet gets its state with the rest.
-    fn write_state(&mut self, tracked: &BackendKey, state: BackendState, gate: Gate) {
-        let Some(applied) = self.applied.backends.get(tracked) else { return };
-        let op = Op::SetState { key: tracked.clone(), id: applied.id, state, gate };
-        if let Err(error) = self.apply(&op) {
-            // The plan that follows has it again.
-            tracing::error!(error = format!("{error:#}"), "writing a backend's state failed");
-        }
     }
 }
 

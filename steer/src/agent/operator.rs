@@ -5,10 +5,12 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Agent;
+use super::takeover::Takeover;
+use super::tracked::Tracked;
 use crate::api::{Action, AgentStatus, ApiError, Changed, ChangedBackend, Detaching, Drained, DrainedBackend, Request};
 use crate::dataplane::read::Reader;
 use crate::model::ContainerId;
-use crate::model::target::{TargetError, resolve};
+use crate::model::named::{NameError, resolve};
 
 impl Agent {
     pub(super) fn on_request(&mut self, request: Request) {
@@ -34,7 +36,7 @@ impl Agent {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             since,
-            docker: self.docker_version.clone().filter(|_| self.is_current),
+            docker: self.docker.listed().map(str::to_owned),
             attach: self.uplinks.attachments(),
             problems: self.problems.values().flatten().cloned().collect(),
             stops: self.stops.counts(),
@@ -48,6 +50,7 @@ impl Agent {
             id,
             name: tracked.name.clone(),
             drain_ms: tracked.spec.drain.as_millis() as u64,
+            is_task: tracked.task.is_some(),
         });
         to_value(&Drained { backends })
     }
@@ -86,7 +89,7 @@ impl Agent {
     }
 
     /// Changes a container and carries that to the maps before the answer goes out.
-    fn change(&mut self, id: &ContainerId, change: impl FnOnce(&mut super::tracked::Tracked)) {
+    fn change(&mut self, id: &ContainerId, change: impl FnOnce(&mut Tracked)) {
         if let Some(tracked) = self.tracked.get_mut(id) {
             change(tracked);
         }
@@ -104,7 +107,7 @@ impl Agent {
         to_value(&Changed { backends })
     }
 
-    fn backends_of<T>(&self, id: &ContainerId, make: impl Fn(u16, &super::tracked::Tracked) -> T) -> Vec<T> {
+    fn backends_of<T>(&self, id: &ContainerId, make: impl Fn(u16, &Tracked) -> T) -> Vec<T> {
         let Some(tracked) = self.tracked.get(id) else { return Vec::new() };
         let applied = self.applied.backends.get(&tracked.key());
         applied.map(|applied| make(applied.id.0, tracked)).into_iter().collect()
@@ -112,10 +115,14 @@ impl Agent {
 
     /// The container that is meant.
     fn find(&self, target: &str) -> Result<ContainerId, ApiError> {
+        if matches!(self.takeover, Takeover::Waits(_)) {
+            let why = "another version of steer steers until this one knows what runs: try again in a moment";
+            return Err(ApiError::unavailable(why));
+        }
         let there = self.tracked.values().map(|tracked| (tracked.name.as_str(), tracked.id.0.as_str()));
         resolve(target, there).map(|id| ContainerId(id.to_owned())).map_err(|error| match error {
-            TargetError::NotFound { .. } => ApiError::not_found(error.to_string()),
-            TargetError::Ambiguous { .. } => ApiError::conflict(error.to_string()),
+            NameError::NotFound { .. } => ApiError::not_found(error.to_string()),
+            NameError::Ambiguous { .. } => ApiError::conflict(error.to_string()),
         })
     }
 }

@@ -14,7 +14,7 @@ use crate::host::netns::{Netns, ReachError};
 use crate::host::netns_ids::NetnsIds;
 use crate::model::desired::BackendKey;
 use crate::model::swarm::ports::Here;
-use crate::model::swarm::standing::{Said, Standing};
+use crate::model::swarm::standing::{Change, Standing};
 use crate::model::swarm::vips::{Ended, Local, Place, netns_id};
 use crate::model::swarm::{GATEWAY, Leaving, Membership, Serving, Swarm};
 use crate::model::{Container, ContainerId};
@@ -104,9 +104,9 @@ impl Places {
     /// Takes in an event of a task.
     pub(super) fn on_event(&mut self, id: &ContainerId, event: &EventKind) {
         let said = match event {
-            EventKind::Kill { signal } => Said::Signal(*signal),
-            EventKind::Pause | EventKind::Unpause => Said::Paused(*event == EventKind::Pause),
-            EventKind::Health(health) => Said::Health(*health),
+            EventKind::Kill { signal } => Change::Signal(*signal),
+            EventKind::Pause | EventKind::Unpause => Change::Paused(*event == EventKind::Pause),
+            EventKind::Health(health) => Change::Health(*health),
             _ => return,
         };
         if let Some(known) = self.known.get_mut(id) {

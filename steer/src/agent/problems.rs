@@ -13,6 +13,7 @@ pub(super) enum Source {
     Uplink,
     Desired,
     Plan,
+    Settings,
     Takeover,
 }
 

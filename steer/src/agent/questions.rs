@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use super::bindings::Said;
+use super::bindings::Binding;
 use crate::docker::{Docker, Event, EventKind, Listed, Role, Told};
 use crate::host::netns::Netns;
 use crate::host::resolver::addresses;
@@ -35,7 +35,7 @@ pub(super) enum Answer {
     /// What its name server says of the tasks behind virtual addresses.
     Bindings {
         asked: Duration,
-        said: Vec<Said>,
+        bindings: Vec<Binding>,
     },
 }
 
@@ -120,8 +120,8 @@ impl Questions {
                 Vec::new()
             });
             let found = found.into_iter().chain(repeat(None));
-            let said = vips.into_iter().zip(found).map(|(vip, addresses)| Said { vip, addresses }).collect();
-            let _ = answers.send(Answer::Bindings { asked, said }).await;
+            let bindings = vips.into_iter().zip(found).map(|(vip, addresses)| Binding { vip, addresses }).collect();
+            let _ = answers.send(Answer::Bindings { asked, bindings }).await;
         });
     }
 

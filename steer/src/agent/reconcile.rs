@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use steer_common::backend::BackendState;
+use steer_common::state::BackendState;
 
-use super::docker::is_docker;
-use super::takeover::{Takeover, at_one_go};
+use super::takeover::Takeover;
+use super::tracked::Tracked;
 use super::{Agent, Source};
 use crate::host::clock::{boot_secs, since_boot};
 use crate::model::desired::desired;
-use crate::model::plan::{Blocked, Op, plan};
+use crate::model::plan::{Blocked, Op, at_one_go, plan};
 use crate::model::{Candidate, Observed};
 
 /// How soon a write that failed is tried again.
@@ -23,28 +23,41 @@ impl Agent {
             self.wake = self.takeover.due();
             return;
         }
-        let mut candidates: Vec<_> = self.tracked.values().map(super::tracked::Tracked::candidate).collect();
-        if self.settings.docker.is_some() && !self.undescribed.is_empty() {
-            candidates.extend(self.inherited());
-        }
         let now = since_boot();
-        let remembered = self.memory.remember(&self.applied, &candidates, now);
-        // Whoever leaves the host waits for connections that are open, not for new ones.
-        let remembered = if self.closing { Vec::new() } else { remembered };
-        let observed = Observed {
-            candidates,
-            all_here: self.all_here(),
-            remembered,
-            host_addresses: self.host_addresses.here().clone(),
-            lost_addresses: self.host_addresses.lost(now),
-            closing: self.closing,
-        };
+        let observed = self.observed(now);
         let (desired, problems) = desired(&observed, &self.applied.port_index());
         self.say(Source::Desired, problems);
         let (ops, problems) = plan(&desired, &self.applied, boot_secs());
         self.say(Source::Plan, problems);
         let is_first = matches!(self.takeover, Takeover::Waits(_)) && self.applied.backends.is_empty();
-        let ops = if is_first { at_one_go(ops) } else { ops };
+        let blocked = self.carry_out(if is_first { at_one_go(ops) } else { ops });
+        self.sync_swarm();
+        self.tell_inits();
+        self.replay();
+        self.take_over(blocked.is_empty());
+        self.wake = self.next_wake(&blocked, now);
+    }
+
+    /// All that the wanted state follows from.
+    fn observed(&mut self, now: Duration) -> Observed {
+        let mut candidates: Vec<_> = self.tracked.values().map(Tracked::candidate).collect();
+        if self.settings.docker.is_some() && !self.undescribed.is_empty() {
+            candidates.extend(self.inherited());
+        }
+        let remembered = self.memory.remember(&self.applied, &candidates, now);
+        Observed {
+            candidates,
+            all_here: self.all_here(),
+            // Whoever leaves the host waits for connections that are open, not for new ones.
+            remembered: if self.closing { Vec::new() } else { remembered },
+            host_addresses: self.host_addresses.here().clone(),
+            lost_addresses: self.host_addresses.lost(now),
+            closing: self.closing,
+        }
+    }
+
+    /// Carries out what was planned, but for what must not be done after an operation that failed.
+    fn carry_out(&mut self, ops: Vec<Op>) -> Blocked {
         let mut removed = false;
         let mut blocked = Blocked::default();
         for op in ops {
@@ -72,15 +85,16 @@ impl Agent {
         if removed {
             self.drop_unused_veths();
         }
-        self.sync_swarm();
-        self.tell_inits();
-        self.replay();
-        self.take_over(blocked.is_empty());
+        blocked
+    }
+
+    /// When to reconcile though nothing has happened.
+    fn next_wake(&self, blocked: &Blocked, now: Duration) -> Option<Instant> {
         let again = (!blocked.is_empty()).then_some(AGAIN);
         let ends = [self.memory.next_end(now), self.host_addresses.next_end(now)];
         let ends = ends.into_iter().flatten().map(|end| end - now);
         let waits = again.into_iter().chain(ends).map(|wait| Instant::now() + wait);
-        self.wake = waits.chain(self.takeover.due()).min();
+        waits.chain(self.takeover.due()).min()
     }
 
     /// Carries out one operation, and notes it. Whoever waits for a backend is sent on soon after one is ready, here or (for
@@ -100,7 +114,7 @@ impl Agent {
     fn inherited(&self) -> impl Iterator<Item = Candidate> {
         let unknown = |candidate: &Candidate| {
             let id = &candidate.id;
-            is_docker(id) && self.undescribed.contains(id) && !self.tracked.contains_key(id)
+            !id.is_static() && self.undescribed.contains(id) && !self.tracked.contains_key(id)
         };
         self.applied.candidates().into_iter().filter(unknown)
     }

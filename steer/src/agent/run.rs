@@ -8,20 +8,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
-use super::Agent;
 use super::questions::Answer;
-use super::tracked::Tracked;
+use super::{Agent, sweep};
 use crate::api::Request;
 use crate::docker::{Docker, Feed, Subscription};
 use crate::host::addresses::{HostChange, Watch, watch};
-use crate::host::clock::boot_secs;
 
 /// How often everything is read anew, whatever events said.
 const RESYNC: Duration = Duration::from_secs(30);
-/// How often flows are looked through that nobody ended.
-const SWEEP: Duration = Duration::from_secs(60);
-/// The same while somebody waits for flows to end: a count that is too high would keep them waiting.
-const SWEEP_DRAINING: Duration = Duration::from_secs(3);
 /// How often it is looked whether the namespaces of static services are still those that are steered to.
 const NAMESPACES: Duration = Duration::from_secs(1);
 /// How often it is looked whether a second of refused connections is over.
@@ -54,6 +48,14 @@ enum Next {
     End,
 }
 
+/// What is to be done after it.
+enum Then {
+    /// Something may have changed: the maps follow.
+    Reconcile,
+    Rest,
+    End,
+}
+
 impl Agent {
     /// Attaches, then watches until it is told to end. The data plane stays behind, unless it was detached.
     pub async fn run(mut self, requests: mpsc::Receiver<Request>) -> Result<()> {
@@ -66,7 +68,7 @@ impl Agent {
         let feed = self.settings.docker.as_ref().map(Docker::subscribe);
         let mut sources = Sources { feed, host, requests, terminate, interrupt };
         let mut resync = ticks(RESYNC);
-        let mut sweep = ticks(SWEEP_DRAINING);
+        let mut sweep = ticks(sweep::OFTEN);
         let mut namespaces = ticks(NAMESPACES);
         let mut look = ticks(WATCH);
         let mut refusals = ticks(REFUSALS);
@@ -78,16 +80,21 @@ impl Agent {
             tokio::select! {
                 next = self.next(&mut sources) => {
                     // Whatever it is that woke the agent: the kernel's word first, every time, and never only that.
-                    self.take_notices();
-                    if !self.handle(next) {
-                        break;
-                    }
+                    let told = self.take_notices();
+                    let mut is_news = match self.handle(next) {
+                        Then::Reconcile => true,
+                        Then::Rest => told,
+                        Then::End => break,
+                    };
                     // What came at the same time is applied at the same time.
                     while let Some(more) = sources.feed.as_mut().and_then(|feed| feed.next().now_or_never()) {
                         self.take_notices();
                         self.on_feed(more);
+                        is_news = true;
                     }
-                    self.reconcile();
+                    if is_news {
+                        self.reconcile();
+                    }
                 }
                 _ = resync.tick() => {
                     self.take_notices();
@@ -140,18 +147,26 @@ impl Agent {
         }
     }
 
-    /// `false` = the agent ends.
-    fn handle(&mut self, next: Next) -> bool {
+    fn handle(&mut self, next: Next) -> Then {
         match next {
             Next::Feed(feed) => self.on_feed(feed),
-            Next::Answer(answer) => self.on_answer(*answer),
+            Next::Answer(answer) => {
+                if !self.on_answer(*answer) {
+                    return Then::Rest;
+                }
+            }
             Next::Request(request) => self.on_request(request),
             Next::Host(change) => self.on_host(change),
-            // Notices are taken in by then; and whoever waits for this moment looks at the clock.
-            Next::Notices | Next::Wake => {}
-            Next::End => return false,
+            // Whoever asks, or tells systemd, looks at the clock; the maps follow where it is their moment.
+            Next::Wake => {
+                let is_due = self.wake.is_some_and(|wake| wake <= Instant::now());
+                return if is_due || self.are_others_disabled() { Then::Reconcile } else { Then::Rest };
+            }
+            // They are taken in by then.
+            Next::Notices => return Then::Rest,
+            Next::End => return Then::End,
         }
-        true
+        Then::Reconcile
     }
 
     /// Everything anew.
@@ -166,40 +181,6 @@ impl Agent {
     fn on_host(&mut self, change: HostChange) {
         if let Err(error) = self.read_host(change) {
             tracing::warn!(error = format!("{error:#}"), "reading the host's interfaces failed");
-        }
-    }
-
-    fn sweep_if_due(&mut self) {
-        let is_waited = |tracked: &Tracked| {
-            let live = self.applied.backends.get(&tracked.key()).map(|applied| self.maps.live(applied.id));
-            (tracked.is_stopping() || tracked.maintenance) && live.is_some_and(|live| live.is_ok_and(|live| live > 0))
-        };
-        let is_waited = self.closing || self.tracked.values().any(is_waited);
-        let period = if is_waited { SWEEP_DRAINING } else { SWEEP };
-        if self.swept.is_none_or(|swept| swept.elapsed() >= period) {
-            self.swept = Some(Instant::now());
-            self.sweep();
-        }
-    }
-
-    fn sweep(&mut self) {
-        match self.maps.sweep(boot_secs()) {
-            Ok(swept) => {
-                if swept.removed > 0 {
-                    tracing::info!(flows = swept.removed, "removed flows that nobody ended");
-                }
-                // A drift that two sweeps agree on is no flow in passing.
-                for (backend, drift) in &swept.drift {
-                    if self.drift.get(backend) == Some(drift) {
-                        tracing::debug!(backend = backend.0, drift, "live count corrected");
-                        if let Err(error) = self.maps.correct_live(*backend, *drift) {
-                            tracing::warn!(error = format!("{error:#}"), "correcting a live count failed");
-                        }
-                    }
-                }
-                self.drift = swept.drift;
-            }
-            Err(error) => tracing::warn!(error = format!("{error:#}"), "looking through the flow table failed"),
         }
     }
 }

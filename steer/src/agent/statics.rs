@@ -10,9 +10,6 @@ use crate::host::netns::{Netns, enable_gro, identity, reach};
 use crate::model::cause::{Cause, Source};
 use crate::model::{ContainerId, Problem};
 
-/// What the ids of static backends begin with.
-pub(super) const PREFIX: &str = "netns:";
-
 impl Agent {
     pub(super) fn has_statics(&self) -> bool {
         !self.settings.config.services.is_empty()
@@ -22,7 +19,8 @@ impl Agent {
     /// lives on for as long as it is held open here.
     pub(super) fn statics_changed(&self) -> bool {
         let backends = self.settings.config.services.iter().flat_map(|service| &service.backends);
-        let mut pairs = backends.map(|backend| (identity(&backend.netns), self.tracked.get(&id_of(backend))));
+        let mut pairs = backends
+            .map(|backend| (identity(&backend.netns), self.tracked.get(&ContainerId::of_netns(&backend.netns))));
         pairs.any(|(there, tracked)| there != tracked.and_then(|tracked| tracked.netns.identity()))
     }
 
@@ -32,7 +30,7 @@ impl Agent {
         let mut there = BTreeSet::new();
         for service in &services {
             for backend in &service.backends {
-                let id = id_of(backend);
+                let id = ContainerId::of_netns(&backend.netns);
                 match self.read_static(&id, service, backend) {
                     Ok(()) => {
                         there.insert(id);
@@ -44,8 +42,7 @@ impl Agent {
                 }
             }
         }
-        let gone: Vec<_> =
-            self.tracked.keys().filter(|id| id.0.starts_with(PREFIX) && !there.contains(*id)).cloned().collect();
+        let gone: Vec<_> = self.tracked.keys().filter(|id| id.is_static() && !there.contains(*id)).cloned().collect();
         for id in gone {
             self.forget(&id, Cause::new(Source::Config, "no such static backend"));
         }
@@ -81,8 +78,4 @@ impl Agent {
         self.insert(tracked);
         Ok(())
     }
-}
-
-fn id_of(backend: &StaticBackend) -> ContainerId {
-    ContainerId(format!("{PREFIX}{}", backend.netns.display()))
 }

@@ -12,16 +12,16 @@ use crate::docker::{Role, Told};
 use crate::host::clock::since_boot;
 use crate::model::labels::{spec, spec_of_task};
 use crate::model::swarm::kept::KEPT;
-use crate::model::swarm::polls::{Polls, Said};
+use crate::model::swarm::polls::{Demand, Polls};
 use crate::model::swarm::ports::{Here, Ports};
 use crate::model::swarm::{Leaving, Membership, Swarm};
 use crate::model::{Container, ContainerId, PortSpec, Problem, ServiceName, Spec};
 
 /// What is known of the swarm that this Docker is part of.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct SwarmState {
     /// `None` = it is part of none, or has not answered yet.
-    swarm: Option<Arc<Swarm>>,
+    told: Option<Arc<Swarm>>,
     asked: Option<Instant>,
     /// When it was asked for the last answer that told of all virtual addresses.
     vips_asked: Option<Instant>,
@@ -35,40 +35,40 @@ pub(super) struct Known {
 impl Agent {
     /// Something happened that may be followed by what has no event.
     pub(super) fn swarm_happened(&mut self) {
-        self.known.polls.happened(since_boot());
+        self.swarm.polls.happened(since_boot());
     }
 
     /// The swarm itself tells of something, which it does to managers alone: a worker that hears of it has been promoted.
     pub(super) fn swarm_told(&mut self) {
-        self.known.role.take_if(|role| *role == Role::Worker);
+        self.swarm.role.take_if(|role| *role == Role::Worker);
         self.swarm_happened();
     }
 
     /// Something happened to a container, which need not be part of a swarm.
     pub(super) fn task_happened(&mut self) {
-        if self.known.swarm.is_some() {
+        if self.swarm.told.is_some() {
             self.swarm_happened();
         }
     }
 
     /// When the swarm is to be asked next.
     pub(super) fn swarm_due(&self) -> Option<Instant> {
-        if self.docker_version.is_none() || self.questions.is_asking_swarm() {
+        if !self.docker.is_connected() || self.questions.is_asking_swarm() {
             return None;
         }
-        self.known.polls.due().map(|due| Instant::now() + due.saturating_sub(since_boot()))
+        self.swarm.polls.due().map(|due| Instant::now() + due.saturating_sub(since_boot()))
     }
 
     /// Asks the swarm if it is time.
     pub(super) fn ask_swarm(&mut self) {
         if self.swarm_due().is_some()
             && let Some(docker) = &self.settings.docker
-            && self.known.polls.take(since_boot())
+            && self.swarm.polls.take(since_boot())
         {
             // One that was outside may have joined.
-            let role = self.known.role.clone().filter(|role| *role != Role::Outside);
+            let role = self.swarm.role.clone().filter(|role| *role != Role::Outside);
             let mut networks = self.places.networks();
-            networks.retain(|network| Some(network) != self.known.ingress.as_ref());
+            networks.retain(|network| Some(network) != self.swarm.ingress.as_ref());
             self.questions.swarm(docker, role, networks);
         }
     }
@@ -76,10 +76,10 @@ impl Agent {
     /// Takes in what the swarm says; whether tasks of this node serve other ports than was known.
     pub(super) fn take_swarm(&mut self, told: Told) -> bool {
         let Told { asked, role, swarm } = told;
-        if self.known.asked.is_some_and(|newer| newer > asked) {
+        if self.swarm.asked.is_some_and(|newer| newer > asked) {
             return false;
         }
-        self.known.role = role;
+        self.swarm.role = role;
         let mut swarm = match swarm {
             Ok(swarm) => swarm,
             Err(error) => {
@@ -92,30 +92,30 @@ impl Agent {
         let keeps_vips = swarm.as_mut().is_some_and(|swarm| self.keep_vips(swarm, asked));
         let problems = swarm.iter().flat_map(|swarm| untold(swarm, keeps_vips)).collect();
         self.say(Source::Swarm, problems);
-        let is_other = swarm.as_ref().is_some_and(|swarm| self.known.ports.answered(self.places.here(asked), swarm));
+        let is_other = swarm.as_ref().is_some_and(|swarm| self.swarm.ports.answered(self.places.here(asked), swarm));
         if let Some(ingress) = swarm.as_ref().and_then(|swarm| swarm.ingress.clone()) {
-            self.known.ingress = Some(ingress);
+            self.swarm.ingress = Some(ingress);
         }
-        let said = swarm.as_ref().map(|swarm| Said {
+        let demand = swarm.as_ref().map(|swarm| Demand {
             // What is not known yet is told sooner or later.
-            is_updating: self.known.ports.are_doubted() || swarm.is_updating,
+            is_updating: self.swarm.ports.are_doubted() || swarm.is_updating,
             has_remote: self.places.has_remote(swarm) || !swarm.untold.is_empty(),
             has_all_here: !swarm.all_here.is_empty(),
         });
-        self.known.polls.answered(said.unwrap_or_default(), since_boot());
+        self.swarm.polls.answered(demand.unwrap_or_default(), since_boot());
         // What is kept is no younger for that, and names whoever has ended since.
         if !keeps_vips {
             self.renew_lease(asked);
             self.places.swarm_knows_ends(asked);
         }
-        (self.known.swarm, self.known.asked) = (swarm.map(Arc::new), Some(asked));
+        (self.swarm.told, self.swarm.asked) = (swarm.map(Arc::new), Some(asked));
         self.settle_tasks();
         is_other
     }
 
     /// Goes on with the virtual addresses that are known if not all are told; whether so.
     fn keep_vips(&mut self, swarm: &mut Swarm, asked: Instant) -> bool {
-        let Known { swarm: before, vips_asked, .. } = &mut self.known;
+        let SwarmState { told: before, vips_asked, .. } = &mut self.swarm;
         if swarm.untold.is_empty() {
             *vips_asked = Some(asked);
         }
@@ -124,7 +124,7 @@ impl Agent {
 
     /// Virtual addresses lead to whoever is known now.
     pub(super) fn sync_swarm(&mut self) {
-        let swarm = self.known.swarm.clone();
+        let swarm = self.swarm.told.clone();
         self.sync_vips(swarm.as_deref());
     }
 
@@ -142,7 +142,7 @@ impl Agent {
 
     /// The Swarm services whose tasks are all on this node, and backends. As long as nobody has told, what is in the maps.
     pub(super) fn all_here(&self) -> BTreeSet<ServiceName> {
-        match &self.known.swarm {
+        match &self.swarm.told {
             Some(swarm) => swarm.all_steered(self.serving()),
             None => {
                 let has_it = |entry: &ServiceEntry| entry.flags & ServiceEntry::ALL_HERE != 0;
@@ -176,8 +176,8 @@ impl Agent {
     /// Whether a task must take nothing new; `before`: as was known, which stands as long as no manager says otherwise. That the swarm
     /// knows no such task means something only if it was asked after the task's container was `seen`: the task was there before it.
     pub(super) fn leaving(&self, task: &str, seen: Instant, before: Option<Leaving>) -> Option<Leaving> {
-        let Some(swarm) = self.known.swarm.as_ref().filter(|swarm| swarm.is_of_manager()) else { return before };
-        let is_younger = self.known.asked.is_none_or(|asked| asked < seen);
+        let Some(swarm) = self.swarm.told.as_ref().filter(|swarm| swarm.is_of_manager()) else { return before };
+        let is_younger = self.swarm.asked.is_none_or(|asked| asked < seen);
         match swarm.leaving(task) {
             Some(Leaving::Unknown) if is_younger => None,
             leaving => leaving,
@@ -186,20 +186,20 @@ impl Agent {
 
     /// Whether it is known what Swarm wants of the tasks here: not on a worker.
     pub(super) fn is_swarms_will_told(&self) -> bool {
-        self.known.swarm.as_ref().is_some_and(|swarm| swarm.is_of_manager())
+        self.swarm.told.as_ref().is_some_and(|swarm| swarm.is_of_manager())
     }
 
     /// What a container asks for: by its labels, or because its service publishes ports.
     pub(super) fn asked_for(&self, name: &str, container: &Container) -> Result<Option<Spec>, Vec<Problem>> {
         let defaults = &self.settings.config.defaults;
         let Some(of) = Membership::of(&container.labels) else { return spec(name, &container.labels, defaults) };
-        let ports = self.known.ports.of(&of.task).unwrap_or_default();
+        let ports = self.swarm.ports.of(&of.task).unwrap_or_default();
         spec_of_task(name, &container.labels, ports, defaults)
     }
 
     /// The tasks of a list, which the swarm was `asked` after.
     pub(super) fn learn_listed_ports(&mut self, containers: &[Container], asked: Instant) {
-        let is_older = self.known.asked.is_some_and(|known| known >= asked);
+        let is_older = self.swarm.asked.is_some_and(|known| known >= asked);
         containers.iter().for_each(|container| self.learn_ports(container, is_older));
     }
 
@@ -207,14 +207,14 @@ impl Agent {
     /// swarm was asked.
     pub(super) fn learn_ports(&mut self, container: &Container, is_older: bool) {
         let Some(of) = Membership::of(&container.labels) else { return };
-        if self.known.ports.of(&of.task).is_some() {
+        if self.swarm.ports.of(&of.task).is_some() {
             return;
         }
         if let Some(ports) = self.left_ports(&container.id) {
-            self.known.ports.inherit(&of.task, ports);
+            self.swarm.ports.inherit(&of.task, ports);
         }
-        let Known { swarm, ports, .. } = &mut self.known;
-        if let Some(swarm) = swarm {
+        let SwarmState { told, ports, .. } = &mut self.swarm;
+        if let Some(swarm) = told {
             let networks = &networks(container).collect();
             ports.take_in(Here { of: &of, is_older, networks }, swarm);
         }

@@ -20,7 +20,6 @@ use anyhow::Result;
 use super::{Agent, Source};
 use crate::dataplane::others;
 use crate::dataplane::paths::Paths;
-use crate::model::plan::Op;
 use crate::model::takeover::{due, must_wait, problems};
 
 /// For how long the other version stays attached behind this one, once this one steers.
@@ -63,7 +62,7 @@ impl Agent {
     pub(super) fn must_wait(&mut self) -> bool {
         let Takeover::Waits(mut since) = self.takeover else { return false };
         // When Docker was lost, its next list may describe them.
-        let waited = self.is_current.then(|| since.get_or_insert_with(Instant::now).elapsed());
+        let waited = self.docker.is_listed().then(|| since.get_or_insert_with(Instant::now).elapsed());
         self.takeover = Takeover::Waits(since);
         let must_wait = must_wait(self.knows_all(), waited);
         if let Some(waited) = waited.filter(|_| must_wait) {
@@ -105,15 +104,4 @@ impl Agent {
             Takeover::Done | Takeover::Waits(_) | Takeover::Until(_) => {}
         }
     }
-}
-
-/// Operations on empty tables, in such an order that both directions of a connection change hands in the same moment: who sees one
-/// of them alone would never see it end. All that takes long comes first.
-pub(super) fn at_one_go(mut ops: Vec<Op>) -> Vec<Op> {
-    ops.sort_by_key(|op| match op {
-        Op::PutEndpoint { .. } => 1,
-        Op::PutFrontend { .. } => 2,
-        _ => 0,
-    });
-    ops
 }

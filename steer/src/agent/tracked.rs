@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use steer_common::backend::BackendState;
+use steer_common::state::BackendState;
 
+use crate::host::clock::{unix_at, unix_now};
 use crate::host::listen::is_listening_in;
 use crate::host::netns::{Netns, other_ways, reach};
 use crate::model::cause::{Cause, Source};
@@ -15,70 +16,71 @@ use crate::model::swarm::Leaving;
 use crate::model::{Candidate, ContainerId, Gate, Health, Reach, Spec, UnixMicros};
 
 /// One run of a container (or one static backend) that is steered to.
-pub struct Tracked {
-    pub id: ContainerId,
-    pub name: String,
+pub(super) struct Tracked {
+    pub(super) id: ContainerId,
+    pub(super) name: String,
     /// The name it had when this run of it was first seen: where no label names its service, that is the service's.
-    pub first_name: String,
+    pub(super) first_name: String,
     /// When this run started, as Docker writes it.
-    pub run: String,
-    pub spec: Spec,
-    pub netns: Netns,
-    pub address: IpAddr,
-    pub reach: Reach,
+    pub(super) run: String,
+    pub(super) spec: Spec,
+    pub(super) netns: Netns,
+    pub(super) address: IpAddr,
+    pub(super) reach: Reach,
     /// Host ends of its other veths.
-    pub other_ways: Vec<u32>,
+    pub(super) other_ways: Vec<u32>,
     /// It was joined to a network or taken out of one: the way to it may be another one.
-    pub is_moved: bool,
-    pub health: Health,
-    pub paused: bool,
-    pub listening: Option<bool>,
+    pub(super) is_moved: bool,
+    pub(super) health: Health,
+    pub(super) paused: bool,
+    pub(super) listening: Option<bool>,
     /// The container's own stop signal.
-    pub stop_signal: i32,
+    pub(super) stop_signal: i32,
     /// How long Docker gives it to stop; `None` = for ever.
-    pub stop_timeout: Option<Duration>,
+    pub(super) stop_timeout: Option<Duration>,
     /// What asked it to stop.
-    pub stopping: Option<Stop>,
+    pub(super) stopping: Option<Stop>,
     /// When its first process ended, since boot.
-    pub exited: Option<Duration>,
+    pub(super) exited: Option<Duration>,
     /// Which task of the swarm it is; `None` = none.
-    pub task: Option<String>,
+    pub(super) task: Option<String>,
     /// The swarm wants it to end.
-    pub leaving: Option<Leaving>,
+    pub(super) leaving: Option<Leaving>,
     /// Its first process as the host sees it; 0 = none that is known.
-    pub pid: i32,
+    pub(super) pid: i32,
     /// The cgroup that it is in (version 2), if it is in one of its own.
-    pub cgroup: Option<u64>,
+    pub(super) cgroup: Option<u64>,
     /// How many of the kernel's edges are taken into account.
-    pub edges: u32,
+    pub(super) edges: u32,
     /// The signal that it was put back after.
-    pub survived: Option<i32>,
-    pub maintenance: bool,
-    pub put_in: bool,
+    pub(super) survived: Option<i32>,
+    pub(super) maintenance: bool,
+    pub(super) put_in: bool,
     /// What it asks for cannot be done any more.
-    pub has_problem: bool,
-    pub operator_weight: Option<u16>,
-    pub flows: u64,
-    pub state: BackendState,
-    pub cause: Cause,
-    pub since: UnixMicros,
+    pub(super) has_problem: bool,
+    pub(super) operator_weight: Option<u16>,
+    /// As counted last since it began to drain; `None` = not yet.
+    pub(super) flows: Option<u64>,
+    pub(super) state: BackendState,
+    pub(super) cause: Cause,
+    pub(super) since: UnixMicros,
     /// When it was first seen: how eagerly it is looked at.
-    pub seen: Instant,
+    pub(super) seen: Instant,
 }
 
 /// A stop signal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Stop {
-    pub signal: i32,
+pub(super) struct Stop {
+    pub(super) signal: i32,
     /// When the last one came, since boot.
-    pub at: Duration,
+    pub(super) at: Duration,
     /// Docker told of it, and the kernel had not.
-    pub by_event: bool,
+    pub(super) by_event: bool,
 }
 
 impl Tracked {
     /// One that is seen for the first time.
-    pub fn new(id: ContainerId, name: String, spec: Spec, netns: Netns, address: IpAddr, reach: Reach) -> Self {
+    pub(super) fn new(id: ContainerId, name: String, spec: Spec, netns: Netns, address: IpAddr, reach: Reach) -> Self {
         Self {
             first_name: name.clone(),
             id,
@@ -107,26 +109,30 @@ impl Tracked {
             put_in: false,
             has_problem: false,
             operator_weight: None,
-            flows: 0,
+            flows: None,
             state: BackendState::Starting,
             cause: Cause::new(Source::Event, "start"),
-            since: super::unix_micros(),
+            since: unix_now(),
             seen: Instant::now(),
         }
     }
 
     /// Whether the way to it may be another one than is known.
-    pub fn has_moved(&self) -> bool {
-        let is_there = || nix::net::if_::if_indextoname(self.reach.ifindex).is_ok();
+    pub(super) fn has_moved(&self) -> bool {
         let is_as_known = || {
             let reached = reach(&self.netns, Some(self.address)).is_ok_and(|(_, now)| now == self.reach);
             reached && other_ways(&self.netns, &self.reach).is_ok_and(|now| now == self.other_ways)
         };
-        (self.is_moved || !is_there()) && !is_as_known()
+        (self.is_moved || !self.has_way()) && !is_as_known()
+    }
+
+    /// Whether the interface that leads to it is there.
+    pub(super) fn has_way(&self) -> bool {
+        nix::net::if_::if_indextoname(self.reach.ifindex).is_ok()
     }
 
     /// What [`crate::model::lifecycle`] decides on.
-    pub fn facts(&self) -> Facts {
+    pub(super) fn facts(&self) -> Facts {
         Facts {
             policy: self.spec.ready,
             health: self.health,
@@ -146,7 +152,7 @@ impl Tracked {
     }
 
     /// Moves to the state that follows from the facts; what changed, if anything did.
-    pub fn settle(&mut self) -> Option<Transition> {
+    pub(super) fn settle(&mut self) -> Option<Transition> {
         let (state, cause) = next(self.state, &self.facts());
         if state == self.state {
             return None;
@@ -163,6 +169,9 @@ impl Tracked {
         self.since = self.happened(from, state, cause.source);
         self.state = state;
         self.cause = cause;
+        if state == BackendState::Draining && from != BackendState::Drained {
+            self.flows = None;
+        }
         if state != BackendState::Ready {
             self.survived = None;
         }
@@ -174,15 +183,15 @@ impl Tracked {
         let was_stopping = matches!(from, BackendState::Draining | BackendState::Drained);
         let stopped = self.stopping.map(|stop| stop.at);
         match (source, to) {
-            (Source::Exit, _) => self.exited.map(super::unix_at),
-            (Source::Signal | Source::Event, BackendState::Draining) if !was_stopping => stopped.map(super::unix_at),
+            (Source::Exit, _) => self.exited.map(unix_at),
+            (Source::Signal | Source::Event, BackendState::Draining) if !was_stopping => stopped.map(unix_at),
             _ => None,
         }
-        .unwrap_or_else(super::unix_micros)
+        .unwrap_or_else(unix_now)
     }
 
     /// What happened to it, being in the state that it is in now.
-    pub fn transition(&self, from: BackendState, cause: Cause, at: UnixMicros) -> Transition {
+    pub(super) fn transition(&self, from: BackendState, cause: Cause, at: UnixMicros) -> Transition {
         Transition {
             at,
             service: self.spec.service.clone(),
@@ -196,27 +205,27 @@ impl Tracked {
     }
 
     /// How long it has been in its state.
-    pub fn lasting(&self) -> Duration {
-        Duration::from_micros(super::unix_micros().0.saturating_sub(self.since.0))
+    pub(super) fn lasting(&self) -> Duration {
+        Duration::from_micros(unix_now().0.saturating_sub(self.since.0))
     }
 
     /// Whether it is to end, so that its flows are counted down.
-    pub fn is_stopping(&self) -> bool {
+    pub(super) fn is_stopping(&self) -> bool {
         self.stopping.is_some() || self.leaving.is_some()
     }
 
     /// Whether listening decides about it.
-    pub fn by_listening(&self) -> bool {
+    pub(super) fn by_listening(&self) -> bool {
         self.facts().by_listening()
     }
 
     /// Looks whether every port it serves has a listener.
-    pub fn look(&mut self) {
+    pub(super) fn look(&mut self) {
         self.listening = Some(self.spec.ports.iter().all(|port| self.listens(port.target)));
     }
 
     /// Whether somebody listens on that port of it, now, as far as can be seen.
-    pub fn listens(&self, target: u16) -> bool {
+    pub(super) fn listens(&self, target: u16) -> bool {
         is_listening_in(&self.netns, self.address, target).unwrap_or_else(|error| {
             tracing::debug!(backend = self.name, %error, "looking for listeners failed");
             false
@@ -224,17 +233,17 @@ impl Tracked {
     }
 
     /// What goes into the kernel with its state.
-    pub fn gate(&self) -> Gate {
+    pub(super) fn gate(&self) -> Gate {
         Gate { if_listening: is_gated_by_listening(self.state, &self.facts()), edges: self.edges }
     }
 
     /// What it is in the maps.
-    pub fn key(&self) -> BackendKey {
+    pub(super) fn key(&self) -> BackendKey {
         BackendKey { container: self.id.clone(), netns_cookie: self.reach.netns_cookie }
     }
 
     /// As [`crate::model::desired`] wants it.
-    pub fn candidate(&self) -> Candidate {
+    pub(super) fn candidate(&self) -> Candidate {
         Candidate {
             id: self.id.clone(),
             run: self.run.clone(),

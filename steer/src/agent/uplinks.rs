@@ -74,6 +74,7 @@ impl Agent {
         let in_use = self.in_use(&wanted, change)?;
         self.uplinks.in_use = in_use.iter().map(|link| link.name.clone()).collect();
         wanted.extend(in_use.into_iter().map(|link| (link, true)));
+        self.follow_renamed(&wanted)?;
         let names: BTreeSet<_> = wanted.iter().map(|(link, _)| link.name.clone()).collect();
         let mut problems = Vec::new();
         for (link, is_uplink) in wanted {
@@ -97,6 +98,20 @@ impl Agent {
         self.uplinks.attached.retain(|name, _| names.contains(name));
         self.remove_stale_links()?;
         self.say(Source::Uplink, problems);
+        Ok(())
+    }
+
+    /// Where an interface has got another name, what is attached to it stays.
+    fn follow_renamed(&mut self, wanted: &[(Link, bool)]) -> Result<()> {
+        for (link, _) in wanted {
+            let is_it = |(name, before): &(&String, &Attached)| before.index == link.index && **name != link.name;
+            let Some((name, before)) = self.uplinks.attached.iter().find(is_it) else { continue };
+            let (name, before) = (name.clone(), *before);
+            attach::rename(&self.settings.paths, &name, &link.name)?;
+            tracing::info!(from = name, to = link.name, "an interface has another name");
+            self.uplinks.attached.remove(&name);
+            self.uplinks.attached.insert(link.name.clone(), before);
+        }
         Ok(())
     }
 

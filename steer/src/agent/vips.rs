@@ -6,13 +6,15 @@ use super::{Agent, Source};
 use crate::host::clock::since_boot;
 use crate::model::swarm::Swarm;
 use crate::model::swarm::disabled::doubts;
-use crate::model::swarm::vips::{Ids, Observed, Tables, tables};
+use crate::model::swarm::vips::{Ids, Tables, VipFacts, tables};
 
 /// What the maps hold of virtual addresses.
 #[derive(Debug, Default)]
 pub(super) struct Vips {
     ids: Ids,
     applied: Option<Tables>,
+    /// Tasks that they lack, since Swarm sends nothing new to them.
+    disabled: BTreeSet<String>,
 }
 
 impl Agent {
@@ -29,10 +31,11 @@ impl Agent {
         let places = self.places.askers();
         let running = swarm.and_then(|swarm| swarm.running.as_ref());
         let here = swarm.and_then(|swarm| swarm.tasks.as_ref());
-        let observed = Observed { vips, places: &places, local: &local, running, here, disabled: &BTreeSet::new() };
+        let observed = VipFacts { vips, places: &places, local: &local, running, here, disabled: &BTreeSet::new() };
         self.disabled.keep(doubts(&observed));
-        let observed = Observed { disabled: &self.disabled.tasks(since_boot()), ..observed };
-        let (wanted, problems) = tables(&observed, &mut self.vips.ids);
+        let disabled = self.disabled.tasks(since_boot());
+        let (wanted, problems) = tables(&VipFacts { disabled: &disabled, ..observed }, &mut self.vips.ids);
+        self.vips.disabled = disabled;
         self.say(Source::Vips, problems);
         if let Err(error) = self.write_vips(&wanted) {
             tracing::error!(
@@ -40,6 +43,11 @@ impl Agent {
                 "writing virtual addresses failed; tried again with the next answer"
             );
         }
+    }
+
+    /// Whether Swarm sends nothing new to other tasks than the maps lack.
+    pub(super) fn are_others_disabled(&self) -> bool {
+        self.disabled.tasks(since_boot()) != self.vips.disabled
     }
 
     fn write_vips(&mut self, wanted: &Tables) -> anyhow::Result<()> {

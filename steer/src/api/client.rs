@@ -206,9 +206,10 @@ impl Events {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
-    use std::path::{Path, PathBuf};
+    use std::path::Path;
 
     use serde_json::json;
+    use tempfile::TempDir;
     use tokio::sync::{mpsc, watch};
 
     use super::*;
@@ -216,25 +217,8 @@ mod tests {
     use crate::model::history::History;
     use crate::model::history::fixtures::transition;
 
-    /// A directory of this test's own, removed at the end.
-    struct Run(PathBuf);
-
-    impl Run {
-        fn new(test: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("steer-api-{test}-{}", std::process::id()));
-            std::fs::create_dir_all(&path).unwrap();
-            Self(path)
-        }
-
-        fn paths(&self) -> Paths {
-            Paths::under(Path::new("/nonexistent"), &self.0, "steer")
-        }
-    }
-
-    impl Drop for Run {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
+    fn paths(run: &TempDir) -> Paths {
+        Paths::under(Path::new("/nonexistent"), run.path(), "steer")
     }
 
     /// An agent that knows one container.
@@ -276,10 +260,10 @@ mod tests {
 
     #[tokio::test]
     async fn requests_reach_the_agent_and_its_answers_come_back() {
-        let run = Run::new("answers");
-        let agent = agent(run.paths());
-        let mut client = connected(&run.paths()).await;
-        assert_eq!(std::fs::metadata(run.paths().socket).unwrap().permissions().mode() & 0o777, 0o600);
+        let run = TempDir::new().unwrap();
+        let agent = agent(paths(&run));
+        let mut client = connected(&paths(&run)).await;
+        assert_eq!(std::fs::metadata(paths(&run).socket).unwrap().permissions().mode() & 0o777, 0o600);
 
         let status = client.status().await.unwrap();
         assert_eq!((status.pid, status.problems[0].label.as_deref()), (7, Some("steer.port")));
@@ -296,8 +280,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_dead_agent_is_named_with_the_remedy_and_its_socket_is_taken_over() {
-        let run = Run::new("dead");
-        let paths = run.paths();
+        let run = TempDir::new().unwrap();
+        let paths = paths(&run);
         assert!(matches!(Client::connect(&paths).await, Err(ClientError::NotRunning { .. })), "no socket");
 
         std::fs::create_dir_all(paths.socket.parent().unwrap()).unwrap();
@@ -316,22 +300,22 @@ mod tests {
 
     #[tokio::test]
     async fn events_come_as_they_happen_and_end_with_the_agent() {
-        let run = Run::new("events");
+        let run = TempDir::new().unwrap();
         let history = watch::Sender::<History>::default();
         let (tx, _rx) = mpsc::channel(1);
-        let (paths, heard) = (run.paths(), history.subscribe());
-        let serving = tokio::spawn(async move { server::serve(&paths, tx, heard).await });
+        let (agents, heard) = (paths(&run), history.subscribe());
+        let serving = tokio::spawn(async move { server::serve(&agents, tx, heard).await });
         let happens = |at| history.send_modify(|history| history.push(transition(at)));
         let times = |lines: Vec<EventLine>| -> Vec<_> {
             let time = |line: &EventLine| if let EventLine::Event(event) = line { event.time_us } else { 0 };
             lines.iter().map(time).collect()
         };
         happens(7);
-        let mut follow = connected(&run.paths()).await.events(0, true).await.unwrap();
+        let mut follow = connected(&paths(&run)).await.events(0, true).await.unwrap();
         assert_eq!(times(follow.next().await.unwrap()), [7]);
         happens(8);
         assert_eq!(times(follow.next().await.unwrap()), [8]);
-        let mut rest = connected(&run.paths()).await.events(1, false).await.unwrap();
+        let mut rest = connected(&paths(&run)).await.events(1, false).await.unwrap();
         assert_eq!(times(rest.next().await.unwrap()), [8], "what came after the first");
         assert_eq!(rest.next().await.unwrap(), []);
 
@@ -342,9 +326,9 @@ mod tests {
 
     #[tokio::test]
     async fn unknown_routes_and_methods_are_refused() {
-        let run = Run::new("routes");
-        let agent = agent(run.paths());
-        let mut client = connected(&run.paths()).await;
+        let run = TempDir::new().unwrap();
+        let agent = agent(paths(&run));
+        let mut client = connected(&paths(&run)).await;
         let error = client.send::<AgentStatus>(Method::GET, "/v2/status", Bytes::new()).await.unwrap_err();
         assert_eq!(error.to_string(), "no such route");
         let error = client.send::<AgentStatus>(Method::GET, routes::DRAIN, Bytes::new()).await.unwrap_err();

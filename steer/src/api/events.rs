@@ -8,6 +8,7 @@ use axum::body::{Body, Bytes};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::unfold;
+use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::{ApiError, Event, EventLine};
@@ -17,7 +18,8 @@ use crate::model::history::History;
 const AT_ONCE: usize = 64;
 
 /// What is asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub(super) struct Query {
     /// Only what came after that number.
     after: u64,
@@ -27,17 +29,9 @@ pub(super) struct Query {
 
 impl Query {
     pub(super) fn parse(query: Option<&str>) -> Result<Self, ApiError> {
-        let mut parsed = Self::default();
-        for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let bad = |expected| ApiError::bad_request(format!("{name}={value}: expected {expected}"));
-            match name {
-                "after" => parsed.after = value.parse().map_err(|_| bad("a number"))?,
-                "follow" => parsed.follow = value.parse().map_err(|_| bad("true or false"))?,
-                _ => return Err(ApiError::bad_request(format!("unknown parameter {name}: expected after, follow"))),
-            }
-        }
-        Ok(parsed)
+        let query = query.unwrap_or_default();
+        let bad = |error| format!("bad query `{query}`: {error}; expected after=NUMBER, follow=true or follow=false");
+        serde_urlencoded::from_str(query).map_err(|error| ApiError::bad_request(bad(error)))
     }
 }
 
@@ -115,9 +109,18 @@ mod tests {
     }
 
     #[rstest]
-    #[case("after=x", "after=x: expected a number")]
-    #[case("follow", "follow=: expected true or false")]
-    #[case("since=1", "unknown parameter since: expected after, follow")]
+    #[case(
+        "after=x",
+        "bad query `after=x`: invalid digit found in string; expected after=NUMBER, follow=true or follow=false"
+    )]
+    #[case(
+        "follow",
+        "bad query `follow`: provided string was not `true` or `false`; expected after=NUMBER, follow=true or follow=false"
+    )]
+    #[case(
+        "since=1",
+        "bad query `since=1`: unknown field `since`, expected `after` or `follow`; expected after=NUMBER, follow=true or follow=false"
+    )]
     fn a_bad_query_is_refused_with_the_reason(#[case] text: &str, #[case] reason: &str) {
         assert_eq!(Query::parse(Some(text)), Err(ApiError::bad_request(reason)));
     }

@@ -88,7 +88,7 @@ pub struct Event {
     pub from: String,
     /// State now; the same where only a refused connection or another stop signal is told.
     pub to: String,
-    /// `signal`, `listen`, `refused`, `exit`, `health`, `event`, `operator`, `resync`, `swarm` or `config`.
+    /// `signal`, `listen`, `refused`, `exit`, `frozen`, `health`, `event`, `operator`, `resync`, `swarm` or `config`.
     pub source: String,
     /// Why, as `signal: TERM`.
     pub cause: String,
@@ -147,6 +147,9 @@ pub struct DrainedBackend {
     pub name: String,
     /// How long `steer drain --wait` waits for its flows, in milliseconds.
     pub drain_ms: u64,
+    /// It is a task of Swarm's, which goes on sending it connections of its own.
+    #[serde(default)]
+    pub is_task: bool,
 }
 
 /// The backends that were changed.

@@ -6,6 +6,7 @@ use super::report::{self, BackendReport};
 use crate::cli::BackendsArgs;
 use crate::dataplane::paths::Paths;
 use crate::dataplane::read::{BackendView, Reader, ServiceView, Snapshot};
+use crate::host::clock::unix_now;
 
 pub(super) fn backends(args: &BackendsArgs, paths: &Paths) -> anyhow::Result<()> {
     let snapshot = Reader::open(paths)?.snapshot()?;
@@ -15,7 +16,7 @@ pub(super) fn backends(args: &BackendsArgs, paths: &Paths) -> anyhow::Result<()>
     } else if backends.is_empty() {
         super::print("no backends\n")
     } else {
-        let table = report::backends_table(backends.into_iter(), true, super::now());
+        let table = report::backends_table(backends.into_iter(), true, unix_now());
         super::print(&report::lines(&table, ""))
     }
 }

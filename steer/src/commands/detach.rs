@@ -1,8 +1,10 @@
 //! `steer detach`: steer leaves the host. A living agent does it; without one, this command does.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::bail;
+use steer_common::state::BackendState;
 use tokio::time::sleep;
 
 use super::lock::lock;
@@ -11,7 +13,7 @@ use crate::api::client::{Client, ClientError};
 use crate::cli::DetachArgs;
 use crate::dataplane;
 use crate::dataplane::paths::Paths;
-use crate::dataplane::read::{ReadError, Reader, close_frontends};
+use crate::dataplane::read::{ReadError, Reader};
 
 /// How often it is looked whether the last flow has ended.
 const TICK: Duration = Duration::from_millis(100);
@@ -58,10 +60,18 @@ async fn gone(paths: &Paths) -> anyhow::Result<()> {
 /// Without an agent: closes the frontends, then waits for the last flow.
 async fn empty(paths: &Paths) -> anyhow::Result<()> {
     let reader = Reader::open(paths)?;
-    close_frontends(paths)?;
+    dataplane::detach::close_frontends(paths)?;
+    // Not what is counted: with no agent nobody puts a count right, nor takes away the flows of a backend that is gone.
     let left = || -> Result<u64, ReadError> {
         let snapshot = reader.snapshot()?;
-        Ok(snapshot.backends().map(|(_, backend)| backend.live_flows + backend.pending_flows).sum())
+        let backends = snapshot.backends().filter(|(_, backend)| backend.state != BackendState::Gone);
+        let there: HashSet<_> = backends.map(|(_, backend)| (backend.id, backend.generation)).collect();
+        let mut left = 0;
+        for flow in reader.flows()? {
+            let flow = flow?;
+            left += u64::from(flow.is_current() && there.contains(&(flow.backend, flow.generation)));
+        }
+        Ok(left)
     };
     let mut remaining = left()?;
     if remaining > 0 {

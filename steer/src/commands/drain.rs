@@ -21,6 +21,9 @@ pub(super) async fn drain(args: &DrainArgs, paths: &Paths) -> anyhow::Result<()>
     if drained.backends.is_empty() {
         return super::print(&format!("{} is out: it is not steered to, and has no connections\n", args.target));
     }
+    for task in drained.backends.iter().filter(|backend| backend.is_task) {
+        eprintln!("{}", of_swarm(&task.name));
+    }
     let reader = Reader::open(paths)?;
     let mut backends = Vec::new();
     for backend in &drained.backends {
@@ -110,6 +113,14 @@ impl Progress {
         // It is a courtesy: nothing depends on it.
         let _ = write!(stderr, "\r\x1b[K{line}").and_then(|()| stderr.flush());
     }
+}
+
+/// What is to be known of a task: steer is not the only one who sends it connections.
+fn of_swarm(name: &str) -> String {
+    format!(
+        "{name} is a task: Swarm goes on sending it connections, from other nodes and to its service's virtual address; \
+         `docker service scale` or `update` take it out"
+    )
 }
 
 fn progress(names: &str, left: u64, waited: Duration, timeout: Duration) -> String {

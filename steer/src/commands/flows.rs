@@ -84,7 +84,7 @@ fn row(flow: &FlowView, snapshot: &Snapshot) -> Row {
         service: backend.map(|(service, _)| service.name.clone()),
         backend: backend.map(|(_, backend)| backend.name.clone()),
         mesh: flow.is_of_mesh(),
-        container: backend.map(|(_, backend)| backend.container.clone()),
+        container: backend.map(|(_, backend)| backend.container.0.clone()),
         state: flow.state.name(),
         idle_seconds: flow.idle.map(|idle| idle.as_secs()),
         table: flow.table.name(),

@@ -20,13 +20,11 @@ pub mod weight;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
 use crate::cli::{Cli, Command};
 use crate::dataplane::paths::Paths;
-use crate::model::UnixMicros;
 
 /// Does what was asked for.
 pub async fn execute(Cli { instance, log: _, command }: Cli) -> anyhow::Result<ExitCode> {
@@ -46,10 +44,6 @@ pub async fn execute(Cli { instance, log: _, command }: Cli) -> anyhow::Result<E
         Command::Doctor(args) => return doctor::doctor(&args, &paths).await,
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn now() -> UnixMicros {
-    UnixMicros(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64))
 }
 
 /// Prints text as it is. A reader that has seen enough (`| head`) is no failure.

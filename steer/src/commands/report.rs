@@ -2,12 +2,12 @@
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde::Serialize;
-use steer_common::backend::BackendState;
+use steer_common::state::BackendState;
 
-use crate::dataplane::read::{BackendView, ServiceView, Snapshot, balance_name};
+use crate::dataplane::read::{BackendView, ServiceView, Snapshot};
 use crate::model::UnixMicros;
 use crate::model::cause::{Source, sentence};
-use crate::model::target::resolve;
+use crate::model::named::resolve;
 
 /// A backend, in `status --json`.
 #[derive(Serialize, Clone, PartialEq, Eq, Debug)]
@@ -39,7 +39,7 @@ pub struct BackendReport {
 impl From<&BackendView> for BackendReport {
     fn from(backend: &BackendView) -> Self {
         Self {
-            container: backend.container.clone(),
+            container: backend.container.0.clone(),
             name: backend.name.clone(),
             address: backend.address.to_string(),
             state: backend.state.name(),
@@ -72,7 +72,7 @@ impl From<&ServiceView> for ServiceReport {
         Self {
             name: service.name.clone(),
             frontends: frontends(service),
-            balance: balance_name(service.balance),
+            balance: service.balance.name(),
             backends: service.backends.iter().map(BackendReport::from).collect(),
         }
     }
@@ -102,8 +102,8 @@ pub(super) fn find_service<'a>(snapshot: &'a Snapshot, name: &str) -> anyhow::Re
 /// The backends of the container that a target means.
 pub(super) fn find_backends<'a>(snapshot: &'a Snapshot, target: &str) -> anyhow::Result<Vec<&'a BackendView>> {
     let all = || snapshot.backends().map(|(_, backend)| backend);
-    let id = resolve(target, all().map(|backend| (backend.name.as_str(), backend.container.as_str())))?;
-    Ok(all().filter(|backend| backend.container == id).collect())
+    let id = resolve(target, all().map(|backend| (backend.name.as_str(), backend.container.0.as_str())))?;
+    Ok(all().filter(|backend| backend.container.0 == id).collect())
 }
 
 /// A table without lines, for eyes and `awk`: columns named in `right` hold numbers.
@@ -152,7 +152,7 @@ pub(super) fn backends_table<'a>(
         let mut row = vec![
             service.name.clone(),
             backend.name.clone(),
-            short(&backend.container).to_owned(),
+            backend.container.short().to_owned(),
             backend.address.to_string(),
             backend.state.name().to_owned(),
             age(backend.since, now),
@@ -174,11 +174,6 @@ pub(super) fn backends_table<'a>(
 fn weight(backend: &BackendView) -> String {
     let mark = if backend.operator_weight.is_some() { "*" } else { "" };
     format!("{}{mark}", backend.weight)
-}
-
-/// A container id as Docker prints it.
-pub(super) fn short(container: &str) -> &str {
-    if container.starts_with("netns:") { container } else { container.get(..12).unwrap_or(container) }
 }
 
 /// `None` = never.
@@ -218,8 +213,8 @@ pub(super) mod fixtures {
     use steer_common::verdict::Counter;
 
     use super::*;
-    use crate::model::Protocol;
-    use crate::model::listen::Listen;
+    use crate::model::frontend::Frontend;
+    use crate::model::{ContainerId, Protocol};
 
     /// 2026-01-01T00:00:00Z.
     pub(in crate::commands) const NEW_YEAR: UnixMicros = UnixMicros(1_767_225_600_000_000);
@@ -228,7 +223,7 @@ pub(super) mod fixtures {
         BackendView {
             id: BackendId(id),
             generation: 1,
-            container: container.into(),
+            container: ContainerId(container.into()),
             name: name.into(),
             address: IpAddr::V4(Ipv4Addr::new(172, 17, 0, id as u8 + 1)),
             targets: vec![Some(5000)],
@@ -264,7 +259,7 @@ pub(super) mod fixtures {
             services: vec![ServiceView {
                 id: ServiceId(1),
                 name: "web".into(),
-                ports: vec![Listen { address: None, port: 9000, protocol: Protocol::Tcp }],
+                ports: vec![Frontend { address: None, port: 9000, protocol: Protocol::Tcp }],
                 balance: Balance::RoundRobin,
                 hold: Duration::from_secs(10),
                 mesh: false,

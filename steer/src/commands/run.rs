@@ -1,7 +1,6 @@
 //! `steer run`: the agent, in the foreground.
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use steer_common::limits::MAX_FLOWS;
 use tokio::sync::mpsc;
 
 use super::lock::lock;
@@ -51,11 +50,7 @@ pub async fn run(args: RunArgs, instance: &str) -> Result<()> {
     prepare::directories(&paths)?;
     let run_dir = paths.lock.parent().context("the lock file has no directory")?;
     let cgroup = prepare::cgroup2(run_dir)?;
-    let options = Options {
-        host_netns: own_cookie()?,
-        max_flows: config.agent.max_flows.unwrap_or(MAX_FLOWS),
-        offsets: Offsets::read()?,
-    };
+    let options = Options { host_netns: own_cookie()?, max_flows: config.max_flows(), offsets: Offsets::read()? };
     let mut bpf = load::load(&paths, options)?;
     if let Err(error) = raise_open_files() {
         tracing::warn!(%error, "raising the limit of open files failed: each container takes one or two");

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::report;
 use crate::cli::ListArgs;
 use crate::dataplane::paths::Paths;
-use crate::dataplane::read::{Reader, ServiceView, Snapshot, balance_name};
+use crate::dataplane::read::{Reader, ServiceView, Snapshot};
 
 pub(super) fn services(args: &ListArgs, paths: &Paths) -> anyhow::Result<()> {
     let rows = rows(&Reader::open(paths)?.snapshot()?);
@@ -32,7 +32,7 @@ fn rows(snapshot: &Snapshot) -> Vec<Row> {
     let row = |service: &ServiceView| Row {
         name: service.name.clone(),
         frontends: report::frontends(service),
-        balance: balance_name(service.balance),
+        balance: service.balance.name(),
         hold_ms: service.hold.as_millis() as u64,
         mesh: service.mesh,
         backends: service.backends.len(),

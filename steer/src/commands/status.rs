@@ -11,7 +11,8 @@ use crate::api::{AgentStatus, Attachment};
 use crate::cli::ListArgs;
 use crate::dataplane::attach;
 use crate::dataplane::paths::{LinkName, Paths};
-use crate::dataplane::read::{self, Reader, Snapshot, balance_name};
+use crate::dataplane::read::{self, Reader, Snapshot};
+use crate::host::clock::unix_now;
 use crate::model::stops::StopCounts;
 use crate::model::{Problem, UnixMicros};
 
@@ -22,7 +23,7 @@ pub(super) async fn status(args: &ListArgs, paths: &Paths) -> anyhow::Result<()>
     if args.json {
         super::print_json(&Report::new(paths, &agent, attach, &snapshot))
     } else {
-        super::print(&text(paths, &agent, &attach, &snapshot, super::now()))
+        super::print(&text(paths, &agent, &attach, &snapshot, unix_now()))
     }
 }
 
@@ -154,7 +155,7 @@ fn write_text(
     }
     for service in &snapshot.services {
         let frontends = report::frontends(service).join(" ");
-        writeln!(out, "\n{}  {frontends}  {}", service.name, balance_name(service.balance))?;
+        writeln!(out, "\n{}  {frontends}  {}", service.name, service.balance.name())?;
         if service.backends.is_empty() {
             writeln!(out, "  no backends")?;
             continue;

@@ -52,17 +52,17 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::ValueEnum as _;
 use ipnet::IpNet;
-use steer_common::limits::{MAX_FLOWS, MAX_MEMBERS, MAX_NAME, MAX_WEIGHT};
+use steer_common::limits::{MAX_FLOWS, MAX_MEMBERS, MAX_NAME};
 use steer_common::service::Balance;
 
 use crate::cli::AttachMode;
 use crate::model::labels::{Defaults, value};
-use crate::model::{PortSpec, ReadyPolicy, ServiceName, Spec};
+use crate::model::{ContainerId, PortSpec, ReadyPolicy, ServiceName, Spec};
 
 /// Where `ip netns add` puts namespaces.
 const NETNS_DIR: &str = "/run/netns";
-/// Longest path of a namespace: what `BackendInfo::container` holds behind `netns:`.
-const MAX_NETNS: usize = MAX_NAME - "netns:".len();
+/// Longest path of a namespace: what `BackendInfo::container` holds behind [`ContainerId::STATIC`].
+const MAX_NETNS: usize = MAX_NAME - ContainerId::STATIC.len();
 /// Bounds of `max_flows`: below, the table is too small to be of use; above, it takes gigabytes.
 const FLOWS: std::ops::RangeInclusive<u32> = 1_024..=64 * MAX_FLOWS;
 
@@ -75,6 +75,13 @@ pub struct Config {
     pub services: Vec<StaticService>,
     /// What the options of `steer run` do not say.
     pub agent: AgentSettings,
+}
+
+impl Config {
+    /// How many established connections are remembered: as the file says, or as many as by default.
+    pub fn max_flows(&self) -> u32 {
+        self.agent.max_flows.unwrap_or(MAX_FLOWS)
+    }
 }
 
 /// Settings of the agent; `None` and empty = not set.
@@ -262,9 +269,7 @@ impl Check {
 
     fn weight(&mut self, place: &str, number: Option<i64>, default: u16) -> u16 {
         let Some(number) = number else { return default };
-        let weight = value::weight_number(number);
-        let weight =
-            weight.ok_or_else(|| format!("{number} is no weight, expected a whole number from 0 to {MAX_WEIGHT}"));
+        let weight = value::weight_number(number).ok_or_else(|| value::no_weight(number));
         self.good(place, "weight", weight).unwrap_or(default)
     }
 }

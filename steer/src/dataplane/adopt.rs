@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
-use steer_common::backend::{BackendId, BackendState};
+use steer_common::backend::BackendId;
 use steer_common::limits::{MAX_BACKENDS, MAX_SERVICES};
 use steer_common::service::{AllowKey, ServiceId};
+use steer_common::state::BackendState;
 
 use super::maps::Maps;
 use super::text::unpadded;
 use crate::model::desired::BackendKey;
-use crate::model::listen::Listen;
+use crate::model::frontend::Frontend;
 use crate::model::plan::{Applied, AppliedBackend, AppliedService, Info};
 use crate::model::{ContainerId, Gate, UnixMicros};
 
@@ -27,7 +28,7 @@ impl Maps {
                 continue;
             }
             let entry = self.services.get(&id, 0).with_context(|| format!("reading SERVICES[{id}]"))?;
-            let mut ports: Vec<_> = info.ports.iter().map(Listen::from_info).collect();
+            let mut ports: Vec<_> = info.ports.iter().map(Frontend::from_info).collect();
             while ports.last().is_some_and(Option::is_none) {
                 ports.pop();
             }

@@ -6,16 +6,18 @@ use aya::maps::{Array, PerCpuValues};
 use aya::util::nr_cpus;
 use ipnet::IpNet;
 use steer_common::addr::{Addr, Port};
-use steer_common::backend::{BackendEntry, BackendId, BackendInfo, BackendState, BackendStats, EdgeEntry, StateEntry};
+use steer_common::backend::{BackendEntry, BackendId, BackendInfo, BackendStats};
+use steer_common::edge::EdgeEntry;
 use steer_common::limits::MAX_PORTS;
 use steer_common::service::{AllowKey, PortInfo, ServiceEntry, ServiceId, ServiceInfo, ServiceState};
+use steer_common::state::{BackendState, StateEntry};
 
 use super::absent::removed;
 use super::maps::Maps;
 use super::text::padded;
 use crate::model::desired::BackendKey;
-use crate::model::listen::Listen;
-use crate::model::plan::{Info, Op, Slots};
+use crate::model::frontend::Frontend;
+use crate::model::plan::{Info, Op, SlotRecipe};
 use crate::model::{Gate, ServiceName};
 
 impl Maps {
@@ -96,17 +98,17 @@ impl Maps {
         name: &ServiceName,
         id: ServiceId,
         entry: &ServiceEntry,
-        ports: &[Option<Listen>],
+        ports: &[Option<Frontend>],
     ) -> Result<()> {
         let at = u32::from(id.0);
         let context = || format!("writing service {name} ({})", id.0);
         let mut info = ServiceInfo { name: padded(name), ports: [PortInfo::default(); MAX_PORTS] };
-        for (place, listen) in info.ports.iter_mut().zip(ports) {
-            if let Some(listen) = listen {
+        for (place, frontend) in info.ports.iter_mut().zip(ports) {
+            if let Some(frontend) = frontend {
                 *place = PortInfo {
-                    addr: listen.address.map_or(Addr::UNSPECIFIED, Addr::from),
-                    port: Port::new(listen.port),
-                    proto: listen.protocol.number(),
+                    addr: frontend.address.map_or(Addr::UNSPECIFIED, Addr::from),
+                    port: Port::new(frontend.port),
+                    proto: frontend.protocol.number(),
                     pad: 0,
                 };
             }
@@ -116,7 +118,7 @@ impl Maps {
     }
 
     /// Builds the table in a map of its own and swaps it in by one update: a packet sees the old one or the new one.
-    fn swap_slots(&mut self, id: ServiceId, slots: &Slots) -> Result<()> {
+    fn swap_slots(&mut self, id: ServiceId, slots: &SlotRecipe) -> Result<()> {
         let context = || format!("swapping the slot table of service {}", id.0);
         let mut inner = Array::create(1, 0).with_context(context)?;
         inner.set(0, *slots.table(), 0).with_context(context)?;
@@ -133,7 +135,7 @@ impl Maps {
         self.service_states.set(at, ServiceState::default(), 0).with_context(context)?;
         self.swap_slots(
             id,
-            &Slots { balance: steer_common::service::Balance::RoundRobin, ready: Vec::new(), others: Vec::new() },
+            &SlotRecipe { balance: steer_common::service::Balance::RoundRobin, ready: Vec::new(), others: Vec::new() },
         )
     }
 }

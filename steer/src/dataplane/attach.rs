@@ -20,12 +20,17 @@ use super::detach::remove_file;
 use super::load::{program, program_mut};
 use super::paths::{LinkName, Paths};
 use super::{clsact, others};
+use crate::host::links;
 
 /// Attaches to an uplink by XDP. Where another version's program is, this one's takes its place in one step.
 pub fn xdp(bpf: &mut Ebpf, paths: &Paths, interface: &str, mode: XdpMode) -> Result<()> {
     others::inherit_xdp(paths, interface)?;
     let pin = paths.link(&LinkName::Xdp(interface.to_owned()));
     let xdp: &mut Xdp = program_mut(bpf, program::UPLINK_XDP)?;
+    if runs_otherwise(interface, mode)? {
+        // A link keeps the mode that it was made with.
+        remove_file(&pin)?;
+    }
     if let Some(link) = pinned(&pin)? {
         let adopted =
             XdpLink::try_from(link).map_err(anyhow::Error::from).and_then(|link| Ok(xdp.attach_to_link(link)?));
@@ -51,10 +56,12 @@ pub fn xdp(bpf: &mut Ebpf, paths: &Paths, interface: &str, mode: XdpMode) -> Res
 
 /// Attaches a program to an interface's tcx ingress, before other programs, those of other versions of steer among them; to clsact,
 /// where there is no tcx.
-fn tcx(bpf: &mut Ebpf, name: &str, pin: &Path, interface: &str) -> Result<()> {
+fn tcx(bpf: &mut Ebpf, name: &str, paths: &Paths, link: &LinkName, interface: &str) -> Result<()> {
+    let pin = &paths.link(link);
     let tc: &mut SchedClassifier = program_mut(bpf, name)?;
     if clsact::is_needed() {
-        return clsact::attach(tc, pin, interface).with_context(|| format!("attaching {name} to {interface}"));
+        return clsact::attach(tc, &paths.instance, pin, interface)
+            .with_context(|| format!("attaching {name} to {interface}"));
     }
     if let Some(link) = pinned(pin)? {
         let adopted = SchedClassifierLink::try_from(link)
@@ -76,6 +83,20 @@ fn tcx(bpf: &mut Ebpf, name: &str, pin: &Path, interface: &str) -> Result<()> {
     pin_link(FdLink::try_from(tc.take_link(id)?)?, pin)
 }
 
+/// An interface that is attached to has another name now: its links stay as they are, and are called after it.
+pub fn rename(paths: &Paths, from: &str, to: &str) -> Result<()> {
+    for link in [LinkName::Xdp, LinkName::Tcx] {
+        let [from, to] = [from, to].map(|interface| paths.link(&link(interface.to_owned())));
+        match std::fs::rename(&from, &to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("renaming the pin {} to {}", from.display(), to.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// What [`uplink`] and [`backend`] attach to on this kernel, in a word.
 pub fn ingress_hook() -> &'static str {
     if clsact::is_needed() { "clsact" } else { "tcx" }
@@ -83,7 +104,7 @@ pub fn ingress_hook() -> &'static str {
 
 /// Attaches to an uplink, or to one of Docker's bridges, by tcx.
 pub fn uplink(bpf: &mut Ebpf, paths: &Paths, interface: &str) -> Result<()> {
-    tcx(bpf, program::UPLINK_TC, &paths.link(&LinkName::Tcx(interface.to_owned())), interface)
+    tcx(bpf, program::UPLINK_TC, paths, &LinkName::Tcx(interface.to_owned()), interface)
 }
 
 /// Attaches to the host end of a backend's veth.
@@ -91,7 +112,7 @@ pub fn backend(bpf: &mut Ebpf, paths: &Paths, ifindex: u32) -> Result<()> {
     let interface = nix::net::if_::if_indextoname(ifindex)
         .with_context(|| format!("looking up interface {ifindex}, the host end of a container's veth"))?;
     let interface = interface.to_str().with_context(|| format!("the name of interface {ifindex} is not UTF-8"))?;
-    tcx(bpf, program::BACKEND_TC, &paths.link(&LinkName::Veth(ifindex)), interface)
+    tcx(bpf, program::BACKEND_TC, paths, &LinkName::Veth(ifindex), interface)
 }
 
 /// Attaches the socket hooks to the root cgroup. Their links cannot change programs (aya 0.14), so a second set is attached and
@@ -132,7 +153,7 @@ fn cgroup_refused(name: &str, cgroup: &Path) -> String {
 pub fn remove(paths: &Paths, name: &LinkName) -> Result<()> {
     let pin = paths.link(name);
     if pin.exists() {
-        clsact::detach(name, ABI)?;
+        clsact::detach(&paths.instance, name, ABI)?;
     }
     remove_file(&pin)
 }
@@ -151,6 +172,17 @@ pub(super) fn links_in(directory: &Path) -> Result<Vec<LinkName>> {
     };
     let names = entries.filter_map(|entry| LinkName::parse(entry.ok()?.file_name().to_str()?));
     Ok(names.collect())
+}
+
+/// Whether an interface has its XDP program in the driver where it is to be outside it, or the other way round.
+fn runs_otherwise(interface: &str, wanted: XdpMode) -> Result<bool> {
+    let link = links::link(interface).with_context(|| format!("looking up interface {interface}"))?;
+    let mode = link.and_then(|link| link.xdp).map(|xdp| xdp.mode);
+    Ok(match mode {
+        Some(links::XdpMode::Generic) => wanted != XdpMode::Skb,
+        Some(links::XdpMode::Native) => wanted == XdpMode::Skb,
+        Some(links::XdpMode::Offloaded | links::XdpMode::Several) | None => false,
+    })
 }
 
 fn pinned(pin: &Path) -> Result<Option<FdLink>> {

@@ -4,7 +4,8 @@
 //! would take it along, and a new agent has to find the old one's. Approach: steer's filter has a place of its own, always the same
 //! one (priority and handle), where a new program replaces the old one in one step. At the pin of the link that tcx would have
 //! stands the program instead: what is attached is read, listed and removed by the same names on every kernel. Each version of the
-//! maps' layout has its own place; of two, the one that came last is asked first (`net/sched/cls_bpf.c`, `list_add_rcu`).
+//! maps' layout and each instance has its own place; of two, the one that came last is asked first (`net/sched/cls_bpf.c`,
+//! `list_add_rcu`), and the other one where that has nothing to say.
 
 use std::io;
 use std::path::Path;
@@ -17,15 +18,21 @@ use nix::libc;
 use steer_common::limits::ABI;
 
 use super::detach::remove_file;
-use super::paths::LinkName;
+use super::paths::{DEFAULT_INSTANCE, LinkName};
 use crate::host::filters;
 
 /// Before the filters of others: clients of frontends are nobody else's business.
 const PRIORITY: u16 = 1;
-/// Of all filters with that priority, this one is steer's, of that version: they are counted from here.
-const fn handle(version: u32) -> TcHandle {
+/// Of all filters with that priority, this one is steer's, of that instance and version: they are counted from here.
+pub fn handle(instance: &str, version: u32) -> TcHandle {
     const FIRST: u16 = u16::from_be_bytes(*b"sq");
-    TcHandle::new(0, FIRST + version as u16)
+    let place = if instance == DEFAULT_INSTANCE { 0 } else { 1 + (fnv(instance) % 0xfffe) as u16 };
+    TcHandle::new(place, FIRST + version as u16)
+}
+
+/// FNV-1a, 32 bits: the same name has the same number in every build.
+fn fnv(name: &str) -> u32 {
+    name.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 /// Whether this kernel has no tcx.
@@ -34,19 +41,19 @@ pub(super) fn is_needed() -> bool {
 }
 
 /// Attaches the program to the interface's ingress, or puts it in the place of the one that is there, and marks that by a pin.
-pub(super) fn attach(program: &mut SchedClassifier, pin: &Path, interface: &str) -> Result<()> {
+pub(super) fn attach(program: &mut SchedClassifier, instance: &str, pin: &Path, interface: &str) -> Result<()> {
     match tc::qdisc_add_clsact(interface) {
         Err(error) if !is_there(&error) => {
             return Err(error).with_context(|| format!("adding the clsact qdisc to {interface}"));
         }
         _ => {}
     }
-    let place = SchedClassifierLink::attached(interface, TcAttachType::Ingress, PRIORITY, handle(ABI), None)
+    let place = SchedClassifierLink::attached(interface, TcAttachType::Ingress, PRIORITY, handle(instance, ABI), None)
         .with_context(|| format!("looking up interface {interface}"))?;
     let id = match program.attach_to_link(place) {
         Ok(id) => id,
         Err(error) if is_absent(&error) => {
-            let place = NlOptions { priority: PRIORITY, handle: handle(ABI), classid: None };
+            let place = NlOptions { priority: PRIORITY, handle: handle(instance, ABI), classid: None };
             program
                 .attach_with_options(interface, TcAttachType::Ingress, TcAttachOptions::Netlink(place))
                 .with_context(|| format!("attaching to clsact ingress of {interface}"))?
@@ -61,9 +68,9 @@ pub(super) fn attach(program: &mut SchedClassifier, pin: &Path, interface: &str)
     program.pin(pin).with_context(|| format!("pinning the program at {}", pin.display()))
 }
 
-/// Where filters are needed, takes a version's one off the interface that a pin is named after, and the qdisc with it if nobody else
+/// Where filters are needed, takes a version's one of an instance off the interface that a pin is named after, and the qdisc with it if nobody else
 /// has a filter there. An interface that is gone has taken both along.
-pub(super) fn detach(name: &LinkName, version: u32) -> io::Result<()> {
+pub(super) fn detach(instance: &str, name: &LinkName, version: u32) -> io::Result<()> {
     if !is_needed() {
         return Ok(());
     }
@@ -76,7 +83,7 @@ pub(super) fn detach(name: &LinkName, version: u32) -> io::Result<()> {
         LinkName::Xdp(_) | LinkName::Cgroup(_) | LinkName::Tracepoint(_) => return Ok(()),
     };
     let Ok(ifindex) = nix::net::if_::if_nametoindex(interface.as_str()) else { return Ok(()) };
-    filters::remove(ifindex, PRIORITY, handle(version).into())
+    filters::remove(ifindex, PRIORITY, handle(instance, version).into())
 }
 
 fn is_there(error: &TcError) -> bool {
@@ -97,5 +104,21 @@ fn errno(error: &TcError) -> Option<i32> {
         TcError::NetlinkError(error) => error.raw_os_error(),
         TcError::IoError(error) => error.raw_os_error(),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_instance_and_version_has_a_place_of_its_own() {
+        let names = [DEFAULT_INSTANCE, "blue", "green", "steer2"];
+        let places: BTreeSet<u32> =
+            names.iter().flat_map(|name| [3, 4].map(|version| handle(name, version).into())).collect();
+        assert_eq!(places.len(), 2 * names.len());
+        assert!(places.contains(&(0x7371 + 4)), "the only one's: it is found again after an upgrade");
     }
 }

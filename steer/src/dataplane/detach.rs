@@ -5,14 +5,30 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use steer_common::limits::ABI;
+use steer_common::service::FrontendEntry;
 
+use super::absent::found;
+use super::maps::Maps;
 use super::paths::{LinkName, MAPS, Paths};
+use super::read::walk;
 use super::{attach, clsact, others};
+
+/// Closes every frontend to new flows; what is known is followed. For a host whose agent is gone: a living one does this
+/// itself, and opens them again when it reconciles.
+pub fn close_frontends(paths: &Paths) -> Result<()> {
+    let mut frontends = Maps::open(paths)?.frontends;
+    for key in walk::keys(&frontends).context("reading FRONTENDS")? {
+        let Some(mut entry) = found(frontends.get(&key, 0)).context("reading FRONTENDS")? else { continue };
+        entry.flags |= FrontendEntry::CLOSED;
+        frontends.insert(key, entry, 0).context("writing FRONTENDS")?;
+    }
+    Ok(())
+}
 
 /// Detaches all programs and removes all maps, those of other versions too, at once: steered connections that are open break.
 pub fn now(paths: &Paths) -> Result<()> {
     // Links first: a program without maps is no use, maps without a program do no harm.
-    remove_links(&paths.links, Some(ABI))?;
+    remove_links(&paths.instance, &paths.links, Some(ABI))?;
     others::remove(paths)?;
     remove_all(&paths.memory.join(MAPS))?;
     remove_directory(&paths.memory)?;
@@ -35,12 +51,12 @@ pub fn now(paths: &Paths) -> Result<()> {
 
 /// Takes all links of a version away; `None` = there are none that are filters. Where clients come in, then where replies do: what the
 /// one lets in, the other must let out. Where a pin is not all there is to a link (see [`clsact`]), the rest goes first.
-pub(super) fn remove_links(directory: &Path, version: Option<u32>) -> Result<()> {
+pub(super) fn remove_links(instance: &str, directory: &Path, version: Option<u32>) -> Result<()> {
     let mut names = attach::links_in(directory)?;
     names.sort_by_key(|name| matches!(name, LinkName::Veth(_)));
     for name in names {
         if let Some(version) = version {
-            clsact::detach(&name, version).with_context(|| format!("detaching {name}"))?;
+            clsact::detach(instance, &name, version).with_context(|| format!("detaching {name}"))?;
         }
         remove_file(&directory.join(name.to_string()))?;
     }

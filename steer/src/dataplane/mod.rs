@@ -28,7 +28,7 @@ mod absent;
 pub mod adopt;
 pub mod apply;
 pub mod attach;
-mod clsact;
+pub mod clsact;
 pub mod count;
 pub mod detach;
 pub mod explain;

@@ -2,8 +2,8 @@
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Map, MapData, RingBuf};
-use steer_common::backend::Notice;
 use steer_common::limits::names;
+use steer_common::notice::Notice;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 

@@ -42,7 +42,7 @@ pub(super) fn inherit_xdp(paths: &Paths, interface: &str) -> Result<()> {
 /// Takes away all that other versions have.
 pub fn remove(paths: &Paths) -> Result<()> {
     for Other { path, version } in list(paths)? {
-        remove_links(&path.join(LINKS), version)?;
+        remove_links(&paths.instance, &path.join(LINKS), version)?;
         remove_all(&path.join(MAPS))?;
         remove_directory(&path)?;
     }
@@ -74,37 +74,36 @@ fn list(paths: &Paths) -> Result<Vec<Other>> {
 #[cfg(test)]
 mod tests {
     use steer_common::limits::ABI;
+    use tempfile::TempDir;
 
     use super::*;
 
     /// The places of an instance in a directory of its own, with these directories in it.
-    fn with(name: &str, directories: &[&str]) -> Paths {
-        let root = std::env::temp_dir().join(format!("steer-others-{name}-{}", std::process::id()));
-        let paths = Paths::under(&root, &root.join("run"), "blue");
+    fn with(root: &TempDir, directories: &[&str]) -> Paths {
+        let root = root.path();
+        let paths = Paths::under(root, &root.join("run"), "blue");
         for directory in directories {
             std::fs::create_dir_all(paths.all.join(directory)).unwrap();
         }
         paths
     }
 
-    fn clean(paths: &Paths) {
-        std::fs::remove_dir_all(paths.all.parent().unwrap()).unwrap();
-    }
-
     #[test]
     fn nobody_is_there_beside_oneself_and_what_sockets_remember() {
         let own = format!("v{ABI}/links");
-        let paths = with("none", &[&own, "sockets-v1/maps"]);
+        let root = TempDir::new().unwrap();
+        let paths = with(&root, &[&own, "sockets-v1/maps"]);
         std::fs::write(paths.all.join("note"), "").unwrap();
         assert!(!are_there(&paths).unwrap());
-        clean(&paths);
+        root.close().unwrap();
         assert!(!are_there(&paths).unwrap(), "nor where nothing is at all");
     }
 
     #[test]
     fn another_version_goes_and_leaves_its_place_at_xdp() {
         let own = format!("v{ABI}/links");
-        let paths = with("one", &[&own, "v1/links", "v1/maps", "sockets-v0/maps"]);
+        let root = TempDir::new().unwrap();
+        let paths = with(&root, &[&own, "v1/links", "v1/maps", "sockets-v0/maps"]);
         for file in ["v1/links/xdp-eth0", "v1/links/cgroup-release", "v1/maps/FLOWS", "sockets-v0/maps/SOCKETS"] {
             std::fs::write(paths.all.join(file), "").unwrap();
         }
@@ -115,6 +114,5 @@ mod tests {
         assert!(!are_there(&paths).unwrap());
         assert!(paths.links.join("xdp-eth0").exists());
         assert_eq!(std::fs::read_dir(&paths.all).unwrap().count(), 1, "{}", paths.all.display());
-        clean(&paths);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
@@ -9,22 +10,22 @@ use super::Docker;
 
 const VERSION: &str = r#"{"Version":"20.10.24","ApiVersion":"1.41","MinAPIVersion":"1.12"}"#;
 
-/// Its socket, which goes with it.
 pub(super) struct Dockerd {
     pub(super) listener: UnixListener,
     pub(super) path: PathBuf,
-}
-
-impl Drop for Dockerd {
-    fn drop(&mut self) {
-        std::fs::remove_file(&self.path).ok();
-    }
+    /// Where its socket is, if that is a place of its own.
+    _dir: Option<TempDir>,
 }
 
 impl Dockerd {
-    pub(super) fn start(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("steer-dockerd-{}-{name}.sock", std::process::id()));
-        Self { listener: UnixListener::bind(&path).unwrap(), path }
+    pub(super) fn start() -> Self {
+        let dir = TempDir::new().unwrap();
+        let dockerd = Self::at(dir.path().join("docker.sock"));
+        Self { _dir: Some(dir), ..dockerd }
+    }
+
+    pub(super) fn at(path: PathBuf) -> Self {
+        Self { listener: UnixListener::bind(&path).unwrap(), path, _dir: None }
     }
 
     pub(super) fn client(path: &Path) -> Docker {

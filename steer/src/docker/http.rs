@@ -16,6 +16,7 @@ use hyper::client::conn::http1;
 use hyper::header::HOST;
 use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
@@ -23,6 +24,9 @@ use tokio::time::timeout;
 use super::{ApiVersion, TIMEOUT};
 
 pub(super) const DEFAULT_HOST: &str = "unix:///var/run/docker.sock";
+
+/// What is not left as it is in a query: all but RFC 3986's unreserved characters.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// No answer that is read whole is longer.
 const MAX_BODY: usize = 16 * 1024 * 1024;
@@ -149,6 +153,11 @@ fn remedy(error: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => " (steer runs as root)",
         _ => "",
     }
+}
+
+/// A text as a value in a query.
+pub(super) fn percent_encoded(text: &str) -> String {
+    utf8_percent_encode(text, RESERVED).to_string()
 }
 
 #[cfg(test)]

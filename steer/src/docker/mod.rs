@@ -143,13 +143,6 @@ impl Docker {
         Ok(Self { host, session: Arc::default(), gateway: Arc::default() })
     }
 
-    /// As [`Docker::at`], and checks that a daemon answers there which can be spoken with.
-    pub async fn connect(host: Option<&str>) -> anyhow::Result<Self> {
-        let docker = Self::at(host)?;
-        docker.version().await?;
-        Ok(docker)
-    }
-
     /// Where the daemon is, as `--docker-host` takes it.
     pub fn host(&self) -> String {
         self.host.to_string()

@@ -1,3 +1,5 @@
+use std::cell::Cell;
+
 use rstest::rstest;
 
 use super::fake::Dockerd;
@@ -18,8 +20,8 @@ fn api_versions_compare_as_numbers() {
 type Said = Option<Result<&'static str, &'static str>>;
 
 /// The answer to a question, from a dockerd that says this.
-async fn answer<T>(dockerd: &str, says: impl Fn(&str) -> Said, question: impl AsyncFnOnce(Docker) -> T) -> T {
-    let dockerd = Dockerd::start(dockerd);
+async fn answer<T>(says: impl Fn(&str) -> Said, question: impl AsyncFnOnce(Docker) -> T) -> T {
+    let dockerd = Dockerd::start();
     tokio::select! {
         answer = question(Dockerd::client(&dockerd.path)) => answer,
         () = dockerd.serve(says) => panic!("it serves for ever"),
@@ -38,7 +40,7 @@ async fn a_container_that_is_not_described_does_not_drop_the_list() {
         Some("gone") => Some(Err("")),
         _ => Some(Err("out of order")),
     };
-    let listed = answer("list", says, async |docker| docker.containers().await).await.unwrap();
+    let listed = answer(says, async |docker| docker.containers().await).await.unwrap();
     assert_eq!(ids(&listed.containers), ["good"]);
     let [(id, error)] = listed.unknown.as_slice() else { panic!("{listed:?}") };
     assert_eq!(id.0, "bad");
@@ -56,7 +58,7 @@ async fn tasks_that_nobody_tells_the_way_to_do_not_drop_the_list() {
         )),
         _ => Some(Err("out of order")),
     };
-    let listed = answer("gateway", says, async |docker| docker.containers().await).await.unwrap();
+    let listed = answer(says, async |docker| docker.containers().await).await.unwrap();
     assert_eq!(ids(&listed.containers), ["plain"]);
     let [(id, error)] = listed.unknown.as_slice() else { panic!("{listed:?}") };
     assert_eq!(id.0, "task");
@@ -97,8 +99,7 @@ async fn what_is_not_told_of_virtual_addresses_costs_nothing_of_services_and_tas
     let networks = ["front", "back"].map(str::to_owned).into();
     let role = Some(Role::Manager("n1".to_owned()));
     let says = |line: &str| if line.contains(words) { said } else { Some(Ok(manager(line))) };
-    let name = format!("vips{}{}", words.len(), said.is_none());
-    let told = answer(&name, says, async |docker| docker.swarm(role, &networks).await).await;
+    let told = answer(says, async |docker| docker.swarm(role, &networks).await).await;
     let swarm = told.swarm.unwrap().expect("it is part of one");
     assert_eq!((swarm.services.len(), swarm.leaving("t1")), (2, Some(Leaving::Shutdown)));
     let found: Vec<_> = swarm.vips.iter().map(|vip| vip.service.as_str()).collect();
@@ -107,4 +108,26 @@ async fn what_is_not_told_of_virtual_addresses_costs_nothing_of_services_and_tas
     for word in untold {
         assert!(swarm.untold[0].contains(word), "{:?}", swarm.untold);
     }
+}
+
+/// Docker answers a question about several services with an error where one of them is gone.
+#[tokio::test]
+async fn a_service_that_goes_between_two_questions_costs_the_others_nothing() {
+    let networks = ["front", "back"].map(str::to_owned).into();
+    let role = Some(Role::Manager("n1".to_owned()));
+    let is_gone = Cell::new(false);
+    let says = |line: &str| {
+        let asks_for_it = line.contains("desired-state") && line.contains("db");
+        if asks_for_it {
+            is_gone.set(true);
+            return Some(Err("service db not found"));
+        }
+        let left =
+            r#"[{"ID":"a","Spec":{"Name":"api"},"Endpoint":{"VirtualIPs":[{"NetworkID":"f1","Addr":"10.0.1.2/24"}]}}]"#;
+        Some(Ok(if is_gone.get() && line.contains("/services") { left } else { manager(line) }))
+    };
+    let told = answer(says, async |docker| docker.swarm(role, &networks).await).await;
+    let swarm = told.swarm.unwrap().expect("it is part of one");
+    assert!(is_gone.get());
+    assert_eq!((swarm.untold.as_slice(), swarm.running.is_some()), (&[][..], true));
 }

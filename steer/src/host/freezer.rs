@@ -65,6 +65,17 @@ impl Freezers {
         Ok(())
     }
 
+    /// Watches it no more: the kernel keeps the watch of a group that is gone, and tells nothing.
+    pub fn forget(&mut self, container: &ContainerId) {
+        self.watched.retain(|watch, (of, _)| {
+            if of == container {
+                // It may have ended by itself.
+                let _ = self.inotify.get_ref().0.rm_watch(*watch);
+            }
+            of != container
+        });
+    }
+
     /// Waits until something may have changed. Cancel-safe: nothing is taken out.
     pub async fn changed(&self) {
         if self.inotify.readable().await.map(|mut guard| guard.retain_ready()).is_err() {
@@ -114,6 +125,7 @@ fn mount(mounts: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
+    use tempfile::TempDir;
 
     use super::*;
 
@@ -127,8 +139,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_written_is_told_as_it_is_by_then_and_a_group_that_goes_is_forgotten() {
-        let dir = tempdir();
-        let file = dir.join(STATE);
+        let dir = TempDir::new().unwrap();
+        let file = dir.path().join(STATE);
         std::fs::write(&file, "THAWED\n").unwrap();
         let mut freezers = Freezers::new().unwrap();
         let watch = freezers.inotify.get_ref().0.add_watch(&file, AddWatchFlags::IN_MODIFY).unwrap();
@@ -141,15 +153,9 @@ mod tests {
             assert_eq!(told.last(), Some(&Change { container: ContainerId("one".to_owned()), is_frozen }), "{state}");
             assert_eq!(freezers.take(), []);
         }
-        std::fs::remove_dir_all(&dir).unwrap();
+        dir.close().unwrap();
         freezers.changed().await;
         freezers.take();
         assert!(freezers.watched.is_empty());
-    }
-
-    fn tempdir() -> PathBuf {
-        let dir = std::env::temp_dir().join(format!("steer-freezer-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        dir
     }
 }

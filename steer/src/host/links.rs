@@ -33,8 +33,6 @@ pub struct Link {
     pub peer_netns: Option<i32>,
     /// `None` where it has none of six bytes (tunnels).
     pub mac: Option<[u8; 6]>,
-    /// Bytes of the longest packet, without the Ethernet header.
-    pub mtu: u32,
     /// Switched on; a cable may be missing.
     pub up: bool,
     /// `lo`.
@@ -175,7 +173,6 @@ fn parse(answer: RouteNetlinkMessage) -> Option<Link> {
         peer: None,
         peer_netns: None,
         mac: None,
-        mtu: 0,
         up: header.flags.contains(LinkFlags::Up),
         loopback: header.link_layer_type == LinkLayerType::Loopback,
         xdp: None,
@@ -183,7 +180,6 @@ fn parse(answer: RouteNetlinkMessage) -> Option<Link> {
     for attribute in attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
-            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Controller(index) => link.master = Some(index).filter(|index| *index != 0),
             LinkAttribute::Link(index) => link.peer = Some(index).filter(|index| *index != 0),
             LinkAttribute::LinkNetNsId(id) => link.peer_netns = Some(id),

@@ -59,34 +59,3 @@ pub(super) fn id_of(netlink: &mut Netlink, netns: &Netns) -> io::Result<Option<i
         _ => None,
     }))
 }
-
-#[cfg(test)]
-mod tests {
-    use nix::sched::{CloneFlags, unshare};
-
-    use super::*;
-
-    /// A namespace of its own, of a thread that has ended: what keeps it alive is what is returned.
-    fn new_netns() -> Option<Netns> {
-        std::thread::spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).ok()?;
-            Netns::at("/proc/thread-self/ns/net").ok()
-        })
-        .join()
-        .ok()?
-    }
-
-    #[test]
-    fn an_id_is_given_once_and_to_one() {
-        let (Some(one), Some(other)) = (new_netns(), new_netns()) else {
-            eprintln!("skipped: making a network namespace needs root");
-            return;
-        };
-        let mut ids = NetnsIds::inside(&one).unwrap();
-        assert!(ids.give(&other, 1_234_567_890).unwrap());
-        assert!(ids.give(&other, 1_234_567_890).unwrap(), "an earlier agent gave the same");
-        assert!(!ids.give(&other, 1_234_567_891).unwrap());
-        assert!(!ids.give(&one, 1_234_567_890).unwrap(), "it is another's");
-        assert!(ids.give(&one, 1_234_567_892).unwrap(), "one may have an id in itself");
-    }
-}

@@ -18,6 +18,8 @@ pub enum Source {
     Refused,
     /// The kernel: its first process has ended.
     Exit,
+    /// The kernel: its cgroup is frozen.
+    Frozen,
     /// Its healthcheck.
     Health,
     /// An event of Docker's.
@@ -33,11 +35,12 @@ pub enum Source {
 }
 
 impl Source {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Signal,
         Self::Listen,
         Self::Refused,
         Self::Exit,
+        Self::Frozen,
         Self::Health,
         Self::Event,
         Self::Operator,
@@ -52,6 +55,7 @@ impl Source {
             Self::Listen => "listen",
             Self::Refused => "refused",
             Self::Exit => "exit",
+            Self::Frozen => "frozen",
             Self::Health => "health",
             Self::Event => "event",
             Self::Operator => "operator",
@@ -95,7 +99,16 @@ impl Cause {
 
     /// Its first process has ended: nothing more is to be said.
     pub fn exit() -> Self {
-        Self { source: Source::Exit, text: Source::Exit.name().to_owned() }
+        Self::bare(Source::Exit)
+    }
+
+    /// Its cgroup is frozen, and Docker has not said that it is paused.
+    pub fn frozen() -> Self {
+        Self::bare(Source::Frozen)
+    }
+
+    fn bare(source: Source) -> Self {
+        Self { source, text: source.name().to_owned() }
     }
 
     /// Why a task is to end, where that is the cause.
@@ -141,6 +154,7 @@ mod tests {
     #[case(Cause::new(Source::Signal, "TERM"), "signal: TERM", "signal: TERM")]
     #[case(Cause::new(Source::Event, "kill TERM"), "event: kill TERM", "event: kill TERM")]
     #[case(Cause::exit(), "exit", "exit")]
+    #[case(Cause::frozen(), "frozen", "frozen")]
     #[case(Cause::survived("TERM"), "survived: TERM", "signal: survived: TERM")]
     #[case(Cause::label("steer.ready=manual waits"), "steer.ready=manual waits", "config: steer.ready=manual waits")]
     fn a_cause_is_known_again_by_its_text(#[case] cause: Cause, #[case] text: &str, #[case] shown: &str) {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use steer_common::backend::BackendState;
 use steer_common::service::Balance;
+use steer_common::state::BackendState;
 
 use super::labels::value;
 use super::memory::Remembered;

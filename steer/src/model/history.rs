@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use steer_common::backend::BackendState;
+use steer_common::state::BackendState;
 
 use super::cause::{Cause, Source};
 use super::{ContainerId, ServiceName, UnixMicros};

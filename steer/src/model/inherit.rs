@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use steer_common::addr::Port;
-use steer_common::backend::{BackendEntry, BackendId, EndpointKey};
+use steer_common::backend::{BackendEntry, BackendId};
+use steer_common::endpoint::EndpointKey;
 use steer_common::service::Balance;
 
 use super::desired::BackendKey;
@@ -101,7 +102,7 @@ impl Applied {
 
 #[cfg(test)]
 mod tests {
-    use steer_common::backend::BackendState;
+    use steer_common::state::BackendState;
 
     use super::*;
     use crate::model::desired::desired;

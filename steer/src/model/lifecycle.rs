@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use steer_common::backend::BackendState;
+use steer_common::state::BackendState;
 
 use super::cause::{Cause, Source};
 use super::swarm::Leaving;
@@ -38,8 +38,8 @@ pub struct Facts {
     pub has_problem: bool,
     /// Who says why it is in its present state.
     pub by: Option<Source>,
-    /// Flows that are live or about to be.
-    pub flows: u64,
+    /// Flows that are live or about to be; `None` = not counted yet.
+    pub flows: Option<u64>,
 }
 
 impl Facts {
@@ -61,7 +61,7 @@ pub fn next(current: BackendState, facts: &Facts) -> (BackendState, Cause) {
     if facts.exited {
         return (Gone, Cause::exit());
     }
-    let draining = if flows == 0 && matches!(current, Draining | Drained) { Drained } else { Draining };
+    let draining = if flows == Some(0) && matches!(current, Draining | Drained) { Drained } else { Draining };
     if let Some(signal) = stop_signal {
         return (draining, stop_cause(signal, facts.stop_by_event));
     }
@@ -177,7 +177,7 @@ pub fn signal_name(signal: i32) -> String {
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
-    use steer_common::backend::BackendState::{Drained, Draining, Gone, Maintenance, Ready, Starting, Unready};
+    use steer_common::state::BackendState::{Drained, Draining, Gone, Maintenance, Ready, Starting, Unready};
 
     use super::*;
 
@@ -195,7 +195,7 @@ mod tests {
         put_in: false,
         has_problem: false,
         by: None,
-        flows: 0,
+        flows: Some(0),
     };
 
     #[rstest]
@@ -221,13 +221,14 @@ mod tests {
     )]
     #[case::manual_waits(Starting, Facts { policy: ReadyPolicy::Manual, health: Health::Healthy, ..AUTO }, Starting)]
     #[case::manual_is_put_in(Starting, Facts { policy: ReadyPolicy::Manual, put_in: true, ..AUTO }, Ready)]
-    #[case::a_stop_signal_drains(Ready, Facts { stop_signal: Some(15), health: Health::Healthy, flows: 3, ..AUTO }, Draining)]
+    #[case::a_stop_signal_drains(Ready, Facts { stop_signal: Some(15), health: Health::Healthy, flows: Some(3), ..AUTO }, Draining)]
     #[case::even_with_no_flows_at_first(Ready, Facts { stop_signal: Some(15), ..AUTO }, Draining)]
     #[case::and_then_it_is_drained(Draining, Facts { stop_signal: Some(15), ..AUTO }, Drained)]
-    #[case::a_late_flow_makes_it_drain_again(Drained, Facts { stop_signal: Some(15), flows: 1, ..AUTO }, Draining)]
+    #[case::not_before_its_flows_are_counted(Draining, Facts { stop_signal: Some(15), flows: None, ..AUTO }, Draining)]
+    #[case::a_late_flow_makes_it_drain_again(Drained, Facts { stop_signal: Some(15), flows: Some(1), ..AUTO }, Draining)]
     #[case::health_does_not_bring_a_stopping_one_back(
         Draining,
-        Facts { stop_signal: Some(15), health: Health::Healthy, flows: 1, ..AUTO },
+        Facts { stop_signal: Some(15), health: Health::Healthy, flows: Some(1), ..AUTO },
         Draining
     )]
     #[case::the_operator_takes_a_healthy_one_out(Ready, Facts { maintenance: true, health: Health::Healthy, ..AUTO }, Maintenance)]
@@ -235,7 +236,7 @@ mod tests {
     #[case::and_back_in(Maintenance, Facts { health: Health::Healthy, ..AUTO }, Ready)]
     #[case::a_task_that_swarm_wants_to_end_drains_however_well_it_is(
         Ready,
-        Facts { leaving: Some(Leaving::Shutdown), listening: Some(true), flows: 1, ..AUTO },
+        Facts { leaving: Some(Leaving::Shutdown), listening: Some(true), flows: Some(1), ..AUTO },
         Draining
     )]
     #[case::whatever_the_operator_says(
@@ -280,7 +281,7 @@ mod tests {
     #[case::by_swarm(Ready, Facts { leaving: Some(Leaving::Remove), ..AUTO }, Source::Swarm, "swarm: remove")]
     #[case::by_a_signal_after_swarm_has_said_so(
         Draining,
-        Facts { leaving: Some(Leaving::Remove), stop_signal: Some(15), flows: 1, ..AUTO },
+        Facts { leaving: Some(Leaving::Remove), stop_signal: Some(15), flows: Some(1), ..AUTO },
         Source::Signal,
         "signal: TERM"
     )]
@@ -325,7 +326,7 @@ mod tests {
         assert_eq!(Cause::read(text), cause);
     }
 
-    const STOPPING: Facts = Facts { stop_signal: Some(15), health: Health::Healthy, flows: 1, ..AUTO };
+    const STOPPING: Facts = Facts { stop_signal: Some(15), health: Health::Healthy, flows: Some(1), ..AUTO };
 
     #[rstest]
     #[case::it_still_serves(STOPPING, 30, true)]

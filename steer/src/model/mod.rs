@@ -10,10 +10,10 @@
 //! | [`cause`] | who says why a backend is in its state |
 //! | [`history`] | what has happened, and what of it is not told yet |
 //! | [`stops`] | who told first of a stop signal |
-//! | [`target`] | which container an operator means |
+//! | [`named`] | which container an operator means |
 //! | [`swarm`] | which ports Swarm publishes, and which of its tasks leave |
 //! | [`lifecycle`] | when a backend is ready, draining or gone |
-//! | [`listen`] | whether two labels want the same frontend |
+//! | [`frontend`] | whether two labels want the same frontend |
 //! | [`desired`] | which services and backends there should be |
 //! | [`slots`] | which backend stands in which slot |
 //! | [`memory`] | which services outlive their last backend |
@@ -29,12 +29,13 @@ pub mod cause;
 pub mod desired;
 #[cfg(test)]
 pub(crate) mod fixtures;
+pub mod frontend;
 pub mod history;
 mod inherit;
 pub mod labels;
 pub mod lifecycle;
-pub mod listen;
 pub mod memory;
+pub mod named;
 pub mod opening;
 pub mod order;
 pub mod plan;
@@ -42,28 +43,41 @@ pub mod slots;
 pub mod stops;
 pub mod swarm;
 pub mod takeover;
-pub mod target;
 pub mod undescribed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use steer_common::backend::BackendState;
 use steer_common::service::Balance;
+use steer_common::state::BackendState;
 
-/// A container's id (64 hex digits), or `netns:<name>` for a static backend.
+/// A container's id (64 hex digits), or `netns:<path>` for a static backend.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ContainerId(pub String);
 
 impl ContainerId {
-    /// The first twelve digits, as Docker prints them.
+    /// What the id of a static backend begins with, before its namespace's path.
+    pub const STATIC: &str = "netns:";
+
+    /// The id of the static backend in a namespace.
+    pub fn of_netns(path: &Path) -> Self {
+        Self(format!("{}{}", Self::STATIC, path.display()))
+    }
+
+    /// Whether it is a static backend's, which Docker knows nothing of.
+    pub fn is_static(&self) -> bool {
+        self.0.starts_with(Self::STATIC)
+    }
+
+    /// The first twelve digits, as Docker prints them; all of a static backend's.
     pub fn short(&self) -> &str {
-        self.0.get(..12).filter(|_| !self.0.starts_with("netns:")).unwrap_or(&self.0)
+        self.0.get(..12).filter(|_| !self.is_static()).unwrap_or(&self.0)
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
-use steer_common::backend::{EdgeEntry, EdgeKind};
+use steer_common::edge::{EdgeEntry, EdgeKind};
 
 use super::ContainerId;
 
@@ -137,14 +137,14 @@ fn push<T>(queue: &mut VecDeque<T>, item: T) {
 
 /// What the kernel saw of a backend's first process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Seen {
+pub enum InitEvent {
     /// A stop signal, or `KILL`.
     Signal(i32),
     /// It ended.
     End,
 }
 
-impl Seen {
+impl InitEvent {
     /// What an edge says, whether or not it is new.
     pub fn of(edge: &EdgeEntry) -> Option<Self> {
         match EdgeKind::from_u32(edge.kind)? {
@@ -252,12 +252,12 @@ mod tests {
     }
 
     #[rstest]
-    #[case(EdgeKind::Stop as u32, 3, Some(Seen::Signal(3)))]
-    #[case(EdgeKind::Kill as u32, 9, Some(Seen::Signal(9)))]
-    #[case(EdgeKind::Exit as u32, 0, Some(Seen::End))]
+    #[case(EdgeKind::Stop as u32, 3, Some(InitEvent::Signal(3)))]
+    #[case(EdgeKind::Kill as u32, 9, Some(InitEvent::Signal(9)))]
+    #[case(EdgeKind::Exit as u32, 0, Some(InitEvent::End))]
     #[case(0, 0, None)]
     #[case(99, 0, None)]
-    fn an_edge_says_what_was_seen(#[case] kind: u32, #[case] signal: u32, #[case] expected: Option<Seen>) {
-        assert_eq!(Seen::of(&EdgeEntry { count: 1, at_ns: 1, kind, signal, frozen_ns: 0 }), expected);
+    fn an_edge_says_what_was_seen(#[case] kind: u32, #[case] signal: u32, #[case] expected: Option<InitEvent>) {
+        assert_eq!(InitEvent::of(&EdgeEntry { count: 1, at_ns: 1, kind, signal, frozen_ns: 0 }), expected);
     }
 }

@@ -278,6 +278,13 @@ impl Agent {
         self.launch();
     }
 
+    /// The same, with these arguments.
+    #[track_caller]
+    pub fn restart_with(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|word| (*word).to_owned()).collect();
+        self.restart();
+    }
+
     /// From the next (re)start on, another way in.
     pub fn change_attach(&mut self, attach: Attach) {
         self.change("--attach", attach.word());

@@ -5,7 +5,7 @@
 use std::fs;
 use std::time::Duration;
 
-use steer::dataplane::attach;
+use steer::dataplane::{attach, clsact};
 use steer_common::limits::{ABI, SOCKETS_ABI};
 
 use super::Agent;
@@ -24,8 +24,9 @@ impl Agent {
         if attach::ingress_hook() != "clsact" {
             return;
         }
-        // There a program has a place that is its version's.
-        let [here, there] = [ABI, older].map(|version| format!("{:#x}", 0x7371 + version));
+        // There a program has a place that is its instance's and version's.
+        let handle = |version| u32::from(clsact::handle(self.instance(), version));
+        let [here, there] = [ABI, older].map(|version| format!("{:#x}", handle(version)));
         let names = self.host.output("ip", "-o link");
         for link in self.links() {
             let interface = match link.split_once('-') {

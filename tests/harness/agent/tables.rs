@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use aya::maps::{Array, MapData};
 use steer::dataplane::maps::Maps;
 use steer::dataplane::paths::Paths;
-use steer_common::backend::{EdgeEntry, InitEntry};
+use steer_common::edge::{EdgeEntry, InitEntry};
 
 use super::{Agent, Backend};
 

@@ -8,14 +8,14 @@ use aya::maps::{HashMap, MapData, MapError, PerCpuValues};
 use ipnet::IpNet;
 use steer::dataplane::maps::Maps;
 use steer::model::desired::BackendKey;
-use steer::model::plan::{Info, Op, Slots};
+use steer::model::plan::{Info, Op, SlotRecipe};
 use steer::model::{ContainerId, Gate, UnixMicros};
 use steer_common::addr::{Port, TCP};
-use steer_common::backend::{
-    BackendEntry, BackendId, BackendState, BackendStats, EndpointEntry, EndpointKey, StateEntry,
-};
+use steer_common::backend::{BackendEntry, BackendId, BackendStats};
+use steer_common::endpoint::{EndpointEntry, EndpointKey};
 use steer_common::flow::{FlowEntry, FlowKey};
 use steer_common::service::{Balance, FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceState};
+use steer_common::state::{BackendState, StateEntry};
 use steer_common::tcp::TcpState;
 
 use super::frame::{FRONTEND, FRONTEND_2, backend_addr, backend_mac};
@@ -130,7 +130,7 @@ impl Bench {
     pub fn deal_by(&mut self, balance: Balance, weights: &[(u16, u16)], others: &[u16]) {
         let ready = weights.iter().map(|&(id, weight)| (BackendId(id), format!("b{id:05}"), weight)).collect();
         let others = others.iter().map(|&id| BackendId(id)).collect();
-        self.apply(&Op::SwapSlots { name: "web".to_owned(), id: WEB, slots: Slots { balance, ready, others } });
+        self.apply(&Op::SwapSlots { name: "web".to_owned(), id: WEB, slots: SlotRecipe { balance, ready, others } });
     }
 
     pub fn allow(&mut self, net: &str) {

@@ -33,33 +33,20 @@ pub(crate) fn take(path: &Path, waits: impl FnOnce()) -> Result<Lock> {
 
 #[cfg(test)]
 mod tests {
-    use std::{path::PathBuf, process::Command, sync::mpsc, thread, time::Duration};
+    use std::{process::Command, sync::mpsc, thread, time::Duration};
+
+    use tempfile::NamedTempFile;
 
     use super::*;
 
-    /// A file that goes with the test.
-    struct Scratch(PathBuf);
-
-    impl Scratch {
-        fn new(name: &str) -> Self {
-            Self(std::env::temp_dir().join(format!("steer-vm-{name}-{}", std::process::id())))
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            drop(std::fs::remove_file(&self.0));
-        }
-    }
-
     #[test]
     fn the_second_run_waits_until_the_first_has_ended() {
-        let file = Scratch::new("two-runs");
-        let first = take(&file.0, || panic!("nobody has it")).unwrap();
+        let file = NamedTempFile::new().unwrap();
+        let first = take(file.path(), || panic!("nobody has it")).unwrap();
         let (says, said) = mpsc::channel();
         thread::scope(|scope| {
             scope.spawn(|| {
-                let second = take(&file.0, || says.send("waits").unwrap()).unwrap();
+                let second = take(file.path(), || says.send("waits").unwrap()).unwrap();
                 says.send("goes on").unwrap();
                 drop(second);
             });
@@ -72,12 +59,12 @@ mod tests {
 
     #[test]
     fn a_child_that_outlives_the_run_does_not_keep_it() {
-        let file = Scratch::new("child");
-        let run = take(&file.0, || panic!("nobody has it")).unwrap();
+        let file = NamedTempFile::new().unwrap();
+        let run = take(file.path(), || panic!("nobody has it")).unwrap();
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         drop(run);
         // Between its start and its program a process still has the file: other tests start some.
-        let next = take(&file.0, || {});
+        let next = take(file.path(), || {});
         let ended = child.try_wait().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();

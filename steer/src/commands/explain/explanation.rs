@@ -1,13 +1,14 @@
 //! From what was seen of a run to what people are told: pure.
 
 use serde::Serialize;
-use steer_common::backend::{BackendId, BackendState};
+use steer_common::backend::BackendId;
 use steer_common::pick::Fit;
+use steer_common::state::BackendState;
 use steer_common::verdict::Counter;
 
 use crate::commands::report;
 use crate::dataplane::explain::{Action, Question, Run, WayIn};
-use crate::dataplane::read::{BackendView, FlowView, ServiceView, Snapshot, balance_name};
+use crate::dataplane::read::{BackendView, FlowView, ServiceView, Snapshot};
 use crate::model::UnixMicros;
 
 /// Where a packet would go, and why.
@@ -137,7 +138,7 @@ impl Explanation {
             left_to_tc: run.left_to_tc,
             client_is_this_host: way_in.is_own,
             service: id.map(|id| service.map_or_else(|| format!("#{}", id.0), |service| service.name.clone())),
-            balance: service.map(|service| balance_name(service.balance)),
+            balance: service.map(|service| service.balance.name()),
             backends: service.map_or(0, |service| service.backends.len()),
             loopback: run.frontend.as_ref().is_some_and(|frontend| frontend.loopback),
             other_frontends: run.others.iter().map(|(frontend, id)| other(frontend, *id, snapshot)).collect(),
@@ -320,10 +321,10 @@ fn candidates(
         let view = backends.iter().find(|backend| backend.id == id);
         Candidate {
             backend: view.map_or_else(|| format!("#{}", id.0), |view| view.name.clone()),
-            container: view.map(|view| view.container.clone()),
+            container: view.map(|view| view.container.0.clone()),
             address: view.map(|view| view.address.to_string()),
             port: target(id),
-            fit: fit.map(fit_name),
+            fit: fit.map(Fit::name),
             state: view.map(|view| view.state.name()),
             cause: view.map(|view| view.cause.clone()),
             since: view.and_then(|view| report::rfc3339(view.since)),
@@ -332,20 +333,6 @@ fn candidates(
         }
     };
     asked.into_iter().map(candidate).collect()
-}
-
-/// The word of JSON.
-const fn fit_name(fit: Fit) -> &'static str {
-    match fit {
-        Fit::Ready => "ready",
-        Fit::Draining => "draining",
-        Fit::Foreign => "foreign",
-        Fit::Itself => "itself",
-        Fit::Taken => "taken",
-        Fit::NoWeight => "no-weight",
-        Fit::NotReady => "not-ready",
-        Fit::NotListening => "not-listening",
-    }
 }
 
 /// How a backend suits, for people.

@@ -9,7 +9,7 @@ use steer_common::tcp::TcpState;
 
 use super::report::fixtures::{NEW_YEAR, backend, snapshot};
 use super::*;
-use crate::dataplane::explain::{Frontend, Hook};
+use crate::dataplane::explain::{FrontendService, Hook};
 use crate::dataplane::read::FlowTable;
 use crate::host::links::Link;
 
@@ -31,7 +31,6 @@ fn way_in() -> WayIn {
         peer: None,
         peer_netns: None,
         mac: None,
-        mtu: 1500,
         up: true,
         loopback: false,
         xdp: None,
@@ -63,7 +62,7 @@ fn run() -> Run {
         reason: Counter::SteerNew,
         left_to_tc: false,
         destination: "172.17.0.2:5000".parse().unwrap(),
-        frontend: Some(Frontend {
+        frontend: Some(FrontendService {
             service: ServiceId(1),
             loopback: false,
             targets: BTreeMap::from([(ONE, Some(5000)), (TWO, Some(5000)), (THREE, Some(5000))]),
@@ -177,7 +176,7 @@ fn the_shape_of_the_json_is_a_promise() {
 fn every_fit_has_words(#[case] id: BackendId, #[case] fit: Fit, #[case] words: &str) {
     let explanation = explain(false, &Run { candidates: vec![(id, fit)], ..run() });
     let first = &explanation.candidates[0];
-    assert_eq!((first.words.as_str(), first.fit), (words, Some(fit_name(fit))));
+    assert_eq!((first.words.as_str(), first.fit), (words, Some(fit.name())));
     assert_eq!(first.backend, if id.0 == 9 { "#9".to_owned() } else { format!("web-{}", id.0) });
 }
 

@@ -12,14 +12,14 @@ use steer_common::flow::{FlowEntry, FlowKey, ForeignKey, PendingEntry};
 use steer_common::limits::{LANES, MAX_FRONTENDS, names};
 use steer_common::service::{FrontendEntry, FrontendKey, ServiceId, ServiceState};
 
-use super::{Frontend, Question, map};
+use super::{FrontendService, Question, map};
 use crate::dataplane::absent::found;
 use crate::dataplane::maps::Maps;
 use crate::dataplane::read::{FlowTable, FlowView};
 
 /// What the pinned maps have about a packet, of what the program will write.
 pub(super) struct Known {
-    pub(super) frontend: Option<(FrontendEntry, Frontend)>,
+    pub(super) frontend: Option<(FrontendEntry, FrontendService)>,
     pub(super) others: Vec<(SocketAddrV4, ServiceId)>,
     state: ServiceState,
     live: Vec<(BackendId, u64)>,
@@ -69,7 +69,7 @@ impl Known {
             known.foreign.extend(foreign.map(|value| (key, value)));
         }
         let loopback = entry.flags & FrontendEntry::LOOPBACK != 0;
-        known.frontend = Some((entry, Frontend { service, loopback, targets }));
+        known.frontend = Some((entry, FrontendService { service, loopback, targets }));
         Ok(known)
     }
 

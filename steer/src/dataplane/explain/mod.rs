@@ -115,7 +115,7 @@ pub enum Action {
 
 /// The service that a frontend belongs to.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Frontend {
+pub struct FrontendService {
     pub service: ServiceId,
     /// Only this host's own sockets may use it.
     pub loopback: bool,
@@ -133,7 +133,7 @@ pub struct Run {
     pub left_to_tc: bool,
     /// Where the packet went, or would have gone.
     pub destination: SocketAddrV4,
-    pub frontend: Option<Frontend>,
+    pub frontend: Option<FrontendService>,
     /// This host's other frontends with that port, each with its service; only looked up where the packet is for none.
     pub others: Vec<(SocketAddrV4, ServiceId)>,
     /// Flows of that client address and port with the service, before the run.
@@ -327,41 +327,13 @@ fn candidates(bpf: &mut Ebpf) -> Result<Vec<(BackendId, Fit)>> {
     let mut candidates = Vec::new();
     for index in 1..=len {
         let word = read(index)?;
-        let fit = fit_of(word as u16).with_context(|| format!("no candidate fits like {}", word as u16))?;
+        let fit = Fit::from_u16(word as u16).with_context(|| format!("no candidate fits like {}", word as u16))?;
         candidates.push((BackendId((word >> 16) as u16), fit));
     }
     Ok(candidates)
 }
 
-const fn fit_of(value: u16) -> Option<Fit> {
-    Some(match value {
-        0 => Fit::Ready,
-        1 => Fit::Draining,
-        2 => Fit::Foreign,
-        3 => Fit::Itself,
-        4 => Fit::Taken,
-        5 => Fit::NoWeight,
-        6 => Fit::NotReady,
-        7 => Fit::NotListening,
-        _ => return None,
-    })
-}
-
 fn map<'bpf, V: Pod>(bpf: &'bpf mut Ebpf, name: &str) -> Result<Array<&'bpf mut MapData, V>> {
     let map = bpf.map_mut(name).with_context(|| format!("the BPF object has no {name}"))?;
     Array::try_from(map).with_context(|| format!("{name} is of another type"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_fit_is_read_back_from_the_trace() {
-        let all: Vec<_> = (0..).map_while(fit_of).collect();
-        assert_eq!(all.len(), 8);
-        for (value, fit) in all.into_iter().enumerate() {
-            assert_eq!(fit as usize, value);
-        }
-    }
 }

@@ -6,24 +6,23 @@ pub(super) mod walk;
 use std::hash::Hash;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use aya::sys::SyscallError;
-use steer_common::backend::{BackendEntry, BackendId, BackendInfo, BackendStats, EdgeEntry, StateEntry};
+use steer_common::backend::{BackendEntry, BackendId, BackendInfo, BackendStats};
+use steer_common::edge::EdgeEntry;
 use steer_common::flow::{FlowEntry, FlowKey, LocalFlow, PendingEntry};
 use steer_common::limits::names;
-use steer_common::service::{FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceInfo};
+use steer_common::service::{ServiceEntry, ServiceId, ServiceInfo};
+use steer_common::state::StateEntry;
 use steer_common::verdict::Counter;
 
 use self::view::{BackendRow, ServiceRow};
-pub use self::view::{BackendView, FlowTable, FlowView, ServiceView, Snapshot, balance_name};
-use super::absent::found;
+pub use self::view::{BackendView, FlowTable, FlowView, ServiceView, Snapshot};
 use super::count::{FlowCounts, live_count, opening};
 use super::paths::{LinkName, Paths};
-use crate::host::clock::{boot_secs, since_boot};
-use crate::model::UnixMicros;
+use crate::host::clock::{boot_secs, unix_boot};
 
 /// Why the maps cannot be read.
 #[derive(thiserror::Error, Debug)]
@@ -35,7 +34,10 @@ pub enum ReadError {
     #[error("not allowed to read the data plane at {}: run as root", path.display())]
     Denied { path: PathBuf },
     /// The pin is no such map, or one of another layout.
-    #[error("cannot open the pinned map {}: is it another version's? restarting the agent puts it right", path.display())]
+    #[error(
+        "cannot open the pinned map {}: was it written by another build of this version? `steer detach --now` removes it",
+        path.display()
+    )]
     Open { path: PathBuf, source: MapError },
     /// The kernel refused a lookup.
     #[error("cannot read the map {map}")]
@@ -137,7 +139,7 @@ impl Reader {
                 stats,
             });
         }
-        let services = view::services(services, backends, &self.count_pending()?, boot());
+        let services = view::services(services, backends, &self.count_pending()?, unix_boot());
         Ok(Snapshot { services, counters: self.counters()? })
     }
 
@@ -213,26 +215,8 @@ pub fn links(paths: &Paths) -> Result<Vec<LinkName>, ReadError> {
     })
 }
 
-/// Closes every frontend to new flows; what is known is followed. For a host whose agent is gone: a living one does this
-/// itself, and opens them again when it reconciles.
-pub fn close_frontends(paths: &Paths) -> Result<(), ReadError> {
-    let mut frontends: HashMap<MapData, FrontendKey, FrontendEntry> = open(paths, names::FRONTENDS)?;
-    let keys = frontends.keys().collect::<Result<Vec<_>, _>>().map_err(read(names::FRONTENDS))?;
-    for key in keys {
-        let Some(mut entry) = found(frontends.get(&key, 0)).map_err(read(names::FRONTENDS))? else { continue };
-        entry.flags |= FrontendEntry::CLOSED;
-        frontends.insert(key, entry, 0).map_err(read(names::FRONTENDS))?;
-    }
-    Ok(())
-}
-
-/// When the kernel's clock began, in Unix time.
-fn boot() -> UnixMicros {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    UnixMicros(unix.saturating_sub(since_boot()).as_micros() as u64)
-}
-
-fn open<T: TryFrom<Map, Error = MapError>>(paths: &Paths, name: &str) -> Result<T, ReadError> {
+/// Opens a pinned map.
+pub(super) fn open<T: TryFrom<Map, Error = MapError>>(paths: &Paths, name: &str) -> Result<T, ReadError> {
     let path = paths.map(name);
     let map = MapData::from_pin(&path).and_then(Map::from_map_data).and_then(T::try_from);
     map.map_err(|source| match &source {

@@ -25,9 +25,18 @@ pub struct Swept {
     pub removed: u64,
     /// The same of flows that open or close: mostly closed ones, remembered for their last packets.
     pub forgotten: u64,
-    /// Per backend: the count in `BACKEND_LIVE` less what the tables hold. Only of backends that no flow began on or ended on
-    /// meanwhile: of the others nothing can be said.
+    /// Per backend: the count in `BACKEND_LIVE` less what the tables hold, as far as that is certain while flows come and go.
     pub drift: BTreeMap<BackendId, i64>,
+}
+
+impl Swept {
+    /// The drift that the sweep before has seen as well, as much of it as both have: it is no flow in passing.
+    pub fn confirmed(&self, before: &BTreeMap<BackendId, i64>) -> impl Iterator<Item = (BackendId, i64)> {
+        self.drift.iter().filter_map(|(backend, drift)| {
+            let before = before.get(backend).filter(|before| before.signum() == drift.signum())?;
+            Some((*backend, drift.signum() * drift.abs().min(before.abs())))
+        })
+    }
 }
 
 impl Maps {
@@ -97,4 +106,18 @@ impl Maps {
 /// one have: an established flow is known again with its client's next packet, an opening one with the next retransmission.
 fn remove<V: Pod>(map: &mut HashMap<MapData, FlowKey, V>, key: &FlowKey) -> Result<u64, MapError> {
     removed(map.remove(key)).map(u64::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_is_wrong_by_as_much_as_two_sweeps_have_seen() {
+        let drift = |pairs: &[(u16, i64)]| pairs.iter().map(|(id, drift)| (BackendId(*id), *drift)).collect();
+        let swept = Swept { drift: drift(&[(1, 2), (2, 5), (3, -3), (4, 7), (5, -2)]), ..Swept::default() };
+        let confirmed: Vec<_> = swept.confirmed(&drift(&[(1, 2), (2, 4), (3, -4), (5, 2), (9, 7)])).collect();
+        assert_eq!(confirmed, [(BackendId(1), 2), (BackendId(2), 4), (BackendId(3), -3)]);
+        assert_eq!(swept.confirmed(&BTreeMap::new()).count(), 0, "the first one sees what it sees");
+    }
 }

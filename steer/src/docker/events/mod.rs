@@ -49,11 +49,8 @@ pub enum EventKind {
         /// Its number.
         signal: i32,
     },
-    /// Its first process has ended; its address may already be another container's. -1 = exit code not told.
-    Die {
-        /// As dockerd tells it.
-        exit_code: i32,
-    },
+    /// Its first process has ended; its address may already be another container's.
+    Die,
     /// Its processes were frozen: it answers nothing, and its sockets stay.
     Pause,
     /// Its processes go on.
@@ -61,10 +58,7 @@ pub enum EventKind {
     /// Its health has changed; there is no event for starting over.
     Health(Health),
     /// It is called otherwise.
-    Rename {
-        /// From now on.
-        name: String,
-    },
+    Rename,
     /// It was removed.
     Destroy,
     /// It was plugged into a network.
@@ -103,7 +97,7 @@ pub fn parse(line: &[u8], received: Instant) -> Result<Option<Event>, serde_json
     let (container, labels_say_steer, kind) = match of.as_str() {
         "service" | "node" => (id, false, Some(EventKind::Swarm)),
         "container" if LABELS.iter().any(|label| attributes.contains_key(*label)) => {
-            (id, true, container_event(&action, &mut attributes))
+            (id, true, container_event(&action, &attributes))
         }
         "network" => match attributes.remove("container") {
             Some(container) => (container, false, network_event(&action)),
@@ -115,16 +109,13 @@ pub fn parse(line: &[u8], received: Instant) -> Result<Option<Event>, serde_json
     Ok(kind.map(|kind| Event { container, kind, time_ns, labels_say_steer, received }))
 }
 
-fn container_event(action: &str, attributes: &mut HashMap<String, String>) -> Option<EventKind> {
+fn container_event(action: &str, attributes: &HashMap<String, String>) -> Option<EventKind> {
     // `health_status: healthy`: the state is part of the action's name.
     let (action, detail) = action.split_once(':').unwrap_or((action, ""));
     Some(match action {
         "start" => EventKind::Start,
         "kill" => EventKind::Kill { signal: attributes.get("signal").and_then(|signal| signal_number(signal))? },
-        "die" => {
-            let exit_code = attributes.get("exitCode").and_then(|code| code.parse().ok());
-            EventKind::Die { exit_code: exit_code.unwrap_or(-1) }
-        }
+        "die" => EventKind::Die,
         "pause" => EventKind::Pause,
         "unpause" => EventKind::Unpause,
         "health_status" => EventKind::Health(match detail.trim() {
@@ -133,7 +124,7 @@ fn container_event(action: &str, attributes: &mut HashMap<String, String>) -> Op
             "starting" => Health::Starting,
             _ => return None,
         }),
-        "rename" => EventKind::Rename { name: attributes.remove("name")?.trim_start_matches('/').to_owned() },
+        "rename" => EventKind::Rename,
         "destroy" => EventKind::Destroy,
         _ => return None,
     })

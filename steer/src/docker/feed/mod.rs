@@ -13,7 +13,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::JoinHandle;
 
 use super::events::{Event, FILTERS, parse};
-use super::http::Host;
+use super::http::{Host, percent_encoded};
 use super::{ApiVersion, Docker, Version};
 
 /// Events that may wait for the agent.
@@ -193,11 +193,6 @@ impl Events {
             }
         }
     }
-}
-
-pub(super) fn percent_encoded(text: &str) -> String {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
-    text.bytes().map(|byte| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 #[cfg(test)]

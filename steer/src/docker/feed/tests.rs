@@ -1,5 +1,6 @@
-use tokio::io::AsyncWriteExt;
-use tokio::net::{UnixListener, UnixStream};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 
 use super::*;
 use crate::docker::EventKind;
@@ -23,7 +24,7 @@ async fn next_id(feed: &mut Subscription) -> String {
 
 #[tokio::test]
 async fn connected_means_the_head_is_there_and_lost_reconnects() {
-    let dockerd = Dockerd::start("reconnect");
+    let dockerd = Dockerd::start();
     let mut feed = Dockerd::client(&dockerd.path).subscribe();
 
     dockerd.answer_version().await;
@@ -46,7 +47,7 @@ async fn connected_means_the_head_is_there_and_lost_reconnects() {
 
 #[tokio::test]
 async fn lines_are_put_together_from_any_pieces() {
-    let dockerd = Dockerd::start("pieces");
+    let dockerd = Dockerd::start();
     let mut feed = Dockerd::client(&dockerd.path).subscribe();
     let mut stream = dockerd.open().await;
     assert!(matches!(feed.next().await, Feed::Connected(_)));
@@ -64,12 +65,14 @@ async fn lines_are_put_together_from_any_pieces() {
 
 #[tokio::test]
 async fn an_agent_that_falls_behind_is_told_so() {
-    let dockerd = Dockerd::start("behind");
+    let dockerd = Dockerd::start();
     let mut feed = Dockerd::client(&dockerd.path).subscribe();
     let mut stream = dockerd.open().await;
     let burst = event("a").repeat(CAPACITY + 100);
     stream.write_all(format!("{:x}\r\n{burst}\r\n", burst.len()).as_bytes()).await.ok();
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    // Whoever reads for it hangs up.
+    let hung_up = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut [0])).await;
+    hung_up.expect("the reader hangs up when it is behind").ok();
     assert!(matches!(feed.next().await, Feed::Connected(_)));
     let mut events = 0;
     let lost = loop {
@@ -85,9 +88,8 @@ async fn an_agent_that_falls_behind_is_told_so() {
 
 #[tokio::test]
 async fn an_absent_docker_is_told_once_and_awaited() {
-    let dockerd = Dockerd::start("absent");
-    let path = dockerd.path.clone();
-    drop(dockerd);
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("docker.sock");
     let mut feed = Dockerd::client(&path).subscribe();
     let Feed::Lost(error) = feed.next().await else { panic!("expected a loss") };
     let error = format!("{error:#}");
@@ -95,14 +97,14 @@ async fn an_absent_docker_is_told_once_and_awaited() {
     let again = tokio::time::timeout(Duration::from_millis(400), feed.next()).await;
     assert!(again.is_err(), "told twice: {again:?}");
 
-    let dockerd = Dockerd { listener: UnixListener::bind(&path).unwrap(), path };
+    let dockerd = Dockerd::at(path);
     let _stream = dockerd.open().await;
     assert!(matches!(feed.next().await, Feed::Connected(_)));
 }
 
 #[tokio::test]
 async fn a_reader_that_fails_is_told_and_starts_anew() {
-    let dockerd = Dockerd::start("failed");
+    let dockerd = Dockerd::start();
     let mut feed = Dockerd::client(&dockerd.path).subscribe();
     let _stream = dockerd.open().await;
     assert!(matches!(feed.next().await, Feed::Connected(_)));

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::{Docker, Told};
-use crate::docker::feed::percent_encoded;
+use crate::docker::http::percent_encoded;
 use crate::model::swarm::{GATEWAY, Gateway, Swarm};
 
 /// After this, a manager counts as one that cannot answer: it may have lost its quorum, and waits for another one.
@@ -108,8 +108,8 @@ impl Docker {
             return;
         }
         let services: Vec<&str> = services.into_iter().collect();
-        let question = tasks(&[("service", &services), ("desired-state", &["running"])]);
-        match soon(self.ask(&question)).await.context("asking which tasks stand behind virtual addresses failed") {
+        let running = soon(self.tasks_of(&services, &["running"])).await;
+        match running.context("asking which tasks stand behind virtual addresses failed") {
             Ok(running) => swarm.running = Some(read::running(running)),
             Err(error) => {
                 // Without that, an address would lead to tasks that are starting, and to those that have ended.
@@ -127,13 +127,32 @@ impl Docker {
         if ids.is_empty() {
             return BTreeSet::new();
         }
-        match self.ask(&tasks(&[("service", &ids), ("desired-state", &["running", "ready", "accepted"])])).await {
+        match self.tasks_of(&ids, &["running", "ready", "accepted"]).await {
             Ok(everywhere) => read::all_here(&swarm.services, everywhere, node),
             Err(error) => {
-                // A service that went meanwhile, mostly. The mesh may have somebody, for all that is known.
+                // The mesh may have somebody, for all that is known.
                 tracing::debug!(error = format!("{error:#}"), "asking for tasks on other nodes failed");
                 BTreeSet::new()
             }
+        }
+    }
+
+    /// The tasks of services, by their ids or names, that are in one of these desired states.
+    async fn tasks_of(&self, services: &[&str], desired: &[&str]) -> Result<Vec<read::TaskAnswer>> {
+        let question = |services: &[&str]| tasks(&[("service", services), ("desired-state", desired)]);
+        let error = match self.ask(&question(services)).await {
+            Ok(told) => return Ok(told),
+            Err(error) => error,
+        };
+        // Docker tells nothing of all of them where one went meanwhile: once more, without that one.
+        tracing::debug!(error = format!("{error:#}"), "asking for the tasks of services failed");
+        let there: Vec<read::ServiceAnswer> = self.ask("/services").await?;
+        let is_there = |name: &&str| there.iter().any(|service| service.is_called(name));
+        let left: Vec<&str> = services.iter().copied().filter(is_there).collect();
+        match left.as_slice() {
+            [] => Ok(Vec::new()),
+            _ if left.len() == services.len() => Err(error),
+            left => self.ask(&question(left)).await,
         }
     }
 

@@ -38,6 +38,13 @@ pub(super) struct ServiceAnswer {
     update_status: Option<UpdateStatus>,
 }
 
+impl ServiceAnswer {
+    /// Whether that is its id, or its name.
+    pub(super) fn is_called(&self, name: &str) -> bool {
+        self.id == name || self.spec.name == name
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct ServiceSpec {

@@ -9,12 +9,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use steer_common::backend::BackendState;
 use steer_common::limits::{MAX_MEMBERS, MAX_PORTS};
 use steer_common::service::Balance;
+use steer_common::state::BackendState;
 
 use self::claims::Claims;
-use super::listen::Listen;
+use super::frontend::Frontend;
 use super::memory::Remembered;
 use super::{Candidate, ContainerId, Gate, Observed, Problem, Reach, ServiceName, Spec, UnixMicros};
 
@@ -34,7 +34,7 @@ pub struct Desired {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DesiredService {
     /// Index = port index. A port that was given up leaves a hole while flows may use its index.
-    pub ports: Vec<Option<Listen>>,
+    pub ports: Vec<Option<Frontend>>,
     pub balance: Balance,
     pub hold: Duration,
     pub allow: Vec<IpNet>,
@@ -96,7 +96,7 @@ impl DesiredBackend {
 }
 
 /// Ports by index, per service, as the maps have them now: indices of living flows must not change their meaning.
-pub type PortIndex = BTreeMap<ServiceName, Vec<Option<Listen>>>;
+pub type PortIndex = BTreeMap<ServiceName, Vec<Option<Frontend>>>;
 
 /// What there should be, and what stands in the way of the rest.
 pub fn desired(observed: &Observed, current: &PortIndex) -> (Desired, Vec<Problem>) {

@@ -3,21 +3,21 @@ use rstest::rstest;
 use super::*;
 use crate::model::fixtures::{candidate, observed};
 
-fn listen(text: &str) -> Listen {
-    Listen::of(&crate::model::labels::value::port(&format!("{text}:1")).unwrap())
+fn frontend(text: &str) -> Frontend {
+    Frontend::of(&crate::model::labels::value::port(&format!("{text}:1")).unwrap())
 }
 
 /// Ports in the maps: per service its list, `-` for a hole.
 fn current(services: &[(&str, &str)]) -> PortIndex {
-    let port = |text: &str| (text != "-").then(|| listen(text));
+    let port = |text: &str| (text != "-").then(|| frontend(text));
     services.iter().map(|(name, ports)| (name.to_string(), ports.split(' ').map(port).collect())).collect()
 }
 
 /// The ports of a service, as [`current`] writes them.
 fn ports(desired: &Desired, service: &str) -> String {
-    let text = |port: &Option<Listen>| match port {
-        Some(Listen { address: Some(address), port, .. }) => format!("{address}:{port}"),
-        Some(Listen { port, .. }) => port.to_string(),
+    let text = |port: &Option<Frontend>| match port {
+        Some(Frontend { address: Some(address), port, .. }) => format!("{address}:{port}"),
+        Some(Frontend { port, .. }) => port.to_string(),
         None => "-".to_owned(),
     };
     desired.services[service].ports.iter().map(text).collect::<Vec<_>>().join(" ")

@@ -18,7 +18,7 @@ use steer_common::service::Balance;
 
 pub use network::{answers_elsewhere, network_leg};
 
-use super::swarm::GATEWAY;
+use super::swarm::{GATEWAY, SERVICE_NAME};
 use super::{PortSpec, Problem, ReadyPolicy, Spec};
 
 /// Ports, `[address:]port:target`, comma separated. What makes a container one of ours; without it, it is none of our business.
@@ -29,7 +29,7 @@ pub const SERVICE: &str = "steer.service";
 pub const NETWORK: &str = "steer.network";
 /// Share of new connections, `0..=256`; 0 = none.
 pub const WEIGHT: &str = "steer.weight";
-/// How a service's backend is chosen: one of [`value::BALANCES`].
+/// How a service's backend is chosen: one of [`Balance::ALL`].
 pub const BALANCE: &str = "steer.balance";
 /// How readiness is known: one of [`value::READIES`].
 pub const READY: &str = "steer.ready";
@@ -52,7 +52,6 @@ const COMPOSE_SERVICE: &str = "com.docker.compose.service";
 const COMPOSE_ONEOFF: &str = "com.docker.compose.oneoff";
 /// A container that runs before or after the service's own (`post_start` and the like).
 const COMPOSE_HOOK: &str = "com.docker.compose.hook";
-const SWARM_SERVICE: &str = "com.docker.swarm.service.name";
 
 /// What holds where a label is absent. The built-in values can be changed in the configuration file.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -112,7 +111,7 @@ pub fn spec_of_task(
         None => Some(published.to_vec()),
     };
     let mesh = !labels.contains_key(PORT);
-    let is_task = labels.contains_key(SWARM_SERVICE);
+    let is_task = labels.contains_key(SERVICE_NAME);
     let service = read.service();
     let network = read.optional(NETWORK, value::network);
     let weight = read.optional(WEIGHT, value::weight);
@@ -193,14 +192,15 @@ impl Reader<'_> {
         result.map_err(|message| self.problem(label, message.to_string())).ok()
     }
 
-    /// The label that says so, else what Compose or Swarm calls it, else the container's name.
+    /// The label that says so, else what Swarm or Compose calls it, else the container's name. Swarm first: an image that Compose has
+    /// built carries Compose's labels, which a task has from it.
     fn service(&mut self) -> Option<String> {
         let label = |name| self.labels.get(name).map(String::as_str);
-        let service = match (label(SERVICE), label(COMPOSE_PROJECT), label(COMPOSE_SERVICE), label(SWARM_SERVICE)) {
+        let service = match (label(SERVICE), label(SERVICE_NAME), label(COMPOSE_PROJECT), label(COMPOSE_SERVICE)) {
             (Some(service), ..) => service.trim().to_owned(),
-            (None, Some(project), Some(service), _) => format!("{project}_{service}"),
-            (None, _, _, Some(service)) => service.to_owned(),
-            (None, ..) => self.name.to_owned(),
+            (None, Some(service), ..) => service.to_owned(),
+            (None, None, Some(project), Some(service)) => format!("{project}_{service}"),
+            (None, None, ..) => self.name.to_owned(),
         };
         let remedy = if label(SERVICE).is_none() { ", set this label to give it another" } else { "" };
         let checked = value::name(&service).map_err(|message| format!("{message}{remedy}"));
@@ -232,20 +232,6 @@ fn nearest(label: &str) -> Option<&'static str> {
     /// More slips of the finger than this make it another word.
     const SLIPS: usize = 2;
     let label = label.to_ascii_lowercase();
-    let by_distance = ALL.iter().map(|known| (distance(&label, known), *known));
+    let by_distance = ALL.iter().map(|known| (strsim::levenshtein(&label, known), *known));
     by_distance.min().filter(|(slips, _)| *slips <= SLIPS).map(|(_, known)| known)
-}
-
-/// How many characters must be changed, added or left out to make one word the other (Levenshtein).
-fn distance(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.chars().enumerate() {
-        let mut next = vec![i + 1];
-        for (j, &b) in to.iter().enumerate() {
-            next.push((row[j] + usize::from(a != b)).min(row[j + 1] + 1).min(next[j] + 1));
-        }
-        row = next;
-    }
-    row[to.len()]
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::{COMPOSE_PROJECT, NETWORK};
+use crate::model::swarm::GATEWAY;
 use crate::model::{Container, NetworkLeg, Problem, Spec};
 
 /// The address to steer to: that in the network the labels name, else that in the only one there is.
@@ -34,6 +35,10 @@ pub fn network_leg(spec: &Spec, container: &Container) -> Result<IpAddr, Problem
             Some(NETWORK),
             format!("`{}` gives the container no IPv4 address, and IPv6 is not steered yet", leg.network),
         ),
+        // Nobody has asked for it by a label: it is what every task has.
+        (None, None) if network == GATEWAY && !container.labels.contains_key(NETWORK) => {
+            problem(None, without_gateway(&legs))
+        }
         (None, None) => {
             problem(Some(NETWORK), format!("the container is not in `{network}`, expected one of {}", list(&legs)))
         }
@@ -75,6 +80,15 @@ fn list(legs: &[&NetworkLeg]) -> String {
     names.sort_unstable();
     names.dedup();
     names.join(", ")
+}
+
+/// Why a task has no way to this host: Docker takes it away where another network has a way out (libnetwork, `needDefaultGW`).
+fn without_gateway(legs: &[&NetworkLeg]) -> String {
+    format!(
+        "Docker took its leg in `{GATEWAY}` away when it joined a network with a way out of its own (it is in {}): left to the routing \
+         mesh until it has left that one",
+        list(legs)
+    )
 }
 
 /// Why a container has no address of its own, and what to do about it.

@@ -112,6 +112,10 @@ fn a_container_of_compose_that_is_no_one_off_is_steered() {
 #[rstest]
 #[case::compose(&[("com.docker.compose.project", "shop"), ("com.docker.compose.service", "web")], "shop_web")]
 #[case::swarm(&[("com.docker.swarm.service.name", "shop_web")], "shop_web")]
+#[case::swarm_where_the_image_was_built_by_compose(
+    &[("com.docker.compose.project", "p"), ("com.docker.compose.service", "s"), ("com.docker.swarm.service.name", "shop_web")],
+    "shop_web"
+)]
 #[case::the_label_over_both(
     &[("com.docker.compose.project", "p"), ("com.docker.compose.service", "s"), ("com.docker.swarm.service.name", "w"), (SERVICE, "mine")],
     "mine"
@@ -327,6 +331,9 @@ fn a_task_whose_answers_would_go_elsewhere_is_told_of(#[case] subnet: &str, #[ca
 #[case::a_network_it_is_not_in(
     Some("front"), "a", &[("b", "172.18.0.2"), ("a", "172.19.0.2")],
     "web-1: steer.network: the container is not in `front`, expected one of `a`, `b`")]
+#[case::a_task_without_its_way_to_the_host(
+    Some("docker_gwbridge"), "a", &[("side", "172.18.0.2"), ("inner", "10.0.1.9")],
+    "web-1: Docker took its leg in `docker_gwbridge` away when it joined a network with a way out of its own (it is in `inner`, `side`)")]
 #[case::a_network_without_ipv4(
     Some("six"), "a", &[("shop_six", "2001:db8::2"), ("a", "172.19.0.2")],
     "web-1: steer.network: `shop_six` gives the container no IPv4 address, and IPv6 is not steered yet")]

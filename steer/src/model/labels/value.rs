@@ -3,6 +3,7 @@
 //! Every function takes the text as written and returns the value, or a sentence that quotes the text and says what was
 //! expected. Whose text it is (container and label, service and key) is the caller's to add.
 
+use std::fmt::Display;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
@@ -10,16 +11,8 @@ use ipnet::IpNet;
 use steer_common::limits::{MAX_NAME, MAX_PORTS, MAX_WEIGHT};
 use steer_common::service::Balance;
 
-use crate::model::listen::Listen;
+use crate::model::frontend::Frontend;
 use crate::model::{PortSpec, Protocol, ReadyPolicy};
-
-/// The words for [`Balance`].
-pub const BALANCES: [(&str, Balance); 4] = [
-    ("round-robin", Balance::RoundRobin),
-    ("least-conn", Balance::LeastConn),
-    ("maglev", Balance::Maglev),
-    ("source", Balance::Source),
-];
 
 /// The words for [`ReadyPolicy`].
 pub const READIES: [(&str, ReadyPolicy); 4] = [
@@ -53,7 +46,7 @@ pub fn port_list(items: &[impl AsRef<str>]) -> Result<Vec<PortSpec>, String> {
     for item in items {
         let item = item.as_ref().trim();
         match port(item).and_then(|port| steerable(item, port)) {
-            Ok(new) if ports.iter().any(|old| Listen::of(old).overlaps(&Listen::of(&new))) => {
+            Ok(new) if ports.iter().any(|old| Frontend::of(old).overlaps(&Frontend::of(&new))) => {
                 faults.push(format!("`{item}`: port {} is in the list already", new.port));
             }
             Ok(new) => ports.push(new),
@@ -149,7 +142,12 @@ pub fn network(text: &str) -> Result<String, String> {
 /// A share of new connections.
 pub fn weight(text: &str) -> Result<u16, String> {
     let weight = text.trim().parse().ok().and_then(weight_number);
-    weight.ok_or_else(|| format!("`{text}` is no weight, expected a whole number from 0 to {MAX_WEIGHT}"))
+    weight.ok_or_else(|| no_weight(format_args!("`{text}`")))
+}
+
+/// What is to be said of something that is no weight.
+pub fn no_weight(it: impl Display) -> String {
+    format!("{it} is no weight, expected a whole number from 0 to {MAX_WEIGHT}")
 }
 
 /// The number as a weight, if it is one.
@@ -159,7 +157,7 @@ pub fn weight_number(number: i64) -> Option<u16> {
 
 /// How a service's backend is chosen.
 pub fn balance(text: &str) -> Result<Balance, String> {
-    word(text, &BALANCES)
+    word(text, &Balance::ALL.map(|balance| (balance.name(), balance)))
 }
 
 /// How readiness is known.

@@ -5,13 +5,15 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use steer_common::backend::{BackendEntry, BackendId, BackendState, EndpointEntry, EndpointKey};
+use steer_common::backend::{BackendEntry, BackendId};
+use steer_common::endpoint::{EndpointEntry, EndpointKey};
 use steer_common::service::{Balance, FrontendEntry, FrontendKey, ServiceEntry, ServiceId};
 use steer_common::slot::SlotTable;
+use steer_common::state::BackendState;
 
 use super::Op;
 use crate::model::desired::{BackendKey, PortIndex};
-use crate::model::listen::Listen;
+use crate::model::frontend::Frontend;
 use crate::model::slots::slot_table;
 use crate::model::{Gate, ServiceName, UnixMicros};
 
@@ -33,14 +35,14 @@ pub struct Applied {
 pub struct AppliedService {
     pub id: ServiceId,
     pub entry: ServiceEntry,
-    pub ports: Vec<Option<Listen>>,
+    pub ports: Vec<Option<Frontend>>,
     /// What the slot table was made from; `None` = not known (adopted): it is written again.
-    pub slots: Option<Slots>,
+    pub slots: Option<SlotRecipe>,
 }
 
 /// What a slot table is made from.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Slots {
+pub struct SlotRecipe {
     pub balance: Balance,
     /// Backends that take new flows: id, name, weight.
     pub ready: Vec<(BackendId, String, u16)>,
@@ -48,7 +50,7 @@ pub struct Slots {
     pub others: Vec<BackendId>,
 }
 
-impl Slots {
+impl SlotRecipe {
     /// The table itself. Those that get nothing now stand behind, so that they are found once they are ready, and a draining one
     /// when nobody is.
     pub fn table(&self) -> Box<SlotTable> {
@@ -104,8 +106,8 @@ impl Applied {
     pub fn wildcard_addresses(&self) -> impl Iterator<Item = IpAddr> {
         let is_wildcard = |entry: &FrontendEntry| {
             let service = self.services.values().find(|service| service.id == entry.service);
-            let listen = service.and_then(|service| *service.ports.get(usize::from(entry.port_index))?);
-            listen.is_some_and(|listen| listen.address.is_none())
+            let frontend = service.and_then(|service| *service.ports.get(usize::from(entry.port_index))?);
+            frontend.is_some_and(|frontend| frontend.address.is_none())
         };
         self.frontends.iter().filter(move |(_, entry)| is_wildcard(entry)).map(|(key, _)| key.addr.to_ip())
     }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use steer_common::backend::BackendState;
 use steer_common::service::ServiceId;
+use steer_common::state::BackendState;
 
 use super::{Applied, Op};
 use crate::model::desired::BackendKey;

@@ -9,7 +9,7 @@ use steer_common::service::{FrontendEntry, FrontendKey, ServiceId};
 
 use crate::model::Problem;
 use crate::model::desired::Desired;
-use crate::model::listen::Listen;
+use crate::model::frontend::Frontend;
 
 /// The frontends that there should be.
 pub(super) struct Frontends<'a> {
@@ -17,11 +17,11 @@ pub(super) struct Frontends<'a> {
     lost_addresses: &'a BTreeSet<IpAddr>,
     closing: bool,
     /// What the port indices mean.
-    ports: BTreeMap<(ServiceId, u8), Listen>,
-    wanted: BTreeMap<FrontendKey, Frontend<'a>>,
+    ports: BTreeMap<(ServiceId, u8), Frontend>,
+    wanted: BTreeMap<FrontendKey, Wanted<'a>>,
 }
 
-struct Frontend<'a> {
+struct Wanted<'a> {
     entry: FrontendEntry,
     service: &'a str,
     /// Its address was written out: it comes before the same one of a wildcard.
@@ -35,26 +35,26 @@ impl<'a> Frontends<'a> {
     }
 
     /// Adds the addresses that a port of a service is reached at.
-    pub(super) fn add(&mut self, name: &'a str, service: ServiceId, port_index: u8, listen: &Listen) {
-        let addresses = match listen.address {
+    pub(super) fn add(&mut self, name: &'a str, service: ServiceId, port_index: u8, frontend: &Frontend) {
+        let addresses = match frontend.address {
             Some(address) => vec![address],
             None => {
                 let loopback = [Ipv4Addr::LOCALHOST.into()];
                 self.host_addresses.union(self.lost_addresses).copied().chain(loopback).collect()
             }
         };
-        let specific = listen.address.is_some();
-        self.ports.insert((service, port_index), *listen);
+        let specific = frontend.address.is_some();
+        self.ports.insert((service, port_index), *frontend);
         for address in addresses {
-            let key = FrontendKey::new(address.into(), Port::new(listen.port), listen.protocol.number());
-            if !specific && self.wanted.get(&key).is_some_and(|frontend| frontend.specific) {
+            let key = FrontendKey::new(address.into(), Port::new(frontend.port), frontend.protocol.number());
+            if !specific && self.wanted.get(&key).is_some_and(|wanted| wanted.specific) {
                 continue;
             }
             let is_closed = self.closing || !specific && self.lost_addresses.contains(&address);
             let closed = if is_closed { FrontendEntry::CLOSED } else { 0 };
             let flags = closed | if address.is_loopback() { FrontendEntry::LOOPBACK } else { 0 };
             let entry = FrontendEntry { service, port_index, flags };
-            self.wanted.insert(key, Frontend { entry, service: name, specific });
+            self.wanted.insert(key, Wanted { entry, service: name, specific });
         }
     }
 
@@ -64,8 +64,8 @@ impl<'a> Frontends<'a> {
         let new = self.wanted.keys().filter(|key| !applied.contains_key(key));
         let last: Vec<_> = new.rev().take(beyond).copied().collect();
         let mut refused: BTreeMap<&str, usize> = BTreeMap::new();
-        for frontend in last.iter().filter_map(|key| self.wanted.remove(key)) {
-            *refused.entry(frontend.service).or_default() += 1;
+        for wanted in last.iter().filter_map(|key| self.wanted.remove(key)) {
+            *refused.entry(wanted.service).or_default() += 1;
         }
         let problem = |(service, refused): (&str, usize)| Problem {
             container: service.to_owned(),
@@ -76,21 +76,21 @@ impl<'a> Frontends<'a> {
     }
 
     pub(super) fn entries(&self) -> impl Iterator<Item = (FrontendKey, FrontendEntry)> {
-        self.wanted.iter().map(|(key, frontend)| (*key, frontend.entry))
+        self.wanted.iter().map(|(key, wanted)| (*key, wanted.entry))
     }
 
     /// Whether a frontend that is in the map must be taken away, before anything is added. One that goes to another service or
     /// port index is just written anew, later and without a gap, unless its old index is to mean another port meanwhile.
     pub(super) fn must_go(&self, key: &FrontendKey, applied: &FrontendEntry) -> bool {
-        let Some(Frontend { entry, .. }) = self.wanted.get(key) else { return true };
+        let Some(Wanted { entry, .. }) = self.wanted.get(key) else { return true };
         let index = |entry: &FrontendEntry| (entry.service, entry.port_index);
-        index(entry) != index(applied) && self.ports.get(&index(applied)).is_some_and(|listen| !covers(listen, key))
+        index(entry) != index(applied) && self.ports.get(&index(applied)).is_some_and(|frontend| !covers(frontend, key))
     }
 }
 
 /// Whether this is a frontend of the port.
-fn covers(listen: &Listen, key: &FrontendKey) -> bool {
-    let Listen { address, port, protocol } = *listen;
+fn covers(frontend: &Frontend, key: &FrontendKey) -> bool {
+    let Frontend { address, port, protocol } = *frontend;
     address.is_none_or(|address| key.addr == address.into())
         && (Port::new(port), protocol.number()) == (key.port, key.proto)
 }

@@ -16,14 +16,16 @@ mod planner;
 mod tests;
 
 use ipnet::IpNet;
-use steer_common::backend::{BackendEntry, BackendId, BackendState, EndpointEntry, EndpointKey};
+use steer_common::backend::{BackendEntry, BackendId};
+use steer_common::endpoint::{EndpointEntry, EndpointKey};
 use steer_common::service::{FrontendEntry, FrontendKey, ServiceEntry, ServiceId};
+use steer_common::state::BackendState;
 
 use super::desired::{BackendKey, Desired};
-use super::listen::Listen;
+use super::frontend::Frontend;
 use super::{Gate, Problem, ServiceName};
 
-pub use applied::{Applied, AppliedBackend, AppliedService, Info, Slots};
+pub use applied::{Applied, AppliedBackend, AppliedService, Info, SlotRecipe};
 pub use blocked::Blocked;
 
 /// One map write.
@@ -68,12 +70,12 @@ pub enum Op {
         name: ServiceName,
         id: ServiceId,
         entry: ServiceEntry,
-        ports: Vec<Option<Listen>>,
+        ports: Vec<Option<Frontend>>,
     },
     SwapSlots {
         name: ServiceName,
         id: ServiceId,
-        slots: Slots,
+        slots: SlotRecipe,
     },
     RemoveService {
         name: ServiceName,
@@ -100,4 +102,15 @@ pub enum Op {
 /// generations of a new agent beyond all those an earlier one gave out.
 pub fn plan(desired: &Desired, applied: &Applied, now_secs: u32) -> (Vec<Op>, Vec<Problem>) {
     planner::Planner::new(desired, applied, now_secs).plan()
+}
+
+/// Operations on empty tables, in such an order that both directions of a connection change hands in the same moment: who sees one
+/// of them alone would never see it end. All that takes long comes first.
+pub fn at_one_go(mut ops: Vec<Op>) -> Vec<Op> {
+    ops.sort_by_key(|op| match op {
+        Op::PutEndpoint { .. } => 1,
+        Op::PutFrontend { .. } => 2,
+        _ => 0,
+    });
+    ops
 }

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::{IpNet, Ipv4Net};
 use steer_common::addr::{Addr, Port, TCP};
-use steer_common::backend::{BackendEntry, BackendId, BackendState, EndpointEntry, EndpointKey};
+use steer_common::backend::{BackendEntry, BackendId};
+use steer_common::endpoint::{EndpointEntry, EndpointKey};
 use steer_common::limits::{MAX_ALLOW, MAX_BACKENDS, MAX_SERVICES};
 use steer_common::service::{ServiceEntry, ServiceId};
+use steer_common::state::BackendState;
 
 use super::frontends::Frontends;
-use super::{Applied, Info, Op, Slots};
+use super::{Applied, Info, Op, SlotRecipe};
 use crate::model::desired::{BackendKey, Desired, DesiredBackend, DesiredService};
 use crate::model::{Gate, Problem};
 
@@ -116,7 +118,7 @@ impl<'a> Planner<'a> {
             let ports = service.ports.clone();
             self.steps.services.push(Op::PutService { name: name.to_owned(), id, entry, ports });
         }
-        let slots = Slots { balance: service.balance, ready, others };
+        let slots = SlotRecipe { balance: service.balance, ready, others };
         if current.is_none_or(|current| current.slots.as_ref() != Some(&slots)) {
             self.steps.slots.push(Op::SwapSlots { name: name.to_owned(), id, slots });
         }

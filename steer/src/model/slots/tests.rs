@@ -5,8 +5,6 @@ use rstest::rstest;
 
 use super::*;
 
-const BALANCES: [Balance; 4] = [Balance::RoundRobin, Balance::LeastConn, Balance::Maglev, Balance::Source];
-
 /// Backends 1, 2, 3… of these weights.
 fn backends(weights: &[u16]) -> Vec<(BackendId, String, u16)> {
     weights.iter().zip(1..).map(|(&weight, id)| (BackendId(id), format!("web-{id}"), weight)).collect()
@@ -44,7 +42,7 @@ fn round_robin_deals(#[case] weights: &[u16], #[case] expected: &[u16]) {
 
 #[test]
 fn no_backends_give_an_empty_table_and_one_gives_itself_to_everybody() {
-    for balance in BALANCES {
+    for balance in Balance::ALL {
         let none = slot_table(balance, &[]);
         assert_eq!((none.len, none.members_len, none.at(5)), (0, 0, None));
         let one = slot_table(balance, &backends(&[3]));
@@ -69,7 +67,7 @@ fn more_weight_than_slots_is_scaled_and_the_lightest_keep_a_slot() {
 
 #[test]
 fn the_most_and_heaviest_members_fit_and_one_more_is_left_out() {
-    for balance in BALANCES {
+    for balance in Balance::ALL {
         let table = slot_table(balance, &backends(&vec![256; MAX_MEMBERS + 1]));
         assert_eq!(table.members_len as usize, MAX_MEMBERS);
         assert_eq!(counts(&table).len(), MAX_MEMBERS);
@@ -155,7 +153,7 @@ proptest! {
     ) {
         let mut shuffled = given.clone();
         shuffled.sort_by_key(|(_, name, _)| hash(name) ^ shuffled_seed);
-        for balance in BALANCES {
+        for balance in Balance::ALL {
             let (a, b) = (slot_table(balance, &given), slot_table(balance, &shuffled));
             prop_assert_eq!(dealt(&a), dealt(&b));
             prop_assert_eq!(members(&a), members(&b));

@@ -11,7 +11,7 @@ use std::mem::take;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use super::vips::{Observed, Place, Vip, asked};
+use super::vips::{Place, Vip, VipFacts, asked};
 
 /// How often a name is asked for.
 const EVERY: Duration = Duration::from_millis(250);
@@ -29,7 +29,7 @@ pub struct Doubt {
 }
 
 /// The addresses that are asked for from here, and have tasks on other nodes; none where a manager tells what becomes of those.
-pub fn doubts(observed: &Observed<'_>) -> Vec<Doubt> {
+pub fn doubts(observed: &VipFacts<'_>) -> Vec<Doubt> {
     if observed.here.is_some() {
         return Vec::new();
     }
@@ -45,20 +45,20 @@ pub fn doubts(observed: &Observed<'_>) -> Vec<Doubt> {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Disabled {
     /// By network and virtual address.
-    known: BTreeMap<(String, Ipv4Addr), Known>,
+    known: BTreeMap<(String, Ipv4Addr), Inquiry>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Known {
+struct Inquiry {
     doubt: Doubt,
     due: Duration,
     /// Whose turn it is to ask.
     turn: usize,
-    said: Option<Said>,
+    verdict: Option<Verdict>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Said {
+struct Verdict {
     left_out: BTreeSet<String>,
     asked: Duration,
 }
@@ -70,8 +70,8 @@ impl Disabled {
         for doubt in doubts {
             let key = key(&doubt.vip);
             let known = match before.remove(&key) {
-                Some(known) => Known { doubt, ..known },
-                None => Known { doubt, due: Duration::ZERO, turn: 0, said: None },
+                Some(known) => Inquiry { doubt, ..known },
+                None => Inquiry { doubt, due: Duration::ZERO, turn: 0, verdict: None },
             };
             self.known.insert(key, known);
         }
@@ -103,7 +103,7 @@ impl Disabled {
         match addresses.and_then(|addresses| left_out(vip, addresses)) {
             Some(left_out) => {
                 known.due = asked + EVERY;
-                known.said = Some(Said { left_out, asked });
+                known.verdict = Some(Verdict { left_out, asked });
             }
             None => known.due = asked + SELDOM,
         }
@@ -111,9 +111,9 @@ impl Disabled {
 
     /// The tasks that are to get nothing new.
     pub fn tasks(&self, now: Duration) -> BTreeSet<String> {
-        let said = self.known.values().filter_map(|known| known.said.as_ref());
-        let good = said.filter(|said| now < said.asked + GOOD);
-        good.flat_map(|said| said.left_out.iter().cloned()).collect()
+        let verdicts = self.known.values().filter_map(|known| known.verdict.as_ref());
+        let good = verdicts.filter(|verdict| now < verdict.asked + GOOD);
+        good.flat_map(|verdict| verdict.left_out.iter().cloned()).collect()
     }
 }
 
@@ -250,7 +250,7 @@ mod tests {
         let (vips, nobody) = ([vip(&[11, 12])], BTreeSet::new());
         let place = |netns_cookie, network: &str| Place { netns_cookie, networks: [network.to_owned()].into() };
         let places = [place(6, "back"), place(7, "front")];
-        let observed = Observed {
+        let observed = VipFacts {
             vips: &vips,
             places: &places,
             local: &local,
@@ -260,6 +260,6 @@ mod tests {
         };
         let expected = expected.then(|| Doubt { vip: vip(&[11, 12]), askers: vec![7] });
         assert_eq!(doubts(&observed), Vec::from_iter(expected));
-        assert_eq!(doubts(&Observed { places: &places[..1], ..observed }), [], "nobody asks for it from here");
+        assert_eq!(doubts(&VipFacts { places: &places[..1], ..observed }), [], "nobody asks for it from here");
     }
 }

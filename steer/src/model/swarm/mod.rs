@@ -20,7 +20,7 @@ use super::{Container, NetworkLeg, PortSpec, Protocol, ServiceName};
 pub const GATEWAY: &str = "docker_gwbridge";
 
 const SERVICE_ID: &str = "com.docker.swarm.service.id";
-const SERVICE_NAME: &str = "com.docker.swarm.service.name";
+pub(super) const SERVICE_NAME: &str = "com.docker.swarm.service.name";
 const TASK_ID: &str = "com.docker.swarm.task.id";
 
 /// Addresses in [`GATEWAY`], by container id.

@@ -31,6 +31,12 @@ const HERE: Duration = Duration::from_secs(10);
 /// The least time between two questions.
 const APART: Duration = Duration::from_millis(100);
 
+/// How many times as long as the last answer took nothing is asked after it: a large swarm, or a slow machine, has most of dockerd's
+/// time to itself. What is heard of later for that, a stop above all, the kernel sees by itself.
+const REST: u32 = 3;
+/// And for no longer than this.
+const LONGEST_REST: Duration = Duration::from_secs(5);
+
 /// The questions to come.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Polls {
@@ -39,11 +45,13 @@ pub struct Polls {
     /// When the next one is that nothing has led to, and how far apart those are.
     pace: Option<(Duration, Duration)>,
     asked: Option<Duration>,
+    /// Nothing is asked before.
+    rests_until: Duration,
 }
 
 /// What an answer said that asks for more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Said {
+pub struct Demand {
     /// A service is being updated.
     pub is_updating: bool,
     /// Containers of this node may ask for tasks on others.
@@ -65,7 +73,8 @@ impl Polls {
 
     /// When the next question is due.
     pub fn due(&self) -> Option<Duration> {
-        self.due.first().copied().into_iter().chain(self.pace.map(|(due, _)| due)).min()
+        let due = self.due.first().copied().into_iter().chain(self.pace.map(|(due, _)| due)).min();
+        due.map(|due| due.max(self.rests_until))
     }
 
     /// Whether to ask now; if so, it counts as asked.
@@ -81,8 +90,10 @@ impl Polls {
     }
 
     /// There was an answer.
-    pub fn answered(&mut self, said: Said, now: Duration) {
-        let Said { is_updating, has_remote, has_all_here } = said;
+    pub fn answered(&mut self, demand: Demand, now: Duration) {
+        let took = self.asked.map_or(Duration::ZERO, |asked| now.saturating_sub(asked));
+        self.rests_until = now + (took * REST).min(LONGEST_REST);
+        let Demand { is_updating, has_remote, has_all_here } = demand;
         let paces = [(is_updating, UPDATING), (has_remote, REMOTE), (has_all_here, HERE)];
         let apart = paces.into_iter().find_map(|(is_so, apart)| is_so.then_some(apart));
         self.pace = apart.map(|apart| match self.pace {
@@ -106,7 +117,7 @@ mod tests {
         while let Some(due) = polls.due().filter(|due| *due < ms(until)) {
             assert!(polls.take(due));
             assert!(!polls.take(due), "once");
-            polls.answered(Said { is_updating, ..Said::default() }, due);
+            polls.answered(Demand { is_updating, ..Demand::default() }, due);
             asked.push(due.as_millis() as u64);
         }
         asked
@@ -127,27 +138,45 @@ mod tests {
         let during = asked(&mut polls, true, 10_000);
         assert!(during.windows(2).all(|pair| pair[1] - pair[0] <= 500), "{during:?}");
         assert!(during.len() <= 6 + 20, "{during:?}");
-        polls.answered(Said::default(), ms(10_000));
+        polls.answered(Demand::default(), ms(10_000));
         assert_eq!(polls.due(), None);
     }
 
     #[test]
     fn tasks_on_other_nodes_are_asked_about_every_second() {
-        let remote = Said { has_remote: true, has_all_here: true, ..Said::default() };
+        let remote = Demand { has_remote: true, has_all_here: true, ..Demand::default() };
         let mut polls = Polls::default();
         polls.answered(remote, ms(0));
         assert_eq!(polls.due(), Some(ms(1_000)));
         assert!(polls.take(ms(1_000)));
         polls.answered(remote, ms(1_010));
         assert_eq!(polls.due(), Some(ms(2_000)));
-        polls.answered(Said { is_updating: true, ..remote }, ms(1_200));
-        assert_eq!(polls.due(), Some(ms(1_700)));
+        polls.answered(Demand { is_updating: true, ..remote }, ms(1_100));
+        assert_eq!(polls.due(), Some(ms(1_600)));
+    }
+
+    #[test]
+    fn whoever_takes_long_to_answer_is_asked_less_often() {
+        let mut polls = Polls::default();
+        let updating = Demand { is_updating: true, ..Demand::default() };
+        polls.happened(ms(0));
+        assert!(polls.take(ms(0)));
+        polls.answered(updating, ms(10));
+        assert_eq!(polls.due(), Some(ms(100)), "as if it had been there at once");
+        assert!(polls.take(ms(100)));
+        polls.answered(updating, ms(400));
+        assert_eq!(polls.due(), Some(ms(1_300)));
+        polls.happened(ms(500));
+        assert_eq!(polls.due(), Some(ms(1_300)), "whatever happens");
+        assert!(!polls.take(ms(1_299)) && polls.take(ms(1_300)));
+        polls.answered(updating, ms(9_300));
+        assert_eq!(polls.due(), Some(ms(14_300)));
     }
 
     #[test]
     fn what_the_kernel_counts_on_is_asked_about_again_before_it_stops_to() {
         let mut polls = Polls::default();
-        polls.answered(Said { has_all_here: true, ..Said::default() }, ms(0));
+        polls.answered(Demand { has_all_here: true, ..Demand::default() }, ms(0));
         let lease = Duration::from_secs(steer_common::limits::SWARM_LEASE_SECS.into());
         assert!(polls.due().is_some_and(|due| due * 2 < lease), "one answer may be missing");
     }

@@ -17,11 +17,11 @@ use crate::model::PortSpec;
 /// The ports of the tasks of this node, by task.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Ports {
-    known: BTreeMap<String, Known>,
+    known: BTreeMap<String, TaskPorts>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Known {
+struct TaskPorts {
     ports: Vec<PortSpec>,
     origin: Origin,
     /// Another task of its service serves other ones.
@@ -55,7 +55,7 @@ impl Ports {
 
     /// What an earlier agent knew of a task that is new to this one.
     pub fn inherit(&mut self, task: &str, ports: Vec<PortSpec>) {
-        self.known.entry(task.to_owned()).or_insert(Known { ports, origin: Origin::Before, is_doubted: false });
+        self.known.entry(task.to_owned()).or_insert(TaskPorts { ports, origin: Origin::Before, is_doubted: false });
     }
 
     /// Takes in an answer of the swarm. All tasks of this node are `here`; whether anything is new for one of them.
@@ -92,9 +92,9 @@ impl Ports {
         let known = match before {
             Some(before) if origin == Origin::Guess => {
                 let is_doubted = before.is_doubted || before.ports != ports;
-                Known { is_doubted, ..before.clone() }
+                TaskPorts { is_doubted, ..before.clone() }
             }
-            _ => Known { ports, origin, is_doubted: false },
+            _ => TaskPorts { ports, origin, is_doubted: false },
         };
         let is_new = before.is_none_or(|before| before.ports != known.ports);
         self.known.insert(of.task.clone(), known);

@@ -23,7 +23,7 @@ pub struct Standing {
 
 /// Something that Docker says happened to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Said {
+pub enum Change {
     Signal(i32),
     Paused(bool),
     Health(Health),
@@ -49,12 +49,12 @@ impl Standing {
     }
 
     /// Takes in what happened at `now`.
-    pub fn take_in(&mut self, said: Said, now: Duration) {
-        match said {
-            Said::Signal(signal) if is_stop(signal, self.stop_signal) => self.stopped = Some((signal, now)),
-            Said::Signal(_) => {}
-            Said::Paused(paused) => self.paused = paused,
-            Said::Health(health) => self.health = health,
+    pub fn take_in(&mut self, change: Change, now: Duration) {
+        match change {
+            Change::Signal(signal) if is_stop(signal, self.stop_signal) => self.stopped = Some((signal, now)),
+            Change::Signal(_) => {}
+            Change::Paused(paused) => self.paused = paused,
+            Change::Health(health) => self.health = health,
         }
     }
 
@@ -93,23 +93,23 @@ mod tests {
 
     #[rstest]
     #[case::nothing(&[], false)]
-    #[case::it_stands_still(&[Said::Paused(true)], true)]
-    #[case::and_goes_on(&[Said::Paused(true), Said::Paused(false)], false)]
-    #[case::its_stop_signal(&[Said::Signal(TERM)], true)]
-    #[case::nobody_survives_this_one(&[Said::Signal(9)], true)]
-    #[case::a_reload(&[Said::Signal(1)], false)]
-    #[case::its_healthcheck_fails(&[Said::Health(Health::Unhealthy)], true)]
-    #[case::and_is_good_again(&[Said::Health(Health::Unhealthy), Said::Health(Health::Healthy)], false)]
-    fn what_happens_to_a_task_decides(#[case] said: &[Said], #[case] expected: bool) {
+    #[case::it_stands_still(&[Change::Paused(true)], true)]
+    #[case::and_goes_on(&[Change::Paused(true), Change::Paused(false)], false)]
+    #[case::its_stop_signal(&[Change::Signal(TERM)], true)]
+    #[case::nobody_survives_this_one(&[Change::Signal(9)], true)]
+    #[case::a_reload(&[Change::Signal(1)], false)]
+    #[case::its_healthcheck_fails(&[Change::Health(Health::Unhealthy)], true)]
+    #[case::and_is_good_again(&[Change::Health(Health::Unhealthy), Change::Health(Health::Healthy)], false)]
+    fn what_happens_to_a_task_decides(#[case] changes: &[Change], #[case] expected: bool) {
         let mut task = standing(&[]);
-        said.iter().for_each(|said| task.take_in(*said, Duration::ZERO));
+        changes.iter().for_each(|change| task.take_in(*change, Duration::ZERO));
         assert_eq!(task.is_out(Duration::from_secs(1), true), expected);
     }
 
     #[test]
     fn who_outlives_its_stop_signal_is_put_back_where_swarms_will_is_told() {
         let mut task = standing(&[]);
-        task.take_in(Said::Signal(TERM), Duration::from_secs(100));
+        task.take_in(Change::Signal(TERM), Duration::from_secs(100));
         task.describe(standing(&[]));
         let drain = Defaults::default().drain;
         let before = Duration::from_secs(99) + drain;
@@ -118,9 +118,9 @@ mod tests {
         assert!(!task.is_out(after, true));
         assert!(task.is_out(after, false), "it may have been Swarm's, which takes none back");
         let mut patient = standing(&[("steer.drain", "60s")]);
-        patient.take_in(Said::Signal(TERM), Duration::from_secs(100));
+        patient.take_in(Change::Signal(TERM), Duration::from_secs(100));
         assert!(patient.is_out(after, true));
-        task.take_in(Said::Signal(9), Duration::from_secs(100));
+        task.take_in(Change::Signal(9), Duration::from_secs(100));
         assert!(task.is_out(after, true), "nobody outlives this one");
     }
 

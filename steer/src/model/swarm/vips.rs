@@ -62,7 +62,7 @@ pub const fn netns_id(netns_cookie: u64) -> i32 {
 
 /// What is to be known.
 #[derive(Clone, Copy, Debug)]
-pub struct Observed<'a> {
+pub struct VipFacts<'a> {
     pub vips: &'a [Vip],
     pub places: &'a [Place],
     /// By task.
@@ -137,7 +137,7 @@ impl Ids {
 }
 
 /// What the maps should hold, and what there is no room for.
-pub fn tables(observed: &Observed<'_>, ids: &mut Ids) -> (Tables, Vec<Problem>) {
+pub fn tables(observed: &VipFacts<'_>, ids: &mut Ids) -> (Tables, Vec<Problem>) {
     let mut tables = Tables::default();
     let mut problems = Vec::new();
     let asked = asked(observed);
@@ -167,7 +167,7 @@ pub fn tables(observed: &Observed<'_>, ids: &mut Ids) -> (Tables, Vec<Problem>) 
 }
 
 /// The addresses that are steered, and who here may ask for each.
-pub(super) fn asked<'a>(observed: &Observed<'a>) -> Vec<(&'a Vip, Vec<&'a Place>)> {
+pub(super) fn asked<'a>(observed: &VipFacts<'a>) -> Vec<(&'a Vip, Vec<&'a Place>)> {
     let askers = |vip: &Vip| observed.places.iter().filter(|place| place.networks.contains(&vip.network)).collect();
     let steered = observed.vips.iter().filter(|vip| !is_left_alone(vip, observed));
     let asked = steered.map(|vip| (vip, askers(vip))).filter(|(_, askers): &(_, Vec<_>)| !askers.is_empty());
@@ -175,13 +175,13 @@ pub(super) fn asked<'a>(observed: &Observed<'a>) -> Vec<(&'a Vip, Vec<&'a Place>
 }
 
 /// Whether a task of this node behind an address was told to be left alone: who asks for it is Swarm's matter.
-fn is_left_alone(vip: &Vip, observed: &Observed<'_>) -> bool {
+fn is_left_alone(vip: &Vip, observed: &VipFacts<'_>) -> bool {
     let mut local = vip.tasks.keys().filter_map(|task| observed.local.get(task));
     local.any(|task| task.is_left_alone)
 }
 
 /// The tasks that may take connections, and how many more there are.
-fn entry(vip: &Vip, observed: &Observed<'_>) -> (Box<VipEntry>, usize) {
+fn entry(vip: &Vip, observed: &VipFacts<'_>) -> (Box<VipEntry>, usize) {
     let mut entry = Box::new(VipEntry::EMPTY);
     let mut left_out = 0;
     for (task, address) in &vip.tasks {
@@ -198,7 +198,7 @@ fn entry(vip: &Vip, observed: &Observed<'_>) -> (Box<VipEntry>, usize) {
 }
 
 /// A task that may take connections; `None` = it may not.
-fn member(task: &str, address: Ipv4Addr, observed: &Observed<'_>) -> Option<VipMember> {
+fn member(task: &str, address: Ipv4Addr, observed: &VipFacts<'_>) -> Option<VipMember> {
     if observed.running.is_some_and(|running| !running.contains(task)) {
         return None;
     }
@@ -264,7 +264,7 @@ mod tests {
         let places = [place(7, &["front", "ingress"]), place(8, &["back"]), place(9, &["front"])];
         let local = BTreeMap::new();
         let observed =
-            Observed { vips: &vips, places: &places, local: &local, running: None, here: None, disabled: &NOBODY };
+            VipFacts { vips: &vips, places: &places, local: &local, running: None, here: None, disabled: &NOBODY };
         let (tables, problems) = tables(&observed, &mut Ids::default());
         assert_eq!(problems, []);
         assert_eq!(tables.keys, [(key(7), 0), (key(8), 1), (key(9), 0)].into());
@@ -285,7 +285,7 @@ mod tests {
             ("young".to_owned(), Local::default()),
         ]);
         let running: BTreeSet<String> = ["here", "going", "inner", "there"].map(str::to_owned).into();
-        let observed = Observed {
+        let observed = VipFacts {
             vips: &vips,
             places: &places,
             local: &local,
@@ -295,7 +295,7 @@ mod tests {
         };
         let (known, _) = tables(&observed, &mut Ids::default());
         assert_eq!(members(&known.entries[&0]), [(1, 5, 0), (3, 0, 0), (4, 0, VipMember::REMOTE)]);
-        let (guessed, _) = tables(&Observed { running: None, ..observed }, &mut Ids::default());
+        let (guessed, _) = tables(&VipFacts { running: None, ..observed }, &mut Ids::default());
         assert_eq!(members(&guessed.entries[&0]).len(), 5, "a worker takes what is listed");
     }
 
@@ -305,7 +305,7 @@ mod tests {
         let places = [place(7, &["front"])];
         let local = BTreeMap::new();
         let here = BTreeMap::from([("young".to_owned(), Task { desired: DesiredState::Serve })]);
-        let observed = Observed {
+        let observed = VipFacts {
             vips: &vips,
             places: &places,
             local: &local,
@@ -315,7 +315,7 @@ mod tests {
         };
         let (known, _) = tables(&observed, &mut Ids::default());
         assert_eq!(members(&known.entries[&0]), [(2, 0, VipMember::REMOTE)]);
-        let (guessed, _) = tables(&Observed { here: None, ..observed }, &mut Ids::default());
+        let (guessed, _) = tables(&VipFacts { here: None, ..observed }, &mut Ids::default());
         assert_eq!(members(&guessed.entries[&0]).len(), 2, "a worker cannot know");
     }
 
@@ -326,7 +326,7 @@ mod tests {
         let local = BTreeMap::from([("here".to_owned(), Local::default())]);
         let disabled = ["here", "stopping"].map(str::to_owned).into();
         let observed =
-            Observed { vips: &vips, places: &places, local: &local, running: None, here: None, disabled: &disabled };
+            VipFacts { vips: &vips, places: &places, local: &local, running: None, here: None, disabled: &disabled };
         let (known, _) = tables(&observed, &mut Ids::default());
         assert_eq!(
             members(&known.entries[&0]),
@@ -342,9 +342,9 @@ mod tests {
         let alone = Local { is_left_alone: true, ..Local::default() };
         let local = BTreeMap::from([("here".to_owned(), alone)]);
         let observed =
-            Observed { vips: &vips[..1], places: &places, local: &local, running: None, here: None, disabled: &NOBODY };
+            VipFacts { vips: &vips[..1], places: &places, local: &local, running: None, here: None, disabled: &NOBODY };
         assert_eq!(tables(&observed, &mut Ids::default()), Default::default());
-        let (both, _) = tables(&Observed { vips: &vips, ..observed }, &mut Ids::default());
+        let (both, _) = tables(&VipFacts { vips: &vips, ..observed }, &mut Ids::default());
         assert_eq!(members(&both.entries[&0]), [(3, 0, VipMember::REMOTE)]);
     }
 
@@ -355,7 +355,7 @@ mod tests {
         let seen = Local { netns_id: Some(netns_id(8)), ..Local::default() };
         let local = BTreeMap::from([("seen".to_owned(), seen), ("unseen".to_owned(), Local::default())]);
         let observed =
-            Observed { vips: &vips, places: &places, local: &local, running: None, here: None, disabled: &NOBODY };
+            VipFacts { vips: &vips, places: &places, local: &local, running: None, here: None, disabled: &NOBODY };
         let (found, _) = tables(&observed, &mut Ids::default());
         let ids: Vec<_> = found.entries[&0].members.iter().take(3).map(|member| member.netns_id).collect();
         assert_eq!(ids, [netns_id(8), VipMember::UNSEEN, VipMember::UNSEEN]);
@@ -377,7 +377,7 @@ mod tests {
             let mut known: BTreeMap<_, _> = ended.tasks().collect();
             known.extend(local.iter().map(|task| ((*task).to_owned(), Local::default())));
             let observed =
-                Observed { vips: &vips, places: &places, local: &known, running: None, here: None, disabled: &NOBODY };
+                VipFacts { vips: &vips, places: &places, local: &known, running: None, here: None, disabled: &NOBODY };
             members(&tables(&observed, &mut Ids::default()).0.entries[&0])
         };
         let mut ended = Ended::default();
@@ -398,7 +398,7 @@ mod tests {
         let mut indices = |networks: &[&str]| {
             let vips: Vec<_> = networks.iter().map(|network| vip(network, "web", &[])).collect();
             let observed =
-                Observed { vips: &vips, places: &places, local: &local, running: None, here: None, disabled: &NOBODY };
+                VipFacts { vips: &vips, places: &places, local: &local, running: None, here: None, disabled: &NOBODY };
             tables(&observed, &mut ids);
             networks.iter().map(|network| ids.taken[&((*network).to_owned(), ip(2))]).collect::<Vec<_>>()
         };
@@ -417,7 +417,7 @@ mod tests {
         let places = [place(7, &["front"])];
         let local = BTreeMap::new();
         let (found, problems) = tables(
-            &Observed { vips: &vips, places: &places, local: &local, running: None, here: None, disabled: &NOBODY },
+            &VipFacts { vips: &vips, places: &places, local: &local, running: None, here: None, disabled: &NOBODY },
             &mut Ids::default(),
         );
         assert_eq!((found.entries.len(), found.keys.len()), (MAX_VIPS as usize, MAX_VIPS as usize));

@@ -55,6 +55,8 @@ fn pins(bpffs: &Path) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use tempfile::TempDir;
+
     use super::*;
 
     #[test]
@@ -69,14 +71,14 @@ mod tests {
 
     #[test]
     fn pins_of_every_instance_and_version_are_found_and_nobody_elses() {
-        let bpffs = std::env::temp_dir().join(format!("steer-versus-{}", std::process::id()));
+        let dir = TempDir::new().unwrap();
+        let bpffs = dir.path();
         for dir in ["steer/v3/links", "st-1/sockets-v1/maps", "steer/vault", "other/maps", "v3"] {
             fs::create_dir_all(bpffs.join(dir)).unwrap();
         }
-        let mut found = pins(&bpffs);
+        let mut found = pins(bpffs);
         found.sort();
-        fs::remove_dir_all(&bpffs).unwrap();
         assert_eq!(found, ["st-1/sockets-v1", "steer/v3"]);
-        assert!(pins(&bpffs).is_empty());
+        assert!(pins(bpffs).is_empty());
     }
 }

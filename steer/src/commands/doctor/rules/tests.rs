@@ -31,7 +31,6 @@ fn link() -> Link {
         peer: None,
         peer_netns: None,
         mac: Some([2, 0, 0, 0, 0, 1]),
-        mtu: 1500,
         up: true,
         loopback: false,
         xdp: None,

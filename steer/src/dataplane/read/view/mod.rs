@@ -4,19 +4,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use steer_common::addr::Port;
-use steer_common::backend::{
-    BackendEntry, BackendId, BackendInfo, BackendState, BackendStats, EdgeEntry, EdgeKind, StateEntry,
-};
+use steer_common::backend::{BackendEntry, BackendId, BackendInfo, BackendStats};
+use steer_common::edge::{EdgeEntry, EdgeKind};
 use steer_common::flow::{FlowEntry, FlowKey, LocalFlow};
 use steer_common::service::{Balance, PortInfo, ServiceEntry, ServiceId, ServiceInfo};
+use steer_common::state::{BackendState, StateEntry};
 use steer_common::tcp::TcpState;
 use steer_common::verdict::Counter;
 
 use crate::dataplane::count::{FlowCounts, live_count};
 use crate::dataplane::text::unpadded;
-use crate::model::UnixMicros;
-use crate::model::lifecycle::signal_name;
-use crate::model::listen::Listen;
+use crate::model::cause::Cause;
+use crate::model::frontend::Frontend;
+use crate::model::lifecycle::stop_cause;
+use crate::model::{ContainerId, UnixMicros};
 
 /// The maps at about one moment.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -52,7 +53,7 @@ pub struct ServiceView {
     /// Unique on this host.
     pub name: String,
     /// One per frontend of the label.
-    pub ports: Vec<Listen>,
+    pub ports: Vec<Frontend>,
     /// How a backend is chosen.
     pub balance: Balance,
     /// How long new flows wait while no backend is ready.
@@ -70,8 +71,7 @@ pub struct BackendView {
     pub id: BackendId,
     /// Tells it from an earlier backend of the same id.
     pub generation: u32,
-    /// Full container id, or `netns:<path>`.
-    pub container: String,
+    pub container: ContainerId,
     /// The container's name.
     pub name: String,
     /// Where it is reached.
@@ -192,16 +192,6 @@ impl FlowTable {
     }
 }
 
-/// The word of `steer.balance`.
-pub const fn balance_name(balance: Balance) -> &'static str {
-    match balance {
-        Balance::RoundRobin => "round-robin",
-        Balance::LeastConn => "least-conn",
-        Balance::Maglev => "maglev",
-        Balance::Source => "source",
-    }
-}
-
 /// A service as three maps have it.
 pub(super) struct ServiceRow {
     pub(super) id: ServiceId,
@@ -236,7 +226,7 @@ pub(super) fn services(
         .map(|(row, name)| ServiceView {
             id: row.id,
             name: if name.is_empty() { format!("#{}", row.id.0) } else { name },
-            ports: row.info.ports.iter().filter_map(Listen::from_info).collect(),
+            ports: row.info.ports.iter().filter_map(Frontend::from_info).collect(),
             balance: Balance::from_u8(row.entry.balance),
             hold: Duration::from_nanos(row.entry.hold_ns),
             mesh: row.entry.has_mesh(),
@@ -266,12 +256,12 @@ fn last_change(row: &BackendRow, boot: UnixMicros) -> (BackendState, String, Uni
     match kind {
         // Docker tells the agent of it a little later.
         None if edge.frozen_ns != 0 && by_agent == BackendState::Ready => {
-            (BackendState::Unready, "frozen".to_owned(), UnixMicros(boot.0 + edge.frozen_ns / 1_000))
+            (BackendState::Unready, Cause::frozen().text, UnixMicros(boot.0 + edge.frozen_ns / 1_000))
         }
         None => (by_agent, unpadded(&info.cause), UnixMicros(info.since_us)),
-        Some(EdgeKind::Exit) => (BackendState::Gone, "exit".to_owned(), since),
+        Some(EdgeKind::Exit) => (BackendState::Gone, Cause::exit().text, since),
         Some(EdgeKind::Stop | EdgeKind::Kill) => {
-            (BackendState::Draining, format!("signal: {}", signal_name(edge.signal as i32)), since)
+            (BackendState::Draining, stop_cause(edge.signal as i32, false).text, since)
         }
     }
 }
@@ -284,7 +274,7 @@ fn backend(row: &BackendRow, ports: &[PortInfo], pending: u64, boot: UnixMicros)
     BackendView {
         id: *id,
         generation: entry.generation,
-        container: unpadded(&info.container),
+        container: ContainerId(unpadded(&info.container)),
         name: unpadded(&info.name),
         address: entry.addr.to_ip(),
         targets: targets.map(|(_, target)| (target != Port::NONE).then(|| target.get())).collect(),

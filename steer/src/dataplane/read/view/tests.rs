@@ -60,8 +60,8 @@ fn a_backend_stands_under_its_service_with_its_counts() {
         id: ServiceId(2),
         name: "web".into(),
         ports: vec![
-            Listen { address: None, port: 9000, protocol: Protocol::Tcp },
-            Listen { address: Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))), port: 53, protocol: Protocol::Udp },
+            Frontend { address: None, port: 9000, protocol: Protocol::Tcp },
+            Frontend { address: Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))), port: 53, protocol: Protocol::Udp },
         ],
         balance: Balance::LeastConn,
         hold: Duration::from_secs(10),
@@ -69,7 +69,7 @@ fn a_backend_stands_under_its_service_with_its_counts() {
         backends: vec![BackendView {
             id: BackendId(4),
             generation: 7,
-            container: "0123".into(),
+            container: ContainerId("0123".into()),
             name: "web-1".into(),
             address: IpAddr::V4(Ipv4Addr::new(172, 17, 0, 2)),
             targets: vec![Some(5000), None],

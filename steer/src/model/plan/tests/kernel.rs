@@ -5,18 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use steer_common::addr::{Port, TCP};
-use steer_common::backend::{BackendEntry, BackendId, BackendState, EndpointEntry, EndpointKey};
+use steer_common::backend::{BackendEntry, BackendId};
+use steer_common::endpoint::{EndpointEntry, EndpointKey};
 use steer_common::service::{FrontendEntry, FrontendKey, ServiceEntry, ServiceId};
 use steer_common::slot::SlotTable;
+use steer_common::state::BackendState;
 
 use crate::model::desired::BackendKey;
-use crate::model::listen::Listen;
+use crate::model::frontend::Frontend;
 use crate::model::plan::{Applied, AppliedBackend, AppliedService, Info, Op};
 use crate::model::{Gate, ServiceName};
 
 #[derive(Default)]
 pub(super) struct Kernel {
-    services: BTreeMap<ServiceId, (ServiceName, ServiceEntry, Vec<Option<Listen>>)>,
+    services: BTreeMap<ServiceId, (ServiceName, ServiceEntry, Vec<Option<Frontend>>)>,
     slots: BTreeMap<ServiceId, Box<SlotTable>>,
     backends: BTreeMap<BackendId, (BackendKey, BackendEntry, Info)>,
     pub(super) states: BTreeMap<BackendId, BackendState>,
@@ -118,9 +120,9 @@ impl Kernel {
         for (key, FrontendEntry { service, port_index, .. }) in &self.frontends {
             let Some((name, _, ports)) = self.services.get(service) else { panic!("{key:?} leads nowhere") };
             // Nobody may serve it for a moment, but nobody is to serve another port by it.
-            let listen = ports.get(*port_index as usize).copied().flatten();
+            let frontend = ports.get(*port_index as usize).copied().flatten();
             assert!(
-                listen.is_none_or(|listen| Port::new(listen.port) == key.port),
+                frontend.is_none_or(|frontend| Port::new(frontend.port) == key.port),
                 "{key:?} is another port of {name}"
             );
         }

@@ -8,11 +8,13 @@
 use core::ops::ControlFlow;
 
 use crate::addr::{Addr, Port};
-use crate::backend::{BackendId, BackendState, NoticeKind};
+use crate::backend::BackendId;
 use crate::hash;
 use crate::limits::{LANES, MAX_CANDIDATES, MAX_SCAN};
+use crate::notice::NoticeKind;
 use crate::service::{Balance, ServiceId};
 use crate::slot::SlotTable;
+use crate::state::BackendState;
 use crate::tables::{Listening, Tables};
 
 /// A new flow that needs a backend.
@@ -180,6 +182,39 @@ pub enum Fit {
     NotListening = 7,
 }
 
+impl Fit {
+    /// All of them, by their number.
+    pub const ALL: [Self; 8] = [
+        Self::Ready,
+        Self::Draining,
+        Self::Foreign,
+        Self::Itself,
+        Self::Taken,
+        Self::NoWeight,
+        Self::NotReady,
+        Self::NotListening,
+    ];
+
+    /// The word for it in output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Foreign => "foreign",
+            Self::Itself => "itself",
+            Self::Taken => "taken",
+            Self::NoWeight => "no-weight",
+            Self::NotReady => "not-ready",
+            Self::NotListening => "not-listening",
+        }
+    }
+
+    /// From a trace; `None` = there is no such number.
+    pub fn from_u16(value: u16) -> Option<Self> {
+        Self::ALL.get(usize::from(value)).copied()
+    }
+}
+
 /// How a candidate suits a request, at this very instant. Once per candidate, and a function of its own: the verifier walks
 /// through every copy of it.
 #[inline(never)]
@@ -229,5 +264,4 @@ fn judge<T: Tables>(tables: &T, request: &Request, id: BackendId) -> Fit {
 }
 
 #[cfg(test)]
-#[path = "pick_tests.rs"]
 mod tests;

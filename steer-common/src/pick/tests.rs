@@ -234,3 +234,11 @@ fn without_weight_nobody_takes_anything() {
     world.backends.get_mut(&BackendId(1)).unwrap().weight = 0;
     assert_eq!(world.syn(40_000, 1, 0), Verdict::Reset(Counter::ResetNoBackend));
 }
+
+#[test]
+fn how_a_candidate_fits_is_known_by_its_number() {
+    for (number, fit) in Fit::ALL.into_iter().enumerate() {
+        assert_eq!((fit as usize, Fit::from_u16(number as u16)), (number, Some(fit)));
+    }
+    assert_eq!(Fit::from_u16(Fit::ALL.len() as u16), None);
+}

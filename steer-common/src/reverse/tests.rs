@@ -5,11 +5,12 @@ use std::vec::Vec;
 
 use super::*;
 use crate::addr::{Addr, Port};
-use crate::backend::{BackendId, BackendState};
+use crate::backend::BackendId;
 use crate::fixtures::{
     ACK, FIN, HOST, HOST2, RST, SYN, SYN_ACK, UPLINK, WEB, World, addr, backend_of, from_backend, from_client, to,
 };
 use crate::limits::ESTABLISHED_SECS;
+use crate::state::BackendState;
 use crate::tcp::TcpFlags;
 use crate::verdict::{Counter, Verdict};
 

@@ -5,14 +5,14 @@ use std::fmt::{self, Display};
 
 /// Why nobody is meant.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum TargetError {
+pub enum NameError {
     /// The names that there are.
     NotFound { target: String, there: Vec<String> },
     /// The names of those whose ids begin so.
     Ambiguous { target: String, names: Vec<String> },
 }
 
-impl Display for TargetError {
+impl Display for NameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotFound { target, there } => {
@@ -30,13 +30,10 @@ impl Display for TargetError {
     }
 }
 
-impl std::error::Error for TargetError {}
+impl std::error::Error for NameError {}
 
 /// The id that a target means, of these names and ids.
-pub fn resolve<'a>(
-    target: &str,
-    backends: impl IntoIterator<Item = (&'a str, &'a str)>,
-) -> Result<&'a str, TargetError> {
+pub fn resolve<'a>(target: &str, backends: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<&'a str, NameError> {
     // A container may be listed more than once.
     let by_id: BTreeMap<&str, &str> = backends.into_iter().map(|(name, id)| (id, name)).collect();
     let names = |backends: &[(&str, &str)]| {
@@ -53,9 +50,9 @@ pub fn resolve<'a>(
         [(id, _)] => Ok(id),
         [] => {
             let there: Vec<_> = by_id.into_iter().collect();
-            Err(TargetError::NotFound { target: target.to_owned(), there: names(&there) })
+            Err(NameError::NotFound { target: target.to_owned(), there: names(&there) })
         }
-        several => Err(TargetError::Ambiguous { target: target.to_owned(), names: names(several) }),
+        several => Err(NameError::Ambiguous { target: target.to_owned(), names: names(several) }),
     }
 }
 

@@ -21,7 +21,7 @@
 //! A SYN waits all the same where the mesh could only have what is not ready here ([`ServiceEntry::ALL_HERE`](crate::service::ServiceEntry::ALL_HERE)).
 
 use crate::addr::{Addr, Port};
-use crate::backend::{BackendEntry, BackendId, BackendState};
+use crate::backend::{BackendEntry, BackendId};
 use crate::flow::{FlowEntry, FlowKey};
 use crate::limits::LANES;
 use crate::mesh::{leave_open, pass_on};
@@ -29,6 +29,7 @@ use crate::open::{NewFlow, may_open, open};
 use crate::pick::pick;
 use crate::recover::recover;
 use crate::service::{FrontendEntry, FrontendKey, ServiceId};
+use crate::state::BackendState;
 use crate::tables::{Connection, Table, Tables};
 use crate::tcp::{Direction, TcpFlags, TcpState};
 use crate::verdict::{Counter, Forward, Verdict};
@@ -77,8 +78,7 @@ pub fn steer<T: Tables>(tables: &T, segment: &Segment, uplink: u32, now: Nanos) 
         lane: 0,
         pad: 0,
     };
-    let extra_lanes = tables.extra_lanes(frontend.service);
-    let Found { flow: found, table, is_shared } = find(tables, &mut key, segment, extra_lanes);
+    let Found { flow: found, table, is_shared, extra_lanes } = find(tables, &mut key, segment);
     if !segment.flags.opens()
         && let Some(flow) = found
     {
@@ -124,27 +124,37 @@ struct Found<F> {
     table: Table,
     /// Whether the client's port may have flows to other frontends of the service.
     is_shared: bool,
+    /// How many lanes beside the first one are in use; not looked at where nobody needs to know.
+    extra_lanes: u32,
 }
 
 /// The flow of a packet from a client; `key` is left at its lane, or at the first. Nearly always the first lane has this one or
-/// there is none, and nothing else is to be looked for.
+/// there is none, and nothing else is to be looked for: how many lanes there are stands beside what each new connection writes, and no
+/// packet of an open one is to wait for that.
 #[inline(always)]
-fn find<'t, T: Tables>(tables: &'t T, key: &mut FlowKey, segment: &Segment, extra_lanes: u32) -> Found<T::Flow<'t>> {
-    let mut is_shared = extra_lanes != 0;
+fn find<'t, T: Tables>(tables: &'t T, key: &mut FlowKey, segment: &Segment) -> Found<T::Flow<'t>> {
+    let (mut is_shared, mut extra_lanes) = (false, 0);
+    if segment.flags.opens() {
+        extra_lanes = tables.extra_lanes(key.service);
+    }
     for lane in 0..LANES {
+        if lane == 1 {
+            extra_lanes = tables.extra_lanes(key.service);
+        }
         if u32::from(lane) > extra_lanes {
             break;
         }
         key.lane = lane;
         if let Some((table, flow)) = lookup(tables, key) {
             if flow.is_for(segment.dst, segment.dst_port) {
-                return Found { flow: Some(flow), table, is_shared };
+                return Found { flow: Some(flow), table, is_shared: is_shared || extra_lanes != 0, extra_lanes };
             }
             is_shared = true;
         }
     }
+    is_shared |= extra_lanes != 0;
     key.lane = 0;
-    Found { flow: None, table: Table::Pending, is_shared }
+    Found { flow: None, table: Table::Pending, is_shared, extra_lanes }
 }
 
 /// The backend and container port of the flow that a packet *about* it names (an ICMP error quotes a packet that went to the
@@ -160,7 +170,7 @@ pub fn flow_about<T: Tables>(tables: &T, turned: &Segment) -> Option<(BackendId,
         lane: 0,
         pad: 0,
     };
-    let flow = find(tables, &mut key, turned, tables.extra_lanes(frontend.service)).flow?;
+    let flow = find(tables, &mut key, turned).flow?;
     Some((flow.backend, live_target(tables, &flow, frontend.service)?))
 }
 
@@ -342,5 +352,4 @@ pub(crate) fn remove<T: Tables>(tables: &T, table: Table, key: &FlowKey, backend
 }
 
 #[cfg(test)]
-#[path = "steer_tests.rs"]
 mod tests;

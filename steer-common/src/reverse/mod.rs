@@ -1,8 +1,10 @@
 //! Backend to client: the way back of a steered flow.
 
-use crate::backend::{BackendId, EndpointEntry, EndpointKey, NoticeKind};
+use crate::backend::BackendId;
+use crate::endpoint::{EndpointEntry, EndpointKey};
 use crate::flow::{FlowEntry, FlowKey};
 use crate::limits::{LANES, MAX_REFUSALS};
+use crate::notice::NoticeKind;
 use crate::open::{is_for_mesh, may_hold};
 use crate::pick::{Request, pick};
 use crate::recover::{Lost, restore};
@@ -92,8 +94,12 @@ pub(crate) fn find<'t, T: Tables>(
     key: &mut FlowKey,
     endpoint: &EndpointEntry,
 ) -> Option<(Table, T::Flow<'t>)> {
-    let extra_lanes = tables.extra_lanes(endpoint.service);
+    let mut extra_lanes = 0;
     for lane in 0..LANES {
+        if lane == 1 {
+            // Not for every packet: see [`crate::steer`].
+            extra_lanes = tables.extra_lanes(endpoint.service);
+        }
         if u32::from(lane) > extra_lanes {
             break;
         }
@@ -167,5 +173,4 @@ fn try_again<T: Tables>(tables: &T, key: &FlowKey, id: BackendId, now: Nanos, re
 }
 
 #[cfg(test)]
-#[path = "reverse_tests.rs"]
 mod tests;

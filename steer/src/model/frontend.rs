@@ -10,16 +10,16 @@ use super::{PortSpec, Protocol};
 
 /// Where clients connect to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct Listen {
+pub struct Frontend {
     /// `None` = every address of the host.
     pub address: Option<IpAddr>,
     pub port: u16,
     pub protocol: Protocol,
 }
 
-// === impl Listen ===
+// === impl Frontend ===
 
-impl Listen {
+impl Frontend {
     pub fn of(spec: &PortSpec) -> Self {
         Self { address: spec.address, port: spec.port, protocol: spec.protocol }
     }
@@ -41,7 +41,7 @@ impl Listen {
     }
 }
 
-impl fmt::Display for Listen {
+impl fmt::Display for Frontend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let address = self.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let protocol = match self.protocol {
@@ -58,26 +58,26 @@ mod tests {
 
     use super::*;
 
-    fn listen(address: &str, port: u16, protocol: Protocol) -> Listen {
-        Listen { address: address.parse().ok(), port, protocol }
+    fn frontend(address: &str, port: u16, protocol: Protocol) -> Frontend {
+        Frontend { address: address.parse().ok(), port, protocol }
     }
 
     #[rstest]
-    #[case::every_address(listen("", 80, Protocol::Tcp), "0.0.0.0:80/tcp")]
-    #[case::one_address(listen("10.0.0.1", 53, Protocol::Udp), "10.0.0.1:53/udp")]
-    #[case::brackets_around_ipv6(listen("2001:db8::1", 80, Protocol::Tcp), "[2001:db8::1]:80/tcp")]
-    fn it_is_written_as_an_address(#[case] listen: Listen, #[case] text: &str) {
-        assert_eq!(listen.to_string(), text);
+    #[case::every_address(frontend("", 80, Protocol::Tcp), "0.0.0.0:80/tcp")]
+    #[case::one_address(frontend("10.0.0.1", 53, Protocol::Udp), "10.0.0.1:53/udp")]
+    #[case::brackets_around_ipv6(frontend("2001:db8::1", 80, Protocol::Tcp), "[2001:db8::1]:80/tcp")]
+    fn it_is_written_as_an_address(#[case] frontend: Frontend, #[case] text: &str) {
+        assert_eq!(frontend.to_string(), text);
     }
 
     #[rstest]
-    #[case::the_same(listen("10.0.0.1", 80, Protocol::Tcp), true)]
-    #[case::every_address(listen("", 80, Protocol::Tcp), true)]
-    #[case::another_address(listen("10.0.0.2", 80, Protocol::Tcp), false)]
-    #[case::another_port(listen("10.0.0.1", 81, Protocol::Tcp), false)]
-    #[case::another_protocol(listen("", 80, Protocol::Udp), false)]
-    fn two_overlap_where_a_packet_could_be_for_both(#[case] other: Listen, #[case] expected: bool) {
-        let one = listen("10.0.0.1", 80, Protocol::Tcp);
+    #[case::the_same(frontend("10.0.0.1", 80, Protocol::Tcp), true)]
+    #[case::every_address(frontend("", 80, Protocol::Tcp), true)]
+    #[case::another_address(frontend("10.0.0.2", 80, Protocol::Tcp), false)]
+    #[case::another_port(frontend("10.0.0.1", 81, Protocol::Tcp), false)]
+    #[case::another_protocol(frontend("", 80, Protocol::Udp), false)]
+    fn two_overlap_where_a_packet_could_be_for_both(#[case] other: Frontend, #[case] expected: bool) {
+        let one = frontend("10.0.0.1", 80, Protocol::Tcp);
         assert_eq!((one.overlaps(&other), other.overlaps(&one)), (expected, expected));
     }
 }
