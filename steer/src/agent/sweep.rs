@@ -47,12 +47,15 @@ impl Agent {
         if swept.removed > 0 {
             tracing::info!(flows = swept.removed, "removed flows that nobody ended");
         }
-        for (backend, drift) in swept.confirmed(&self.sweeps.drift) {
+        let confirmed: BTreeMap<_, _> = swept.confirmed(&self.sweeps.drift).collect();
+        self.sweeps.drift = swept.drift;
+        for (backend, drift) in confirmed {
             tracing::debug!(backend = backend.0, drift, "live count corrected");
+            // What is seen next is seen for the first time.
+            self.sweeps.drift.remove(&backend);
             if let Err(error) = self.maps.correct_live(backend, drift) {
                 tracing::warn!(error = format!("{error:#}"), "correcting a live count failed");
             }
         }
-        self.sweeps.drift = swept.drift;
     }
 }

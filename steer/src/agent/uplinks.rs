@@ -103,14 +103,21 @@ impl Agent {
 
     /// Where an interface has got another name, what is attached to it stays.
     fn follow_renamed(&mut self, wanted: &[(Link, bool)]) -> Result<()> {
-        for (link, _) in wanted {
-            let is_it = |(name, before): &(&String, &Attached)| before.index == link.index && **name != link.name;
-            let Some((name, before)) = self.uplinks.attached.iter().find(is_it) else { continue };
-            let (name, before) = (name.clone(), *before);
-            attach::rename(&self.settings.paths, &name, &link.name)?;
-            tracing::info!(from = name, to = link.name, "an interface has another name");
-            self.uplinks.attached.remove(&name);
-            self.uplinks.attached.insert(link.name.clone(), before);
+        let renamed = |(name, before): (&String, &Attached)| {
+            let (link, _) = wanted.iter().find(|(link, _)| link.index == before.index && link.name != *name)?;
+            Some((name.clone(), link.name.clone(), *before))
+        };
+        let renamed: Vec<_> = self.uplinks.attached.iter().filter_map(renamed).collect();
+        // Two may have changed names: each leaves its own first, and is called by its number meanwhile.
+        let meanwhile = |before: &Attached| format!("~{}", before.index);
+        for (from, _, before) in &renamed {
+            attach::rename(&self.settings.paths, from, &meanwhile(before))?;
+            self.uplinks.attached.remove(from);
+        }
+        for (from, to, before) in renamed {
+            attach::rename(&self.settings.paths, &meanwhile(&before), &to)?;
+            tracing::info!(from, to, "an interface has another name");
+            self.uplinks.attached.insert(to, before);
         }
         Ok(())
     }

@@ -118,7 +118,8 @@ impl Progress {
 /// What is to be known of a task: steer is not the only one who sends it connections.
 fn of_swarm(name: &str) -> String {
     format!(
-        "{name} is a task: Swarm goes on sending it connections, from other nodes and to its service's virtual address; \
+        "{name} is a task: Swarm goes on sending it connections, from other nodes, to its service's virtual address, \
+         and here once nobody is ready and steer.hold is over; \
          `docker service scale` or `update` take it out"
     )
 }

@@ -5,6 +5,8 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::Ebpf;
@@ -30,6 +32,7 @@ pub fn xdp(bpf: &mut Ebpf, paths: &Paths, interface: &str, mode: XdpMode) -> Res
     if runs_otherwise(interface, mode)? {
         // A link keeps the mode that it was made with.
         remove_file(&pin)?;
+        wait_until_off(interface)?;
     }
     if let Some(link) = pinned(&pin)? {
         let adopted =
@@ -172,6 +175,21 @@ pub(super) fn links_in(directory: &Path) -> Result<Vec<LinkName>> {
     };
     let names = entries.filter_map(|entry| LinkName::parse(entry.ok()?.file_name().to_str()?));
     Ok(names.collect())
+}
+
+/// The kernel takes a link off a moment after its pin is gone, and tells nobody when: there is room for one program alone.
+fn wait_until_off(interface: &str) -> Result<()> {
+    const LIMIT: Duration = Duration::from_secs(1);
+    const PAUSE: Duration = Duration::from_millis(5);
+    let began = Instant::now();
+    while began.elapsed() < LIMIT {
+        let link = links::link(interface).with_context(|| format!("looking up interface {interface}"))?;
+        if link.is_none_or(|link| link.xdp.is_none()) {
+            break;
+        }
+        thread::sleep(PAUSE);
+    }
+    Ok(())
 }
 
 /// Whether an interface has its XDP program in the driver where it is to be outside it, or the other way round.

@@ -4,19 +4,19 @@ use std::io;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use steer_common::limits::ABI;
-use steer_common::service::FrontendEntry;
+use aya::maps::{HashMap, MapData};
+use steer_common::limits::{ABI, names};
+use steer_common::service::{FrontendEntry, FrontendKey};
 
 use super::absent::found;
-use super::maps::Maps;
 use super::paths::{LinkName, MAPS, Paths};
-use super::read::walk;
+use super::read::{open, walk};
 use super::{attach, clsact, others};
 
 /// Closes every frontend to new flows; what is known is followed. For a host whose agent is gone: a living one does this
 /// itself, and opens them again when it reconciles.
 pub fn close_frontends(paths: &Paths) -> Result<()> {
-    let mut frontends = Maps::open(paths)?.frontends;
+    let mut frontends: HashMap<MapData, FrontendKey, FrontendEntry> = open(paths, names::FRONTENDS)?;
     for key in walk::keys(&frontends).context("reading FRONTENDS")? {
         let Some(mut entry) = found(frontends.get(&key, 0)).context("reading FRONTENDS")? else { continue };
         entry.flags |= FrontendEntry::CLOSED;

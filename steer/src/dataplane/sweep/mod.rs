@@ -88,7 +88,9 @@ impl Maps {
             let entry = self.backends.get(&at, 0).with_context(|| format!("reading BACKENDS[{at}]"))?;
             if entry.generation != 0 {
                 let id = BackendId(at as u16);
-                tenants.insert(id, Tenant { entry, before: self.counts(id)? });
+                // In the order opposite to the kernel's: whoever begins between the two has begun after the walk did.
+                let established = self.established(id)?;
+                tenants.insert(id, Tenant { entry, before: Counts { established, ..self.counts(id)? } });
             }
         }
         Ok(tenants)
@@ -97,8 +99,13 @@ impl Maps {
     fn counts(&self, id: BackendId) -> Result<Counts> {
         let at = u32::from(id.0);
         let live = self.backend_live.get(&at, 0).with_context(|| format!("reading BACKEND_LIVE[{at}]"))?;
+        Ok(Counts { live, established: self.established(id)? })
+    }
+
+    fn established(&self, id: BackendId) -> Result<u64> {
+        let at = u32::from(id.0);
         let stats = self.backend_stats.get(&at, 0).with_context(|| format!("reading BACKEND_STATS[{at}]"))?;
-        Ok(Counts { live, established: stats.iter().map(|cpu| cpu.established).sum() })
+        Ok(stats.iter().map(|cpu| cpu.established).sum())
     }
 }
 

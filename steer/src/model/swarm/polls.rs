@@ -34,8 +34,8 @@ const APART: Duration = Duration::from_millis(100);
 /// How many times as long as the last answer took nothing is asked after it: a large swarm, or a slow machine, has most of dockerd's
 /// time to itself. What is heard of later for that, a stop above all, the kernel sees by itself.
 const REST: u32 = 3;
-/// And for no longer than this.
-const LONGEST_REST: Duration = Duration::from_secs(5);
+/// And for no longer than this: a task that Swarm wants to end has two seconds before it is told.
+const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// The questions to come.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(polls.due(), Some(ms(1_300)), "whatever happens");
         assert!(!polls.take(ms(1_299)) && polls.take(ms(1_300)));
         polls.answered(updating, ms(9_300));
-        assert_eq!(polls.due(), Some(ms(14_300)));
+        assert_eq!(polls.due(), Some(ms(10_300)));
     }
 
     #[test]

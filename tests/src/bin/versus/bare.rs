@@ -72,13 +72,14 @@ mod tests {
     #[test]
     fn pins_of_every_instance_and_version_are_found_and_nobody_elses() {
         let dir = TempDir::new().unwrap();
-        let bpffs = dir.path();
+        let bpffs = dir.path().to_owned();
         for dir in ["steer/v3/links", "st-1/sockets-v1/maps", "steer/vault", "other/maps", "v3"] {
             fs::create_dir_all(bpffs.join(dir)).unwrap();
         }
-        let mut found = pins(bpffs);
+        let mut found = pins(&bpffs);
         found.sort();
+        dir.close().unwrap();
         assert_eq!(found, ["st-1/sockets-v1", "steer/v3"]);
-        assert!(pins(bpffs).is_empty());
+        assert!(pins(&bpffs).is_empty());
     }
 }
