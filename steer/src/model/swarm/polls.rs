@@ -31,12 +31,6 @@ const HERE: Duration = Duration::from_secs(10);
 /// The least time between two questions.
 const APART: Duration = Duration::from_millis(100);
 
-/// How many times as long as the last answer took nothing is asked after it: a large swarm, or a slow machine, has most of dockerd's
-/// time to itself. What is heard of later for that, a stop above all, the kernel sees by itself.
-const REST: u32 = 3;
-/// And for no longer than this: a task that Swarm wants to end has two seconds before it is told.
-const LONGEST_REST: Duration = Duration::from_secs(1);
-
 /// The questions to come.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Polls {
@@ -45,8 +39,6 @@ pub struct Polls {
     /// When the next one is that nothing has led to, and how far apart those are.
     pace: Option<(Duration, Duration)>,
     asked: Option<Duration>,
-    /// Nothing is asked before.
-    rests_until: Duration,
 }
 
 /// What an answer said that asks for more.
@@ -73,8 +65,7 @@ impl Polls {
 
     /// When the next question is due.
     pub fn due(&self) -> Option<Duration> {
-        let due = self.due.first().copied().into_iter().chain(self.pace.map(|(due, _)| due)).min();
-        due.map(|due| due.max(self.rests_until))
+        self.due.first().copied().into_iter().chain(self.pace.map(|(due, _)| due)).min()
     }
 
     /// Whether to ask now; if so, it counts as asked.
@@ -91,8 +82,6 @@ impl Polls {
 
     /// There was an answer.
     pub fn answered(&mut self, demand: Demand, now: Duration) {
-        let took = self.asked.map_or(Duration::ZERO, |asked| now.saturating_sub(asked));
-        self.rests_until = now + (took * REST).min(LONGEST_REST);
         let Demand { is_updating, has_remote, has_all_here } = demand;
         let paces = [(is_updating, UPDATING), (has_remote, REMOTE), (has_all_here, HERE)];
         let apart = paces.into_iter().find_map(|(is_so, apart)| is_so.then_some(apart));
@@ -151,26 +140,8 @@ mod tests {
         assert!(polls.take(ms(1_000)));
         polls.answered(remote, ms(1_010));
         assert_eq!(polls.due(), Some(ms(2_000)));
-        polls.answered(Demand { is_updating: true, ..remote }, ms(1_100));
-        assert_eq!(polls.due(), Some(ms(1_600)));
-    }
-
-    #[test]
-    fn whoever_takes_long_to_answer_is_asked_less_often() {
-        let mut polls = Polls::default();
-        let updating = Demand { is_updating: true, ..Demand::default() };
-        polls.happened(ms(0));
-        assert!(polls.take(ms(0)));
-        polls.answered(updating, ms(10));
-        assert_eq!(polls.due(), Some(ms(100)), "as if it had been there at once");
-        assert!(polls.take(ms(100)));
-        polls.answered(updating, ms(400));
-        assert_eq!(polls.due(), Some(ms(1_300)));
-        polls.happened(ms(500));
-        assert_eq!(polls.due(), Some(ms(1_300)), "whatever happens");
-        assert!(!polls.take(ms(1_299)) && polls.take(ms(1_300)));
-        polls.answered(updating, ms(9_300));
-        assert_eq!(polls.due(), Some(ms(10_300)));
+        polls.answered(Demand { is_updating: true, ..remote }, ms(1_200));
+        assert_eq!(polls.due(), Some(ms(1_700)));
     }
 
     #[test]
