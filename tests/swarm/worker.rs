@@ -207,11 +207,19 @@ fn a_worker_that_is_promoted_is_told_what_becomes_of_tasks() {
     cluster.there.wait_ready("web", 2);
     cluster.manager.promote(&cluster.worker.node_id());
     wait_until("it is a manager", Duration::from_secs(30), || cluster.worker.try_nodes().map(drop));
-    cluster.manager.scale("web", 2);
-    let begin = Instant::now();
-    cluster.there.wait_for("what Swarm wants is known before the task is told", |status| {
-        status.service("web").is_some_and(|web| web.backends.iter().any(|task| task.cause.starts_with("swarm: ")))
-    });
-    let told = begin.elapsed();
-    assert!(told < pace::soon(Duration::from_secs(2)), "{told:?}");
+    // Docker's own ear for the swarm's events opens a moment after it is a manager: what happens just then it may miss.
+    for round in 0.. {
+        cluster.manager.scale("web", 2);
+        let until = Instant::now() + pace::soon(Duration::from_secs(2));
+        while Instant::now() < until {
+            let status = cluster.there.status();
+            let web = status.service("web");
+            if web.is_some_and(|web| web.backends.iter().any(|task| task.cause.starts_with("swarm: "))) {
+                return;
+            }
+        }
+        assert!(round < 2, "nobody tells what Swarm wants: {}", cluster.there.status());
+        cluster.manager.scale("web", 4);
+        cluster.there.wait_ready("web", 2);
+    }
 }
