@@ -12,7 +12,6 @@ use steer_tests::clients::{CLIENTS, Clients, Fared, Host, KEEPERS, cut};
 use steer_tests::docker::{Container, ContainerSpec};
 use steer_tests::http::Http;
 use steer_tests::pace;
-use steer_tests::report::Report;
 use steer_tests::wait_until;
 
 const SERVICE: &str = "web";
@@ -87,16 +86,12 @@ struct Price {
 }
 
 impl Price {
-    fn of(act: Act, app: App, fared: &Fared) -> Self {
+    /// `abandoned`: what stood in the accept queue of a listener that closed.
+    fn of(act: Act, app: App, abandoned: u64) -> Self {
         let nothing = Self { cut: 0, cut_kept: 0, stalled: 0 };
         match (act, app) {
             (Act::ScaleUp, _) => nothing,
-            // What stands in the accept queue of a listener that closes is reset by the kernel: nobody at this layer can help.
-            (Act::Stop | Act::Restart, App::Closes) => {
-                // Less than one in a thousand; of so few, one.
-                let thousandth = |report: &Report| (report.connections / 1_000).max(1);
-                Self { cut: thousandth(&fared.close), cut_kept: thousandth(&fared.keepalive), ..nothing }
-            }
+            (Act::Stop | Act::Restart, App::Closes) => Self { cut: abandoned, cut_kept: abandoned, ..nothing },
             // By the end of its grace it has answered everything but those who keep their connections.
             (Act::Stop | Act::Restart, App::Serves | App::Ignores) => Self { cut_kept: KEEPERS, ..nothing },
             (Act::Kill | Act::Crash | Act::OutOfMemory, _) => Self { cut: CLIENTS, cut_kept: KEEPERS, stalled: 0 },
@@ -204,13 +199,14 @@ fn row(host: &mut Host, ready: Ready, (what, app): (Act, App)) -> (String, Vec<S
         clients.flow_on();
         (clients.finish(), victim)
     };
+    let abandoned = victim.abandoned();
     victim.remove();
     host.agent.wait_ready(SERVICE, 3);
-    let mut wrong = Price::of(what, app, &fared).exceeded(&fared);
+    let mut wrong = Price::of(what, app, abandoned).exceeded(&fared);
     if !fared.close.backends.contains_key(&name) {
         wrong.push("it was given nothing".to_owned());
     }
-    (format!("{name}: {fared}"), wrong)
+    (format!("{name}: {fared}; at most {abandoned} were in an accept queue"), wrong)
 }
 
 fn every_row(attach: Attach, ready: Ready) {

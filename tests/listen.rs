@@ -23,13 +23,13 @@ fn listening(name: &str) -> ContainerSpec {
     replica(name).label("steer.ready", "listen")
 }
 
-/// Nobody was refused, nobody waited; what an accept queue held that was closed is less than one in a thousand.
+/// Nobody was refused, nobody waited, and only so many were reset as were in an accept queue that was closed.
 #[track_caller]
-fn is_unharmed(what: &str, fared: &Fared) {
-    eprintln!("{what}: {fared}");
+fn is_unharmed(what: &str, fared: &Fared, abandoned: u64) {
+    eprintln!("{what}: {fared}; at most {abandoned} were in an accept queue");
     for report in [&fared.close, &fared.keepalive] {
         assert_eq!(report.failures.total(), cut(report), "{report:#?}");
-        assert!(cut(report) <= (report.connections / 1_000).max(1), "{report:#?}");
+        assert!(cut(report) <= abandoned, "more than {abandoned}: {report:#?}");
         assert_eq!(report.stalled, 0, "{report:#?}");
     }
 }
@@ -60,7 +60,7 @@ fn slow(attach: Attach) {
     eprintln!("{}: asked {} ms after it was seen to listen", attach.word(), after.as_millis());
     assert!(after < pace::soon(Duration::from_millis(240)), "{after:?}");
     assert_eq!(late.resteered_total, 0, "somebody was sent there before it listened: {late:?}");
-    is_unharmed(attach.word(), &fared);
+    is_unharmed(attach.word(), &fared, 0);
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn addresses(attach: Attach) {
     let clients = Clients::start(&host.world, 9000);
     clients.flow_on();
     let fared = clients.finish();
-    is_unharmed(attach.word(), &fared);
+    is_unharmed(attach.word(), &fared, 0);
     let names: Vec<_> = fared.close.backends.keys().collect();
     assert_eq!(names, ["dual", "one"]);
     let local = host.agent.backend("local");
@@ -117,7 +117,8 @@ fn one_of_two_listeners_on_a_port_is_enough() {
     });
     assert!(second.terminate().success());
     clients.flow_on();
-    is_unharmed("two listeners, one closes", &clients.finish());
+    // It takes what waits before it closes; one may come in between.
+    is_unharmed("two listeners, one closes", &clients.finish(), 1);
     let after = host.agent.status();
     let since =
         |status: &steer_tests::agent::Status| status.backend("pair").map(|one| (one.state.clone(), one.since.clone()));
@@ -149,7 +150,7 @@ fn reopened(attach: Attach) {
         host.agent.wait_ready(SERVICE, 3);
     }
     clients.flow_on();
-    is_unharmed(attach.word(), &clients.finish());
+    is_unharmed(attach.word(), &clients.finish(), replicas[0].abandoned());
 }
 
 #[test]

@@ -53,15 +53,17 @@ fn stopped_and_started(attach: Attach, has_health: bool) {
         clients.flow_on();
         let fared = clients.finish();
         let health = if has_health { ", healthcheck" } else { "" };
-        eprintln!("{} {name}{health}: gap {} ms; {fared}", attach.word(), gap.as_millis());
+        let abandoned = one.abandoned();
+        let (word, ms) = (attach.word(), gap.as_millis());
+        eprintln!("{word} {name}{health}: gap {ms} ms; {fared}; at most {abandoned} were in an accept queue");
         one.remove();
         for report in [&fared.close, &fared.keepalive] {
             let failures = &report.failures;
             assert_eq!(failures.total(), cut(report), "{name}: {report:#?}");
             // The only one takes connections for as long as it listens: who is with it when it ends is cut.
             let until_its_end = matches!(name, "serves" | "ignores");
-            let may_be_cut = if until_its_end { CLIENTS + KEEPERS } else { (report.connections / 1_000).max(1) };
-            assert!(cut(report) <= may_be_cut, "{name}: {report:#?}");
+            let may_be_cut = if until_its_end { CLIENTS + KEEPERS } else { abandoned };
+            assert!(cut(report) <= may_be_cut, "{name}: more than {may_be_cut}: {report:#?}");
             let slowest = Duration::from_secs_f64(report.slowest_ms / 1e3);
             assert!(slowest <= gap + pace::soon(SLACK), "{name}: the gap was {gap:?}: {report:#?}");
         }

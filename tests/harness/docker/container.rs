@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use bollard::models::{ContainerInspectResponse, HealthStatusEnum};
 use bollard::query_parameters::{
-    KillContainerOptionsBuilder, RestartContainerOptions, StartContainerOptions, StopContainerOptionsBuilder,
+    KillContainerOptionsBuilder, LogsOptionsBuilder, RestartContainerOptions, StartContainerOptions,
+    StopContainerOptionsBuilder,
 };
-
+use futures_util::TryStreamExt;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -68,6 +69,18 @@ impl Container {
             now if now == wanted => Ok(()),
             now => Err(format!("{now} listeners")),
         });
+    }
+
+    /// How many connections may have been reset because the greeter closed its listeners while they waited in an accept queue: nobody
+    /// at steer's layer can help them. It is what the greeter has logged, and one more for each time, since one may come between the
+    /// last look into the queue and the closing.
+    #[track_caller]
+    pub fn abandoned(&self) -> u64 {
+        let options = LogsOptionsBuilder::new().stdout(true).build();
+        let pieces = self.engine.api().logs(&self.id, Some(options)).try_collect::<Vec<_>>();
+        let log: String = self.engine.wait(&self.what("logs"), pieces).iter().map(ToString::to_string).collect();
+        let counted = log.lines().filter_map(|line| line.strip_prefix("abandoned: ")?.parse::<u64>().ok());
+        counted.map(|waiting| waiting + 1).sum()
     }
 
     /// How many sockets listen in its network namespace, without Docker's own name server.

@@ -86,7 +86,8 @@ struct Serve {
 enum OnTerm {
     /// Close the listeners, finish what is open, exit
     Close,
-    /// The same, but whoever waits in the accept queues is left to the kernel, which resets them
+    /// The same, but whoever waits in the accept queues is reset, as by the kernel where an app just closes; `abandoned: <how many>` on
+    /// standard output
     Abandon,
     /// Serve old and new connections through the grace, then exit
     Serve,
@@ -195,7 +196,7 @@ async fn serve(options: Serve) -> io::Result<()> {
                     }
                     OnTerm::Abandon => {
                         app.leaving.set(true);
-                        (web, echo) = (None, None);
+                        abandon(&mut web, &mut echo)?;
                     }
                 }
                 exit_at = Some(now + Duration::from_secs_f64(options.grace));
@@ -212,10 +213,13 @@ async fn serve(options: Serve) -> io::Result<()> {
             _ = interrupt.recv() => return Ok(()),
             _ = flip_health.recv() => app.unhealthy.set(!app.unhealthy.get()),
             _ = flip_listeners.recv() => {
-                (web, echo) = match web {
-                    Some(_) => (None, None),
-                    None => (Some(listen(&options, options.port)?), Some(listen(&options, options.echo_port)?)),
-                };
+                match web {
+                    Some(_) => abandon(&mut web, &mut echo)?,
+                    None => {
+                        web = Some(listen(&options, options.port)?);
+                        echo = Some(listen(&options, options.echo_port)?);
+                    }
+                }
             }
         }
         if app.leaving.get() && web.is_none() && app.open.get() == 0 {
@@ -256,6 +260,15 @@ async fn until(at: Option<tokio::time::Instant>) {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
+}
+
+/// Closes, and resets whoever waits in the accept queues, as the kernel would; but says how many: a test that counts resets reads it
+/// in the log.
+fn abandon(web: &mut Option<TcpListener>, echo: &mut Option<TcpListener>) -> io::Result<()> {
+    let waiting: Vec<_> = [web.take(), echo.take()].into_iter().flat_map(drain).collect();
+    waiting.iter().try_for_each(|(stream, _)| stream.set_zero_linger())?;
+    println!("abandoned: {}", waiting.len());
+    Ok(())
 }
 
 /// Takes what waits in the accept queue, then closes.
