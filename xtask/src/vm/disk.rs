@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::suite::Suite;
+use super::{record, suite::Suite};
 use crate::{
     cmd::{self, Privilege},
     packages::PROGRAMS,
@@ -45,6 +45,11 @@ pub(crate) struct Disk {
 impl Disk {
     fn in_dir(dir: &Path) -> Self {
         Self { image: dir.join("disk.img"), kernel: dir.join("vmlinuz"), initrd: dir.join("initrd") }
+    }
+
+    /// What tells it from one that was built earlier.
+    pub(crate) fn stamp(&self) -> Result<String> {
+        record::stamp(&self.image)
     }
 }
 

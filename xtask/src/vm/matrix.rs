@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 
 use super::results::{self, Verdict};
 use crate::tally::Tally;
@@ -21,6 +22,7 @@ pub(crate) struct Column {
 }
 
 /// One run of a test binary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Binary {
     pub(crate) name: String,
     pub(crate) tests: Vec<(String, Verdict)>,
@@ -30,7 +32,7 @@ pub(crate) struct Binary {
     pub(crate) exit: Exit,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Exit {
     Code(i32),
     Signal,
@@ -49,6 +51,15 @@ impl Binary {
             tally.failed = 1;
         }
         tally
+    }
+
+    pub(crate) fn is_good(&self) -> bool {
+        self.tally().failed == 0
+    }
+
+    /// A filter leaves most binaries without a test; they need no row.
+    pub(crate) fn has_row(&self) -> bool {
+        !(self.tests.is_empty() && self.exit == Exit::Code(0))
     }
 }
 

@@ -15,6 +15,7 @@ mod nodes;
 mod payload;
 mod protocol;
 mod qemu;
+mod record;
 mod results;
 mod session;
 mod suite;
@@ -38,6 +39,7 @@ use self::{
     matrix::{Column, Exit},
     payload::Payload,
     qemu::{Accelerator, Machine, Spec},
+    record::Record,
     session::Session,
     suite::Suite,
 };
@@ -62,6 +64,10 @@ pub(crate) struct Args {
     /// A prompt in the machine of one system, instead of tests
     #[arg(long)]
     shell: bool,
+    /// Go on where the last run ended: a test binary that it has found good, of the same build, on the same disk and with the same
+    /// filter, is not run again. A run without it starts anew
+    #[arg(long, conflicts_with_all = ["versus", "shell", "fresh"])]
+    resume: bool,
     /// Instead of tests: Swarm's routing mesh alone, then with steer, side by side, in one system [default: trixie]. What is behind
     /// `--` are parts of rows' names, such as `kill`
     #[arg(long, conflicts_with_all = ["tests", "shell"])]
@@ -72,7 +78,7 @@ pub(crate) struct Args {
     /// Debian's mirror for the root disks [default: the one that this system uses]
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
-    /// How long one test binary may run [default: 900, emulated 3600], or after what time no row of --versus begins [default: 2700]
+    /// How long one test binary may run [default: 900, emulated 3600], or after what time no row of --versus begins [default: 3600]
     #[arg(long, value_name = "SECONDS")]
     limit: Option<u64>,
     /// How long all of them together may run in one machine [default: 5400, emulated 14400]
@@ -98,6 +104,7 @@ impl Default for Args {
             suites: Vec::new(),
             tests: Vec::new(),
             shell: false,
+            resume: false,
             versus: false,
             fresh: false,
             mirror: None,
@@ -181,10 +188,12 @@ impl Harness<'_> {
         disk::of(suite, self.args.mirror.as_deref(), self.args.fresh, self.privilege)
     }
 
-    /// An empty folder for what is known of a machine.
+    /// A folder for what is known of a machine: empty, unless an earlier run is, or may yet be, resumed.
     fn logs(&self, name: &str) -> Result<PathBuf> {
         let logs = self.dir.join(name);
-        drop(fs::remove_dir_all(&logs));
+        if !(self.args.resume || self.args.shell) {
+            drop(fs::remove_dir_all(&logs));
+        }
         fs::create_dir_all(&logs).with_context(|| format!("creating {}", shown(&logs)))?;
         Ok(logs)
     }
@@ -208,62 +217,101 @@ impl Harness<'_> {
 
     /// Everything that is to run, in one system. What has run is told, whatever comes of the rest.
     fn column(&mut self, suite: Suite) -> Column {
-        let mut column = Column::new(suite.name());
-        match self.disk(suite).and_then(|disk| Ok((disk, self.logs(suite.name())?))) {
-            Ok((disk, logs)) => {
-                let outcome = self.run_on_one(&disk, &logs, &mut column);
-                column.note(outcome);
-                let outcome = self.run_on_nodes(&disk, &logs, &mut column);
-                column.note(outcome);
+        match self.system(suite) {
+            Ok(mut system) => {
+                let outcome = self.run_on_one(&mut system);
+                system.column.note(outcome);
+                let outcome = self.run_on_nodes(&mut system);
+                system.column.note(outcome);
+                system.column
             }
-            Err(error) => column.note(Err(error)),
+            Err(error) => {
+                let mut column = Column::new(suite.name());
+                column.note(Err(error));
+                column
+            }
         }
-        column
+    }
+
+    fn system(&self, suite: Suite) -> Result<System> {
+        let (disk, logs) = (self.disk(suite)?, self.logs(suite.name())?);
+        let build = self.build(&disk)?;
+        let record = if self.args.resume { Record::open(&logs, build)? } else { Record::new(&logs, build) };
+        let mut column = Column::new(suite.name());
+        record.about().clone_into(&mut column.about);
+        column.problems.extend_from_slice(record.problems());
+        Ok(System { disk, logs, record, column, consoles: Vec::new() })
+    }
+
+    /// All that every result in a system depends on, in words: with this program, which knows how machines are started and results
+    /// are read.
+    fn build(&self, disk: &Disk) -> Result<String> {
+        let this = std::env::current_exe().context("looking for this program")?;
+        let (this, disk) = (record::stamp(&this)?, disk.stamp()?);
+        let qemu = cmd::output(cmd::command(qemu::PROGRAM).arg("--version"))?;
+        Ok(format!("xtask {this}\n{qemu}\ndisk {disk}\n{}", self.payload.stamp_of_programs()))
     }
 
     /// The tests that one machine is enough for.
-    fn run_on_one(&mut self, disk: &Disk, logs: &Path, column: &mut Column) -> Result<()> {
+    fn run_on_one(&mut self, system: &mut System) -> Result<()> {
         if self.payload.tests.is_empty() {
             return Ok(());
         }
-        let args = self.args;
-        let spec = self.spec(disk, logs)?;
-        let accelerator = spec.accelerator;
-        let limits = Limits::of(args, accelerator);
-        let mut machine = Machine::start(&spec)?;
-        let mut session = Session::open(&mut machine, logs)?;
-        column.about = session.about();
-        println!("  up after {:.1} s: {}; at most {limits}", session.booted_in.as_secs_f64(), column.about);
+        let accelerator = self.spec(&system.disk, &system.logs)?.accelerator;
+        let batch = self.batch(&self.payload.tests, vars(accelerator), accelerator, system);
+        if batch.tests.is_empty() {
+            return Ok(());
+        }
+        let mut machine = Machine::start(&self.spec(&system.disk, &system.logs)?)?;
+        let mut session = Session::open(&mut machine, &system.logs)?;
+        system.column.about = session.about();
+        system.consoles = vec![("the kernel".to_owned(), system.logs.join(qemu::CONSOLE))];
+        let (seconds, limits) = (session.booted_in.as_secs_f64(), batch.limits);
+        println!("  up after {seconds:.1} s: {}; at most {limits}", system.column.about);
 
-        let ran = self.run_all(&self.payload.tests, &vars(accelerator), limits, &mut session, logs, column);
+        let ran = self.run_all(&batch, &mut session, system);
         drop(session);
         drop(machine);
-        let console = fs::read(logs.join(qemu::CONSOLE)).unwrap_or_default();
-        let console = String::from_utf8_lossy(&console);
-        column.problems.extend(session::complaints(&console).iter().map(|line| format!("the kernel said: {line}")));
-        ran
+        ran.and(system.note_consoles())
     }
 
-    fn run_all(
+    /// Of these tests, what is still to be run; what is known from an earlier run is in the column then.
+    fn batch(
         &self,
         tests: &[String],
-        env: &[(String, String)],
-        limits: Limits,
-        session: &mut Session,
-        logs: &Path,
-        column: &mut Column,
-    ) -> Result<()> {
-        let Self { args, .. } = self;
-        let began = Instant::now();
+        env: Vec<(String, String)>,
+        accelerator: Accelerator,
+        system: &mut System,
+    ) -> Batch {
+        let mut batch = Batch { tests: Vec::new(), env, limits: Limits::of(self.args, accelerator) };
+        let Args { filter, memory, .. } = self.args;
+        let around = format!("{filter:?} {memory} MiB {:?}", batch.env);
         for name in tests {
+            let of = format!("{name} {} {around}", self.payload.stamp_of(name));
+            match system.record.good(&of) {
+                Some(binary) => {
+                    println!("  {name}: {}, as an earlier run found", binary.tally());
+                    system.column.binaries.extend(binary.has_row().then(|| binary.clone()));
+                }
+                None => batch.tests.push((name.clone(), of)),
+            }
+        }
+        batch
+    }
+
+    fn run_all(&self, batch: &Batch, session: &mut Session, system: &mut System) -> Result<()> {
+        let Self { args, .. } = self;
+        let Batch { tests, env, limits } = batch;
+        let began = Instant::now();
+        for (name, of) in tests {
             let Some(limit) = limits.left(began.elapsed()) else {
                 let seconds = limits.machine.as_secs();
                 let over = format!("{name} and what follows did not run: the machine's {seconds} s were over");
-                column.problems.push(over);
+                system.column.problems.push(over);
                 break;
             };
-            let request = session::request(name, words(args), env.to_vec(), limit);
-            let ran = session.test(name, request, logs, |piece| {
+            let request = session::request(name, words(args), env.clone(), limit);
+            let ran = session.test(name, request, &system.logs, |piece| {
                 if args.nocapture {
                     show(piece);
                 }
@@ -275,20 +323,63 @@ impl Harness<'_> {
                 Exit::MachineSilent => Some("said nothing more"),
                 Exit::Code(_) | Exit::Signal | Exit::TimedOut => None,
             };
-            // A filter leaves most binaries without a test; they need no row.
-            if !(binary.tests.is_empty() && binary.exit == Exit::Code(0)) {
-                column.binaries.push(binary);
-                // However this run ends, what has run is there.
-                let columns: Vec<&Column> = self.done.iter().chain([&*column]).collect();
-                matrix::keep(self.dir, &columns)?;
-            }
+            system.column.binaries.extend(binary.has_row().then(|| binary.clone()));
+            // However this run ends, what has run is there.
+            let columns: Vec<&Column> = self.done.iter().chain([&system.column]).collect();
+            matrix::keep(self.dir, &columns)?;
+            // What its kernel complained of is no less known than the result.
+            system.note_consoles()?;
+            system.record.keep(&system.column.about, of, &binary)?;
             if let Some(lost) = lost {
-                column.problems.push(format!("the machine {lost} while it ran {name}: see its console among the logs"));
+                system
+                    .column
+                    .problems
+                    .push(format!("the machine {lost} while it ran {name}: see its console among the logs"));
                 break;
             }
         }
         Ok(())
     }
+}
+
+/// One suite's, while it is tested.
+struct System {
+    disk: Disk,
+    logs: PathBuf,
+    record: Record,
+    column: Column,
+    /// Whose machines run, or ran last, and where what their kernels say is kept.
+    consoles: Vec<(String, PathBuf)>,
+}
+
+impl System {
+    /// What kernels have complained of by now.
+    fn note_consoles(&mut self) -> Result<()> {
+        for (whose, path) in self.consoles.clone() {
+            let console = fs::read(path).unwrap_or_default();
+            for line in session::complaints(&String::from_utf8_lossy(&console)) {
+                self.problem(format!("{whose} said: {line}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Something that is not good beside tests, if it is news.
+    fn problem(&mut self, problem: String) -> Result<()> {
+        if self.column.problems.contains(&problem) {
+            return Ok(());
+        }
+        self.column.problems.push(problem.clone());
+        self.record.keep_problem(problem)
+    }
+}
+
+/// What is to run in one machine.
+struct Batch {
+    /// Test binaries, each with all that its result depends on ([`Record`]).
+    tests: Vec<(String, String)>,
+    env: Vec<(String, String)>,
+    limits: Limits,
 }
 
 /// Something that is printed in a machine, here and now.

@@ -11,13 +11,11 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
-    Harness,
-    disk::Disk,
-    limits::Limits,
-    matrix::{Column, Exit},
+    Harness, System,
+    matrix::Exit,
     protocol::Run,
     qemu::{CONSOLE, Machine, Spec},
-    session::{self, Ran, Session},
+    session::{Ran, Session},
     vars, wire, words,
 };
 use crate::cmd;
@@ -29,7 +27,7 @@ const COUNT: &str = "STEER_TESTS_NODES";
 
 impl Harness<'_> {
     /// Runs the tests that need several machines, in machines of this disk. None is started if the filter leaves no test.
-    pub(super) fn run_on_nodes(&mut self, disk: &Disk, logs: &Path, column: &mut Column) -> Result<()> {
+    pub(super) fn run_on_nodes(&mut self, system: &mut System) -> Result<()> {
         let args = self.args;
         let words = words(args);
         let wanted = self.payload.on_nodes.iter().filter(|(_, path)| has_tests(path, &words)).map(|(name, _)| name);
@@ -37,14 +35,19 @@ impl Harness<'_> {
         if wanted.is_empty() {
             return Ok(());
         }
-        let folders: Vec<PathBuf> = (0..args.nodes).map(|number| logs.join(format!("node{number}"))).collect();
+        let accelerator = self.spec(&system.disk, &system.logs)?.accelerator;
+        let mut env = vars(accelerator);
+        env.push((COUNT.to_owned(), args.nodes.to_string()));
+        let batch = self.batch(&wanted, env, accelerator, system);
+        if batch.tests.is_empty() {
+            return Ok(());
+        }
+        let folders: Vec<PathBuf> = (0..args.nodes).map(|number| system.logs.join(format!("node{number}"))).collect();
         for folder in &folders {
             fs::create_dir_all(folder).with_context(|| format!("creating {}", super::shown(folder)))?;
         }
         let began = Instant::now();
-        let spec = self.spec(disk, logs)?;
-        let accelerator = spec.accelerator;
-        let limits = Limits::of(args, accelerator);
+        let spec = self.spec(&system.disk, &system.logs)?;
         let mut machines = Vec::new();
         // Each place goes as soon as its machine was started.
         for (place, folder) in wire::places(args.nodes)?.into_iter().zip(&folders) {
@@ -56,25 +59,25 @@ impl Harness<'_> {
         }
         let mut manager = workers.remove(0);
         let (count, booted_in) = (machines.len(), began.elapsed().as_secs_f64());
-        println!("  {count} machines up after {booted_in:.1} s: {}; at most {limits}", manager.about());
-        if column.about.is_empty() {
-            column.about = manager.about();
-        }
+        println!("  {count} machines up after {booted_in:.1} s: {}; at most {}", manager.about(), batch.limits);
+        system.column.about = manager.about();
+        system.consoles = (0..)
+            .zip(&folders)
+            .map(|(number, folder)| (format!("the kernel of node {number}"), folder.join(CONSOLE)))
+            .collect();
 
-        let mut env = vars(accelerator);
-        env.push((COUNT.to_owned(), count.to_string()));
         let ran = thread::scope(|scope| {
             let mut serving = Vec::new();
             for (number, (mut worker, folder)) in (1..).zip(workers.into_iter().zip(&folders[1..])) {
                 let run = Run {
                     program: NODE.to_owned(),
                     args: vec![number.to_string()],
-                    env: env.clone(),
-                    limit_seconds: limits.machine.as_secs(),
+                    env: batch.env.clone(),
+                    limit_seconds: batch.limits.machine.as_secs(),
                 };
                 serving.push((number, scope.spawn(move || worker.run(NODE, run, folder, |_| {}))));
             }
-            let ran = self.run_all(&wanted, &env, limits, &mut manager, logs, column);
+            let mut ran = self.run_all(&batch, &mut manager, system);
             // A worker serves until its machine ends.
             machines.clear();
             for (number, worker) in serving {
@@ -84,17 +87,11 @@ impl Harness<'_> {
                     Ok(Err(error)) => format!("{error:#}"),
                     Err(_) => "its session panicked".to_owned(),
                 };
-                column.problems.push(format!("what serves in node {number}: {problem}"));
+                ran = ran.and(system.problem(format!("what serves in node {number}: {problem}")));
             }
             ran
         });
-        for (number, folder) in folders.iter().enumerate() {
-            let console = fs::read(folder.join(CONSOLE)).unwrap_or_default();
-            let console = String::from_utf8_lossy(&console);
-            let told = session::complaints(&console);
-            column.problems.extend(told.iter().map(|line| format!("the kernel of node {number} said: {line}")));
-        }
-        ran
+        ran.and(system.note_consoles())
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is tested, as a disk: the test binaries, the agent, and the programs that tests run, all static.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -8,12 +9,15 @@ use std::{
 use anyhow::{Context, Result};
 use cargo_metadata::Artifact;
 
-use super::protocol::PAYLOAD;
+use super::{protocol::PAYLOAD, record};
 use crate::{
     cmd,
     programs::{self, PACKAGE, Programs},
     test::{self, Tier},
 };
+
+/// Before a test binary's name.
+const TEST: &str = "test-";
 
 /// Static, so that they run with every suite's C library; optimised, since a machine may be slow.
 fn build_tests(wanted: &[String]) -> Result<Vec<Artifact>> {
@@ -35,6 +39,8 @@ pub(crate) struct Payload {
     pub(crate) tests: Vec<String>,
     /// Those that need several machines, and where they are here.
     pub(crate) on_nodes: Vec<(String, PathBuf)>,
+    /// Of all that was packed, by name: when it was built, and how long it is.
+    stamps: BTreeMap<String, String>,
 }
 
 impl Payload {
@@ -60,12 +66,15 @@ impl Payload {
         drop(fs::remove_dir_all(&folder));
         drop(fs::remove_file(&image));
         fs::create_dir_all(&folder).context("creating a folder for the programs")?;
+        let mut stamps = BTreeMap::new();
         for (name, path) in programs.all() {
             link(&path, &folder.join(name))?;
+            stamps.insert(name.to_owned(), record::stamp(&path)?);
         }
         let (mut tests, mut on_nodes) = (Vec::new(), Vec::new());
         for (tier, name, path) in binaries {
             link(&path, &folder.join(in_machine(&name)))?;
+            stamps.insert(in_machine(&name), record::stamp(&path)?);
             match tier {
                 Tier::Nodes => on_nodes.push((name, path)),
                 _ => tests.push(name),
@@ -75,7 +84,18 @@ impl Payload {
         make.args(["-q", "-t", "ext4", "-O", "^has_journal", "-Elazy_itable_init=1,root_owner=0:0", "-d"]);
         cmd::output(make.arg(&folder).arg(&image).arg("2G"))?;
         fs::remove_dir_all(&folder).context("removing the folder of the programs")?;
-        Ok(Self { image, tests, on_nodes })
+        Ok(Self { image, tests, on_nodes, stamps })
+    }
+
+    /// The test binary as it was built.
+    pub(crate) fn stamp_of(&self, test: &str) -> &str {
+        self.stamps.get(&in_machine(test)).map_or("", String::as_str)
+    }
+
+    /// All programs as they were built, which every test may run.
+    pub(crate) fn stamp_of_programs(&self) -> String {
+        let programs = self.stamps.iter().filter(|(name, _)| !name.starts_with(TEST));
+        programs.map(|(name, stamp)| format!("{name} {stamp}\n")).collect()
     }
 
     /// By these variables the harness finds the programs there.
@@ -86,7 +106,7 @@ impl Payload {
 
 /// A test binary's name there: tests and programs may have the same one.
 pub(crate) fn in_machine(test: &str) -> String {
-    format!("test-{test}")
+    format!("{TEST}{test}")
 }
 
 fn link(from: &Path, to: &Path) -> Result<()> {

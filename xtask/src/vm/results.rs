@@ -1,9 +1,11 @@
 //! Reading single tests' results out of what libtest prints.
 
+use serde::{Deserialize, Serialize};
+
 use crate::tally::{self, Tally};
 
 /// How one test ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Verdict {
     Passed,
     Failed,

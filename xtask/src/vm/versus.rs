@@ -16,8 +16,8 @@ use super::{
 };
 
 const PROGRAM: &str = "versus";
-/// In seconds: no row begins after it; emulated they take about 25 minutes.
-const LIMIT: u64 = 2700;
+/// In seconds: no row begins after it; emulated they take about 45 minutes.
+const LIMIT: u64 = 3600;
 /// What the row that began last may take after it: both ways, and each may wait a few minutes more than once.
 const LAST: u64 = 1800;
 /// The lines before and after a table.
