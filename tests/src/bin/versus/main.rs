@@ -25,6 +25,7 @@ use steer_tests::signals;
 use steer_tests::skip::{self, Need};
 use steer_tests::world::Bpffs;
 
+use crate::measure::Control;
 use crate::poll::Stop;
 use crate::rows::Row;
 use crate::scenario::{Fared, Site, Way};
@@ -155,6 +156,8 @@ fn tell(label: &str, fared: &Fared) {
     for (kind, figures) in [("close", &fared.close), ("keep-alive", &fared.keepalive)] {
         eprintln!("    {kind}: {}", table::one_line(figures));
     }
+    let Control { requests, failed, stalled, longest_ms } = fared.control;
+    eprintln!("    past both: {requests} requests, failed {failed}, stalled {stalled}, longest {longest_ms:.0} ms");
     const ENOUGH: usize = 6;
     fared.failures.iter().take(ENOUGH).for_each(|words| eprintln!("    {words}"));
 }

@@ -27,6 +27,30 @@ pub(crate) struct Figures {
     pub(crate) other: u64,
 }
 
+/// What clients met who went past both ways.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Control {
+    /// Answered or not.
+    pub(crate) requests: u64,
+    pub(crate) failed: u64,
+    /// As in [`Figures`].
+    pub(crate) stalled: u64,
+    pub(crate) longest_ms: f64,
+}
+
+impl Control {
+    pub(crate) fn of(report: &Report) -> Self {
+        let Report { requests, failed, stalled, slowest_ms, .. } = *report;
+        Self { requests: requests + failed, failed, stalled, longest_ms: slowest_ms }
+    }
+
+    /// Of a hundred requests, how many stalled. `None`: what failed says nothing about the machine, nor does nothing at all.
+    pub(crate) fn percent(self) -> Option<f64> {
+        let Self { requests, failed, stalled, .. } = self;
+        (requests > 0 && failed == 0).then(|| stalled as f64 * 100.0 / requests as f64)
+    }
+}
+
 /// The tasks of the service around a deed, by the name under which they answer.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tasks {
@@ -115,6 +139,13 @@ mod tests {
             broken: broken.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect(),
             ..Report::default()
         }
+    }
+
+    #[test]
+    fn a_control_that_failed_is_none() {
+        let control = |requests, failed| Control::of(&Report { requests, failed, stalled: 3, ..Report::default() });
+        assert_eq!(control(300, 0).percent(), Some(1.0));
+        assert_eq!((control(300, 1).percent(), control(0, 0).percent()), (None, None));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use steer_tests::World;
 use steer_tests::agent::{Agent, Attach};
 use steer_tests::docker::{Docker, Health, ServiceSpec};
+use steer_tests::greeter::Greeter;
 use steer_tests::http::Http;
 use steer_tests::load::Load;
 use steer_tests::report::Report;
@@ -16,7 +17,7 @@ use steer_tests::{pace, panic};
 
 use crate::bare;
 use crate::deed::{self, Wanted};
-use crate::measure::{self, Figures, Tasks};
+use crate::measure::{self, Control, Figures, Tasks};
 use crate::poll::{self, Stop};
 use crate::rows::{Deed, Row};
 
@@ -28,6 +29,10 @@ pub(crate) const CLOSERS: (u16, u32) = (40, 30);
 /// Clients that keep theirs for a few requests, and their requests per second.
 pub(crate) const KEEPERS: (u16, u32) = (16, 30);
 pub(crate) const PER_CONNECTION: u32 = 10;
+/// Those who go past both, to a process beside Docker: what they wait for is the machine.
+pub(crate) const PAST_BOTH: (u16, u32) = (10, 10);
+/// Where that process listens.
+const CONTROL: u16 = 5000;
 /// Seconds between the start and the listening of an app that is slow.
 pub(crate) const SLOW: &str = "2";
 /// How long the load goes on when all has been done.
@@ -51,11 +56,12 @@ impl Way {
     }
 }
 
-/// What both kinds of clients met.
+/// What both kinds of clients met, and meanwhile those who went past both ways.
 #[derive(Clone, Debug)]
 pub(crate) struct Fared {
     pub(crate) close: Figures,
     pub(crate) keepalive: Figures,
+    pub(crate) control: Control,
     /// Samples of failures, in words.
     pub(crate) failures: Vec<String>,
     pub(crate) seconds: f64,
@@ -72,6 +78,8 @@ struct App {
 pub(crate) struct Site {
     service: Option<(App, Wanted)>,
     docker: Docker,
+    /// An app beside Docker, for who goes past both.
+    _beside: Greeter,
     world: World,
 }
 
@@ -84,7 +92,8 @@ impl Site {
         let docker = Docker::start(&world);
         docker.import_greeter();
         docker.swarm_init(HOST);
-        Self { service: None, docker, world }
+        let beside = Greeter::start(&world.host, "beside", &[]);
+        Self { service: None, docker, _beside: beside, world }
     }
 
     pub(crate) fn docker_version(&self) -> String {
@@ -193,7 +202,7 @@ impl Site {
         poll::until("Swarm has done its part", || wanted.met(&self.docker))?;
         load.reach(&self.names())?;
         poll::sleep_until(Instant::now() + TAIL)?;
-        let [close, keepalive] = load.finish();
+        let [close, keepalive, control] = load.finish();
         let seconds = begin.elapsed().as_secs_f64();
 
         if let Some(agent) = agent {
@@ -207,6 +216,7 @@ impl Site {
         Ok(Fared {
             close: Figures::of(&close, &tasks, None),
             keepalive: Figures::of(&keepalive, &tasks, deed.has_victim().then_some(held)),
+            control: Control::of(&control),
             failures: close.samples.into_iter().chain(keepalive.samples).collect(),
             seconds,
         })
@@ -282,17 +292,19 @@ fn spec(app: App, tasks: usize) -> ServiceSpec {
     if slow { spec.args(&["--listen-after", SLOW]) } else { spec }
 }
 
-/// Both kinds of clients at once.
-struct Loads([Load; 2]);
+/// Both kinds of clients at once, and those who go past both ways.
+struct Loads([Load; 3]);
 
 impl Loads {
     fn start(world: &World) -> Self {
-        let load =
-            |words: String| Load::watch(&world.client, (HOST, PORT), &format!("{words} --stall 1 --seconds 3600"));
+        let load = |port: u16, words: String| {
+            Load::watch(&world.client, (HOST, port), &format!("{words} --stall 1 --seconds 3600"))
+        };
         let words = |(clients, rate): (u16, u32)| format!("--connections {clients} --rate {rate}");
         Self([
-            load(words(CLOSERS)),
-            load(format!("--mode keepalive --per-connection {PER_CONNECTION} {}", words(KEEPERS))),
+            load(PORT, words(CLOSERS)),
+            load(PORT, format!("--mode keepalive --per-connection {PER_CONNECTION} {}", words(KEEPERS))),
+            load(CONTROL, words(PAST_BOTH)),
         ])
     }
 
@@ -321,7 +333,7 @@ impl Loads {
         })
     }
 
-    fn finish(self) -> [Report; 2] {
+    fn finish(self) -> [Report; 3] {
         self.0.map(Load::stop)
     }
 }

@@ -3,16 +3,27 @@
 use std::fmt::Write;
 
 use crate::deed::PAUSE;
-use crate::measure::Figures;
+use crate::measure::{Control, Figures};
 use crate::rows::Row;
-use crate::scenario::{CLOSERS, Fared, KEEPERS, PER_CONNECTION, SLOW, Way, probes};
+use crate::scenario::{CLOSERS, Fared, KEEPERS, PAST_BOTH, PER_CONNECTION, SLOW, Way, probes};
 
 /// The lines before and after a table in what is printed: `cargo xtask vm --versus` keeps what is between them.
 pub(crate) const MARK: &str = "== table";
 pub(crate) const END: &str = "== end of the table";
 
-const COLUMNS: [&str; 10] =
-    ["healthcheck", "what is done", "clients", "held", "refused", "reset", "cut", "stalled", "longest", "first"];
+const COLUMNS: [&str; 11] = [
+    "healthcheck",
+    "what is done",
+    "clients",
+    "held",
+    "refused",
+    "reset",
+    "cut",
+    "stalled",
+    "control",
+    "longest",
+    "first",
+];
 const NOTHING: &str = "–";
 
 /// Where it was measured, and for how long.
@@ -58,7 +69,8 @@ fn write(out: &mut String, machine: &Machine, measured: &[Measured]) -> std::fmt
     writeln!(out, "Linux {kernel}, Docker {docker}, {cores} cores ({cpu}), in {:.0} minutes.\n", seconds / 60.0)?;
     let mut rows = vec![COLUMNS.map(str::to_owned).to_vec()];
     for row in measured.iter().filter(|row| row.mesh.is_some() || row.steer.is_some()) {
-        rows.extend(row.pairs().map(|(clients, pair)| cells(row.row, clients, pair)));
+        let control = [&row.mesh, &row.steer].map(|way| way.as_ref().map(|fared| fared.control));
+        rows.extend(row.pairs().map(|(clients, pair)| cells(row.row, clients, pair, control)));
     }
     markdown(out, &rows)?;
     writeln!(out)?;
@@ -69,6 +81,7 @@ fn write(out: &mut String, machine: &Machine, measured: &[Measured]) -> std::fmt
 fn legend(out: &mut String) -> std::fmt::Result {
     let (new, new_rate) = CLOSERS;
     let (kept, kept_rate) = KEEPERS;
+    let (past, past_rate) = PAST_BOTH;
     let health = probes();
     let (probes, at_first, pause) =
         (health.interval.as_secs(), health.start_interval.unwrap_or(health.interval).as_secs(), PAUSE.as_secs());
@@ -98,8 +111,10 @@ fn legend(out: &mut String) -> std::fmt::Result {
     )?;
     writeln!(
         out,
-        "* *stalled*: requests of a second or longer; connecting counts, also where the connection is kept then. *first*: from the start of a \
-         task's process to the first request it answered, the median of the new tasks."
+        "* *stalled*: requests of a second or longer; connecting counts, also where the connection is kept then. *control*: of a hundred \
+         requests, how many stalled of {past} clients that meanwhile go past both ways, {past_rate} requests/s, to a process beside Docker: \
+         what the machine itself takes.\n\
+         * *first*: from the start of a task's process to the first request it answered, the median of the new tasks."
     )
 }
 
@@ -123,7 +138,7 @@ fn remarks(out: &mut String, measured: &[Measured]) -> std::fmt::Result {
     Ok(())
 }
 
-fn cells(row: Row, clients: &str, pair: [Option<&Figures>; 2]) -> Vec<String> {
+fn cells(row: Row, clients: &str, pair: [Option<&Figures>; 2], control: [Option<Control>; 2]) -> Vec<String> {
     let both = |show: fn(&Figures) -> String| {
         let [mesh, steer] = pair.map(|figures| figures.map_or(NOTHING.to_owned(), show));
         format!("{mesh} / {steer}")
@@ -142,6 +157,11 @@ fn cells(row: Row, clients: &str, pair: [Option<&Figures>; 2]) -> Vec<String> {
         both(|figures| figures.reset.to_string()),
         both(|figures| figures.cut.to_string()),
         both(|figures| figures.stalled.to_string()),
+        control
+            .map(|control| {
+                control.and_then(Control::percent).map_or(NOTHING.to_owned(), |share| format!("{share:.1} %"))
+            })
+            .join(" / "),
         both(|figures| format!("{:.1} s", figures.longest_ms / 1e3)),
         some(|figures| figures.first_ms.map(|ms| format!("{:.1} s", ms / 1e3))),
     ]
@@ -197,7 +217,8 @@ mod tests {
 
     fn fared(refused: u64) -> Fared {
         let keepalive = Figures { first_ms: Some(250.0), held: Some(4), ..figures(0) };
-        Fared { close: figures(refused), keepalive, failures: Vec::new(), seconds: 1.0 }
+        let control = Control { requests: 400, failed: 0, stalled: 6, longest_ms: 1100.0 };
+        Fared { close: figures(refused), keepalive, control, failures: Vec::new(), seconds: 1.0 }
     }
 
     fn machine() -> Machine {
@@ -216,9 +237,9 @@ mod tests {
         let squeeze = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
         assert_eq!(
             squeeze(lines[2]),
-            "| healthcheck | what is done | clients | held | refused | reset | cut | stalled | longest | first |"
+            "| healthcheck | what is done | clients | held | refused | reset | cut | stalled | control | longest | first |"
         );
-        let expected = "| no | docker stop of a task | new | – | 50 / 0 | 0 / 0 | 0 / 0 | 1 / 1 | 1.0 s / 1.0 s | – |";
+        let expected = "| no | docker stop of a task | new | – | 50 / 0 | 0 / 0 | 0 / 0 | 1 / 1 | 1.5 % / 1.5 % | 1.0 s / 1.0 s | – |";
         assert_eq!(squeeze(lines[4]), expected);
         assert!(
             squeeze(lines[5]).contains("| kept | 4 / 4 | 0 / 0 |") && lines[5].contains("| 0.2 s / 0.2 s |"),
