@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use steer_tests::agent::Attach;
-use steer_tests::clients::{CLIENTS, Clients, Fared, Host, KEEPERS, cut};
+use steer_tests::clients::{BETWEEN, CLIENTS, Clients, Fared, Host, KEEPERS, cut};
 use steer_tests::docker::{Container, ContainerSpec};
 use steer_tests::http::Http;
 use steer_tests::pace;
@@ -81,6 +81,8 @@ struct Price {
     cut: u64,
     /// Kept connections that may be cut.
     cut_kept: u64,
+    /// Of clients of every kind together.
+    cut_in_all: u64,
     /// Requests that may take a second or longer.
     stalled: u64,
 }
@@ -88,13 +90,16 @@ struct Price {
 impl Price {
     /// `abandoned`: what stood in the accept queue of a listener that closed.
     fn of(act: Act, app: App, abandoned: u64) -> Self {
-        let nothing = Self { cut: 0, cut_kept: 0, stalled: 0 };
+        let nothing = Self { cut: 0, cut_kept: 0, cut_in_all: u64::MAX, stalled: 0 };
+        let in_between = abandoned + BETWEEN;
         match (act, app) {
             (Act::ScaleUp, _) => nothing,
-            (Act::Stop | Act::Restart, App::Closes) => Self { cut: abandoned, cut_kept: abandoned, ..nothing },
+            (Act::Stop | Act::Restart, App::Closes) => {
+                Self { cut: in_between, cut_kept: in_between, cut_in_all: in_between, ..nothing }
+            }
             // By the end of its grace it has answered everything but those who keep their connections.
             (Act::Stop | Act::Restart, App::Serves | App::Ignores) => Self { cut_kept: KEEPERS, ..nothing },
-            (Act::Kill | Act::Crash | Act::OutOfMemory, _) => Self { cut: CLIENTS, cut_kept: KEEPERS, stalled: 0 },
+            (Act::Kill | Act::Crash | Act::OutOfMemory, _) => Self { cut: CLIENTS, cut_kept: KEEPERS, ..nothing },
             // Who was with it; and with cgroup version 1, of which the kernel side hears nothing, who came until the agent saw it.
             (Act::Pause, _) => Self { stalled: CLIENTS + KEEPERS, ..nothing },
         }
@@ -102,8 +107,11 @@ impl Price {
 
     /// What is dearer than that.
     fn exceeded(self, fared: &Fared) -> Vec<String> {
-        let Self { cut: new, cut_kept, stalled } = self;
+        let Self { cut: new, cut_kept, cut_in_all, stalled } = self;
         let mut wrong = Vec::new();
+        if fared.cut() > cut_in_all {
+            wrong.push(format!("cut in all: {}, at most {cut_in_all}", fared.cut()));
+        }
         for report in [&fared.close, &fared.keepalive].into_iter().chain(&fared.local) {
             let cuts = if report.mode == "close" { new } else { cut_kept };
             let checks = [
@@ -206,7 +214,7 @@ fn row(host: &mut Host, ready: Ready, (what, app): (Act, App)) -> (String, Vec<S
     if !fared.close.backends.contains_key(&name) {
         wrong.push("it was given nothing".to_owned());
     }
-    (format!("{name}: {fared}; at most {abandoned} were in an accept queue"), wrong)
+    (format!("{name}: {fared}; {abandoned} were in an accept queue"), wrong)
 }
 
 fn every_row(attach: Attach, ready: Ready) {

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use steer_common::limits::ABI;
 use steer_tests::agent::{Attach, Backend};
-use steer_tests::clients::{Clients, Host, cut};
+use steer_tests::clients::{BETWEEN, Clients, Host, cut};
 use steer_tests::docker::{Container, ContainerSpec};
 use steer_tests::http::Http;
 use steer_tests::long_lived::LongLived;
@@ -334,7 +334,8 @@ fn every_stop_is_seen_by_the_kernel_first() {
     }
     let took = begin.elapsed();
     let fared = clients.finish();
-    let cuts = cut(&fared.close) + cut(&fared.keepalive);
+    let cuts = fared.cut();
+    let abandoned: u64 = replicas.iter().map(Container::abandoned).sum();
     let opened = fared.close.connections + fared.keepalive.connections;
     let log = host.agent.log();
     let drained = |cause: &str| {
@@ -345,7 +346,7 @@ fn every_stop_is_seen_by_the_kernel_first() {
     let stops = host.agent.status().agent.stops;
     eprintln!(
         "{wanted} stops in {:.0} s: {by_kernel} seen by the kernel first, {by_event} by Docker's event first; {stops:?}; \
-         {cuts} of {opened} connections cut ({:.4} %); {fared}",
+         {cuts} of {opened} connections cut ({:.4} %), {abandoned} were in an accept queue; {fared}",
         took.as_secs_f64(),
         cuts as f64 * 100.0 / opened as f64,
     );
@@ -358,7 +359,8 @@ fn every_stop_is_seen_by_the_kernel_first() {
         assert_eq!(report.failures.total(), cut(report), "{report:#?}");
         assert_eq!(report.stalled, 0, "{report:#?}");
     }
-    assert!(cuts * 1_000 < opened, "{cuts} of {opened}");
+    // Seldom in so many closings does one come in between.
+    assert!(cuts <= abandoned + BETWEEN.max(wanted / 20), "{cuts} of {opened}, {abandoned} in accept queues");
 }
 
 /// Docker's event is what is left where the kernel's word is missing: late, but who serves through its grace loses nobody.

@@ -22,6 +22,10 @@ pub const CLIENTS: u64 = 40;
 /// Clients that keep theirs for a while.
 pub const KEEPERS: u64 = 8;
 
+/// Connections that may come between an app's last look into its accept queue and the closing of its listener: some
+/// microseconds, once.
+pub const BETWEEN: u64 = 1;
+
 /// Clients on the host itself.
 pub const LOCALS: u64 = 8;
 
@@ -127,6 +131,13 @@ impl Clients {
     #[track_caller]
     pub fn finish(self) -> Fared {
         Fared { close: self.close.stop(), keepalive: self.keepalive.stop(), local: self.local.map(Load::stop) }
+    }
+}
+
+impl Fared {
+    /// Of clients of every kind, [`cut`].
+    pub fn cut(&self) -> u64 {
+        [&self.close, &self.keepalive].into_iter().chain(&self.local).map(cut).sum()
     }
 }
 

@@ -71,16 +71,19 @@ impl Container {
         });
     }
 
-    /// How many connections may have been reset because the greeter closed its listeners while they waited in an accept queue: nobody
-    /// at steer's layer can help them. It is what the greeter has logged, and one more for each time, since one may come between the
-    /// last look into the queue and the closing.
+    /// How many connections were reset because the greeter closed its listeners while they waited in an accept queue, as it has logged:
+    /// nobody at steer's layer can help them.
+    ///
+    /// Not with them are those that come between its last look into the queue and the closing: [`clients::BETWEEN`].
+    ///
+    /// [`clients::BETWEEN`]: crate::clients::BETWEEN
     #[track_caller]
     pub fn abandoned(&self) -> u64 {
         let options = LogsOptionsBuilder::new().stdout(true).build();
         let pieces = self.engine.api().logs(&self.id, Some(options)).try_collect::<Vec<_>>();
         let log: String = self.engine.wait(&self.what("logs"), pieces).iter().map(ToString::to_string).collect();
         let counted = log.lines().filter_map(|line| line.strip_prefix("abandoned: ")?.parse::<u64>().ok());
-        counted.map(|waiting| waiting + 1).sum()
+        counted.sum()
     }
 
     /// How many sockets listen in its network namespace, without Docker's own name server.
