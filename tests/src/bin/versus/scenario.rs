@@ -29,7 +29,7 @@ pub(crate) const CLOSERS: (u16, u32) = (40, 30);
 /// Clients that keep theirs for a few requests, and their requests per second.
 pub(crate) const KEEPERS: (u16, u32) = (16, 30);
 pub(crate) const PER_CONNECTION: u32 = 10;
-/// Those who go past both, to a process beside Docker: what they wait for is the machine.
+/// Those who go past both, to a process beside Docker: what they wait for is neither containers nor steering.
 pub(crate) const PAST_BOTH: (u16, u32) = (10, 10);
 /// Where that process listens.
 const CONTROL: u16 = 5000;

@@ -113,7 +113,7 @@ fn legend(out: &mut String) -> std::fmt::Result {
         out,
         "* *stalled*: requests of a second or longer; connecting counts, also where the connection is kept then. *control*: of a hundred \
          requests, how many stalled of {past} clients that meanwhile go past both ways, {past_rate} requests/s, to a process beside Docker: \
-         what the machine itself takes.\n\
+         what neither containers nor steering take.\n\
          * *first*: from the start of a task's process to the first request it answered, the median of the new tasks."
     )
 }
