@@ -249,7 +249,7 @@ impl Harness<'_> {
         let this = std::env::current_exe().context("looking for this program")?;
         let (this, disk) = (record::stamp(&this)?, disk.stamp()?);
         let qemu = cmd::output(cmd::command(qemu::PROGRAM).arg("--version"))?;
-        Ok(format!("xtask {this}\n{qemu}\ndisk {disk}\n{}", self.payload.stamp_of_programs()))
+        Ok(format!("xtask {this}\n{qemu}\ndisk {disk}\n{}", self.payload.programs))
     }
 
     /// The tests that one machine is enough for.

@@ -16,9 +16,6 @@ use crate::{
     test::{self, Tier},
 };
 
-/// Before a test binary's name.
-const TEST: &str = "test-";
-
 /// Static, so that they run with every suite's C library; optimised, since a machine may be slow.
 fn build_tests(wanted: &[String]) -> Result<Vec<Artifact>> {
     let mut cargo = cmd::cargo(["test", "--no-run", "--release", "--target", programs::TARGET, "-p", PACKAGE]);
@@ -39,7 +36,9 @@ pub(crate) struct Payload {
     pub(crate) tests: Vec<String>,
     /// Those that need several machines, and where they are here.
     pub(crate) on_nodes: Vec<(String, PathBuf)>,
-    /// Of all that was packed, by name: when it was built, and how long it is.
+    /// All programs as they were built, which every test may run, in words.
+    pub(crate) programs: String,
+    /// Test binaries as they were built, by name.
     stamps: BTreeMap<String, String>,
 }
 
@@ -66,15 +65,15 @@ impl Payload {
         drop(fs::remove_dir_all(&folder));
         drop(fs::remove_file(&image));
         fs::create_dir_all(&folder).context("creating a folder for the programs")?;
-        let mut stamps = BTreeMap::new();
+        let mut built = Vec::new();
         for (name, path) in programs.all() {
             link(&path, &folder.join(name))?;
-            stamps.insert(name.to_owned(), record::stamp(&path)?);
+            built.push(format!("{name} {}", record::stamp(&path)?));
         }
-        let (mut tests, mut on_nodes) = (Vec::new(), Vec::new());
+        let (mut tests, mut on_nodes, mut stamps) = (Vec::new(), Vec::new(), BTreeMap::new());
         for (tier, name, path) in binaries {
             link(&path, &folder.join(in_machine(&name)))?;
-            stamps.insert(in_machine(&name), record::stamp(&path)?);
+            stamps.insert(name.clone(), record::stamp(&path)?);
             match tier {
                 Tier::Nodes => on_nodes.push((name, path)),
                 _ => tests.push(name),
@@ -84,18 +83,13 @@ impl Payload {
         make.args(["-q", "-t", "ext4", "-O", "^has_journal", "-Elazy_itable_init=1,root_owner=0:0", "-d"]);
         cmd::output(make.arg(&folder).arg(&image).arg("2G"))?;
         fs::remove_dir_all(&folder).context("removing the folder of the programs")?;
-        Ok(Self { image, tests, on_nodes, stamps })
+        built.sort();
+        Ok(Self { image, tests, on_nodes, programs: built.join("\n"), stamps })
     }
 
     /// The test binary as it was built.
     pub(crate) fn stamp_of(&self, test: &str) -> &str {
-        self.stamps.get(&in_machine(test)).map_or("", String::as_str)
-    }
-
-    /// All programs as they were built, which every test may run.
-    pub(crate) fn stamp_of_programs(&self) -> String {
-        let programs = self.stamps.iter().filter(|(name, _)| !name.starts_with(TEST));
-        programs.map(|(name, stamp)| format!("{name} {stamp}\n")).collect()
+        self.stamps.get(test).map_or("", String::as_str)
     }
 
     /// By these variables the harness finds the programs there.
@@ -106,7 +100,7 @@ impl Payload {
 
 /// A test binary's name there: tests and programs may have the same one.
 pub(crate) fn in_machine(test: &str) -> String {
-    format!("{TEST}{test}")
+    format!("test-{test}")
 }
 
 fn link(from: &Path, to: &Path) -> Result<()> {
