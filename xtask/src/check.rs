@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     cmd::{self, Privilege},
-    programs::{self, PACKAGE},
+    programs::{self, PACKAGE, TestBuild},
     purity,
     test::{self, NO_SKIP},
 };
@@ -30,6 +30,18 @@ pub(crate) struct Args {
     /// Also look dependencies up in the advisory database, which is not reachable everywhere
     #[arg(long)]
     advisories: bool,
+    /// The verifier's test is built as for virtual machines, static and optimised
+    #[arg(long)]
+    portable: bool,
+}
+
+// === impl Args ===
+
+impl Args {
+    /// What is built serves the tests that follow.
+    pub(crate) fn for_ci() -> Self {
+        Self { portable: true, ..Self::default() }
+    }
 }
 
 /// True when every check passed.
@@ -39,7 +51,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         ("purity of the deciding code", &pure),
         ("clippy for the host", &clippy_host),
         ("clippy for BPF", &clippy_bpf),
-        ("the verifier's ceiling", &|| verifier(Privilege::of_this_process())),
+        ("the verifier's ceiling", &|| verifier(TestBuild::of(args.portable), Privilege::of_this_process())),
         ("licences, bans and sources of dependencies", &|| deny(args.advisories)),
     ];
     let mut failed = Vec::new();
@@ -78,12 +90,14 @@ fn clippy_bpf() -> Result<()> {
 }
 
 /// Built as for `cargo xtask test`, which then has it already.
-fn verifier(privilege: Privilege) -> Result<()> {
+fn verifier(build: TestBuild, privilege: Privilege) -> Result<()> {
     if privilege == Privilege::None {
         println!("skipped: the verifier's ceiling needs root");
         return Ok(());
     }
-    let tests = programs::build(cmd::cargo(["test", "--no-run", "-p", PACKAGE, "--test", VERIFIER]))?;
+    let mut cargo = build.cargo();
+    cargo.args(["--test", VERIFIER]);
+    let tests = programs::build(cargo)?;
     let mut binaries = test::binaries(&tests, &test::test_package()?).into_iter();
     let (_, _, path) = binaries
         .find(|(_, name, _)| name == VERIFIER)
@@ -168,6 +182,6 @@ mod tests {
     #[test]
     fn the_verifiers_test_is_there() {
         assert!(include_str!("../../tests/Cargo.toml").contains(&format!("name = \"{VERIFIER}\"")));
-        verifier(Privilege::None).unwrap();
+        verifier(TestBuild::Debug, Privilege::None).unwrap();
     }
 }

@@ -18,7 +18,7 @@ pub(crate) fn run() -> Result<bool> {
     steps.push(("setup", started.elapsed(), true));
 
     let started = Instant::now();
-    let clean = check::run(&check::Args::default())?;
+    let clean = check::run(&check::Args::for_ci())?;
     steps.push(("check", started.elapsed(), clean));
 
     let started = Instant::now();

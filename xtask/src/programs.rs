@@ -49,6 +49,32 @@ impl Programs {
     }
 }
 
+/// How [`PACKAGE`]'s tests are built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TestBuild {
+    /// In the least time.
+    Debug,
+    /// For every system: static, so that they run beside any C library; optimised, since a machine may be slow.
+    Portable,
+}
+
+// === impl TestBuild ===
+
+impl TestBuild {
+    pub(crate) fn of(portable: bool) -> Self {
+        if portable { Self::Portable } else { Self::Debug }
+    }
+
+    /// A build of tests: as it is, of all of them.
+    pub(crate) fn cargo(self) -> Command {
+        let mut cargo = cmd::cargo(["test", "--no-run", "-p", PACKAGE]);
+        if self == Self::Portable {
+            cargo.args(["--release", "--target", TARGET]);
+        }
+        cargo
+    }
+}
+
 /// Sets up, builds, and goes on as a program of [`PACKAGE`], as root: from there on its signals and its exit code are this
 /// process's. Returns if that fails, and `false` if something is still missing after the setup.
 pub(crate) fn become_program(name: &str, args: &[String]) -> Result<bool> {

@@ -15,7 +15,7 @@ use clap::ValueEnum;
 
 use crate::{
     cmd::{self, Privilege},
-    programs::{self, PACKAGE, Programs},
+    programs::{self, PACKAGE, Programs, TestBuild},
     retry::{self, Exit, Verdict},
     tally::{Counted, Tally},
 };
@@ -59,18 +59,30 @@ pub(crate) struct Args {
     /// than three of a binary have failed, none runs again
     #[arg(long)]
     retry: bool,
+    /// Root tiers are built as for virtual machines, static and optimised: it takes longer, and `cargo xtask vm` then has them
+    #[arg(long)]
+    portable: bool,
 }
 
 impl Default for Args {
     fn default() -> Self {
-        Self { filter: None, tier: Vec::new(), no_root: false, no_skip: false, jobs: 1, nocapture: false, retry: false }
+        Self {
+            filter: None,
+            tier: Vec::new(),
+            no_root: false,
+            no_skip: false,
+            jobs: 1,
+            nocapture: false,
+            retry: false,
+            portable: false,
+        }
     }
 }
 
 impl Args {
-    /// Every test, and none may be skipped.
+    /// Every test, none may be skipped, and what is built serves the virtual machine as well.
     pub(crate) fn for_ci() -> Self {
-        Self { no_skip: true, retry: true, jobs: SIDE_BY_SIDE, ..Self::default() }
+        Self { no_skip: true, retry: true, jobs: SIDE_BY_SIDE, portable: true, ..Self::default() }
     }
 }
 
@@ -164,7 +176,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
 fn run_root_tiers(args: &Args, tiers: &[Tier], privilege: Privilege, outcome: &mut Outcome) -> Result<()> {
     println!("== test: building for {tiers:?}");
     let programs = Programs::build()?;
-    let tests = programs::build(cmd::cargo(["test", "--no-run", "-p", PACKAGE]))?;
+    let tests = programs::build(TestBuild::of(args.portable).cargo())?;
     let mut vars = programs.vars()?.to_vec();
     if args.no_skip {
         vars.push((NO_SKIP, "1".into()));
