@@ -107,6 +107,9 @@ fn an_upgrade_with_another_layout_waits_for_a_container_that_is_not_described_bu
     host.agent.wait_for("it says whom it waits for", is_waited_for);
     let http = Http::new(&host.world.client, (HOST, 9000));
     assert!(http.get("/").is_ok(), "the other version steers");
+    let refused = host.agent.steer(&["drain", "two"]);
+    let why = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(1) && why.contains("another version of steer steers"), "{refused:?}");
     let status = wait_until("it waits no longer", Duration::from_secs(90), || {
         let status = host.agent.status();
         if status.service(SERVICE).is_some() { Ok(status) } else { Err(status.to_string()) }

@@ -210,6 +210,44 @@ fn clients_are_met_where_the_default_route_leads() {
     }
 }
 
+/// Where there is no tcx, filters of both stand at the same hook, each at a place of its own.
+#[test]
+fn of_two_instances_on_one_host_each_steers_its_own_and_either_can_go() {
+    if skip::without(&[Need::Root, Need::Steer]) {
+        return;
+    }
+    let mut world = World::new();
+    let mut service = |name: &str, port: u16| {
+        let (ns, _) = world.add_backend();
+        let text = format!(
+            "[[service]]\nname = \"{name}\"\nports = [\"{port}:5000\"]\n[[service.backend]]\nname = \"{name}\"\nnetns = \"{}\"\n",
+            ns.path().display()
+        );
+        let config = world.file(&format!("{name}.toml"), &text).display().to_string();
+        (Greeter::start(&ns, name, &[]), config)
+    };
+    let [(_a, of_first), (_b, of_second)] = [service("a", 9000), service("b", 9001)];
+    let [a, b] = [9000, 9001].map(|port| Http::new(&world.client, SocketAddr::from((HOST, port))));
+    let mut first = start(&world, Attach::Tc, &of_first);
+    first.wait_ready("a", 1);
+    let mut second = Agent::start_beside(&world, &of_second);
+    second.wait_ready("b", 1);
+    assert_eq!((a.backend(), b.backend()), ("a".to_owned(), "b".to_owned()));
+
+    let leave = |agent: &mut Agent| {
+        agent.steer_ok(&["detach", "--now"]);
+        assert!(agent.wait_exit().success());
+    };
+    leave(&mut second);
+    assert_eq!(a.backend(), "a", "nothing of the first one's went with the second");
+    assert!(b.get("/").is_err(), "nobody else serves it");
+    second.restart();
+    second.wait_ready("b", 1);
+    leave(&mut first);
+    assert_eq!(b.backend(), "b");
+    assert!(a.get("/").is_err());
+}
+
 #[test]
 fn where_xdp_is_refused_clients_are_steered_over_tcx_and_it_is_told() {
     if skip::without(&[Need::Root, Need::Steer]) {

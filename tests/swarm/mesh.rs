@@ -93,6 +93,23 @@ fn what_finds_no_ready_task_here_goes_on_to_the_mesh_and_stays_there() {
     assert_eq!(counters["pass_no_flow"], 0, "{counters:?}");
 }
 
+#[test]
+fn a_task_that_is_drained_gets_nothing_by_steer_and_the_operator_is_told_who_goes_on() {
+    let Some(stage) = stage() else { return };
+    let Stage { docker, world, .. } = &stage;
+    let mut agent = Agent::start(world, docker, Attach::Tc);
+    agent.wait_ready("web", 1);
+    let task = docker.task_containers("web").remove(0);
+    let http = Http::new(&world.client, SocketAddr::from((HOST, PORT)));
+    assert_eq!(http.backend(), task.name);
+    let drained = agent.steer(&["drain", &task.name]);
+    let said = String::from_utf8_lossy(&drained.stderr);
+    assert!(drained.status.success() && said.contains("Swarm goes on sending it connections"), "{drained:?}");
+    assert_eq!(http.backend(), "elsewhere", "another node has a task");
+    agent.steer_ok(&["undrain", &task.name]);
+    assert_eq!(http.backend(), task.name);
+}
+
 /// How long clients wait where the mesh cannot have anybody either.
 const HOLD: Duration = Duration::from_secs(2);
 

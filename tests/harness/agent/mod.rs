@@ -87,6 +87,12 @@ impl Agent {
         Self::start_in(world, world.other(), &format!("{}2", world.tag()), &arguments)
     }
 
+    /// A second one on the same host, an instance of its own, without Docker.
+    pub fn start_beside(world: &World, config: &str) -> Self {
+        let arguments = ["--interface", world.uplink(), "--attach", "tc", "--no-docker", "--config", config];
+        Self::start_in(world, &world.host, &format!("{}2", world.tag()), &arguments)
+    }
+
     /// `steer run` with exactly these arguments.
     pub fn start_raw(world: &World, arguments: &[&str]) -> Self {
         Self::start_in(world, &world.host, world.tag(), arguments)

@@ -247,7 +247,7 @@ impl Harness<'_> {
     /// are read.
     fn build(&self, disk: &Disk) -> Result<String> {
         let this = std::env::current_exe().context("looking for this program")?;
-        let (this, disk) = (record::stamp(&this)?, disk.stamp()?);
+        let (this, disk) = (record::digest(&this)?, disk.stamp()?);
         let qemu = cmd::output(cmd::command(qemu::PROGRAM).arg("--version"))?;
         Ok(format!("xtask {this}\n{qemu}\ndisk {disk}\n{}", self.payload.programs))
     }
@@ -287,7 +287,7 @@ impl Harness<'_> {
         let Args { filter, memory, .. } = self.args;
         let around = format!("{filter:?} {memory} MiB {:?}", batch.env);
         for name in tests {
-            let of = format!("{name} {} {around}", self.payload.stamp_of(name));
+            let of = format!("{name} {} {around}", self.payload.digest_of(name));
             match system.record.good(&of) {
                 Some(binary) => {
                     println!("  {name}: {}, as an earlier run found", binary.tally());

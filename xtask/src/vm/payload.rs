@@ -12,13 +12,12 @@ use cargo_metadata::Artifact;
 use super::{protocol::PAYLOAD, record};
 use crate::{
     cmd,
-    programs::{self, PACKAGE, Programs},
+    programs::{self, Programs, TestBuild},
     test::{self, Tier},
 };
 
-/// Static, so that they run with every suite's C library; optimised, since a machine may be slow.
 fn build_tests(wanted: &[String]) -> Result<Vec<Artifact>> {
-    let mut cargo = cmd::cargo(["test", "--no-run", "--release", "--target", programs::TARGET, "-p", PACKAGE]);
+    let mut cargo = TestBuild::Portable.cargo();
     if wanted.is_empty() {
         // Not the unit tests of programs, which need no kernel.
         cargo.args(["--test", "*"]);
@@ -39,7 +38,7 @@ pub(crate) struct Payload {
     /// All programs as they were built, which every test may run, in words.
     pub(crate) programs: String,
     /// Test binaries as they were built, by name.
-    stamps: BTreeMap<String, String>,
+    digests: BTreeMap<String, String>,
 }
 
 impl Payload {
@@ -68,12 +67,12 @@ impl Payload {
         let mut built = Vec::new();
         for (name, path) in programs.all() {
             link(&path, &folder.join(name))?;
-            built.push(format!("{name} {}", record::stamp(&path)?));
+            built.push(format!("{name} {}", record::digest(&path)?));
         }
-        let (mut tests, mut on_nodes, mut stamps) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let (mut tests, mut on_nodes, mut digests) = (Vec::new(), Vec::new(), BTreeMap::new());
         for (tier, name, path) in binaries {
             link(&path, &folder.join(in_machine(&name)))?;
-            stamps.insert(name.clone(), record::stamp(&path)?);
+            digests.insert(name.clone(), record::digest(&path)?);
             match tier {
                 Tier::Nodes => on_nodes.push((name, path)),
                 _ => tests.push(name),
@@ -84,12 +83,12 @@ impl Payload {
         cmd::output(make.arg(&folder).arg(&image).arg("2G"))?;
         fs::remove_dir_all(&folder).context("removing the folder of the programs")?;
         built.sort();
-        Ok(Self { image, tests, on_nodes, programs: built.join("\n"), stamps })
+        Ok(Self { image, tests, on_nodes, programs: built.join("\n"), digests })
     }
 
     /// The test binary as it was built.
-    pub(crate) fn stamp_of(&self, test: &str) -> &str {
-        self.stamps.get(test).map_or("", String::as_str)
+    pub(crate) fn digest_of(&self, test: &str) -> &str {
+        self.digests.get(test).map_or("", String::as_str)
     }
 
     /// By these variables the harness finds the programs there.

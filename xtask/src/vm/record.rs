@@ -100,7 +100,14 @@ impl Record {
     }
 }
 
-/// What tells a file that was built from the one before, as for make: what is up to date already is not written again.
+/// What tells a file from another of its name: its content, so that what is built anew from the same sources is the same.
+pub(crate) fn digest(path: &Path) -> Result<String> {
+    let line = cmd::output(cmd::command("sha256sum").arg("--binary").arg(path))?;
+    let digest = line.split_whitespace().next();
+    digest.map(str::to_owned).with_context(|| cmd::redact(&format!("sha256sum said nothing of {}", path.display())))
+}
+
+/// The same of a file that is too large to be read each time, and is never written again: when it was written, and its size.
 pub(crate) fn stamp(path: &Path) -> Result<String> {
     let meta = fs::metadata(path).with_context(|| cmd::redact(&format!("looking at {}", path.display())))?;
     Ok(format!("{}.{:09} {}", meta.mtime(), meta.mtime_nsec(), meta.len()))
@@ -171,6 +178,21 @@ mod tests {
         }
         record.keep("", "packet", &binary("packet", Verdict::Passed, Exit::Code(0))).unwrap();
         assert_eq!(open(&dir, "a build").problems(), ["BUG: one", "BUG: two"]);
+    }
+
+    #[test]
+    fn a_file_is_told_by_its_content_and_not_by_when_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            fs::write(&path, text).unwrap();
+            digest(&path).unwrap()
+        };
+        let one = file("one", "abc");
+        assert_eq!(one, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(file("one again", "abc"), one);
+        assert_ne!(file("another", "abd"), one);
+        assert!(digest(&dir.path().join("none")).is_err());
     }
 
     #[test]
