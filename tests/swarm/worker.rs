@@ -199,10 +199,9 @@ fn a_task_that_serves_on_in_a_long_stop_grace_is_not_put_back() {
     assert_eq!((task.state.as_str(), task.cause.as_str()), ("drained", "signal: TERM"));
 }
 
-/// Sooner than by the next resync, which is every 30 s.
-#[test]
-fn a_worker_that_is_promoted_is_told_what_becomes_of_tasks() {
-    let Some(mut cluster) = Cluster::set() else { return };
+/// Makes the worker a manager, and waits until its agent is told what a manager is told: of four tasks, two are to end then.
+#[track_caller]
+fn promote(cluster: &mut Cluster) {
     cluster.manager.create_service(web().replicas(4).serves_on(9));
     cluster.there.wait_ready("web", 2);
     cluster.manager.promote(&cluster.worker.node_id());
@@ -222,4 +221,31 @@ fn a_worker_that_is_promoted_is_told_what_becomes_of_tasks() {
         cluster.manager.scale("web", 4);
         cluster.there.wait_ready("web", 2);
     }
+}
+
+/// Sooner than by the next resync, which is every 30 s.
+#[test]
+fn a_worker_that_is_promoted_is_told_what_becomes_of_tasks() {
+    if let Some(mut cluster) = Cluster::set() {
+        promote(&mut cluster);
+    }
+}
+
+/// Nobody answers what it asked as a manager any more.
+#[test]
+fn a_manager_that_is_demoted_goes_on_as_a_worker() {
+    let Some(mut cluster) = Cluster::set() else { return };
+    promote(&mut cluster);
+    cluster.manager.demote(&cluster.worker.node_id());
+    wait_until("it is a worker", Duration::from_secs(30), || cluster.worker.try_nodes().err().ok_or("it answers"));
+    cluster.manager.scale("web", 6);
+    cluster.there.wait_ready("web", 3);
+    let even = split(&cluster.http(OTHER), 30);
+    assert_eq!(even.values().copied().collect::<Vec<_>>(), [10; 3], "{even:?}");
+    cluster.manager.publish("web", &[(9100, 5000)]);
+    cluster.there.wait_for("it follows a changed port", |status| {
+        status.service("web").is_some_and(|web| web.frontends == ["0.0.0.0:9100/tcp"] && web.count("ready") == 3)
+    });
+    let status = cluster.there.status();
+    assert_eq!(status.problems, [], "{status}");
 }

@@ -173,6 +173,12 @@ impl Engine {
         self.update_node(id, |spec| spec.role = Some(NodeSpecRoleEnum::MANAGER));
     }
 
+    /// `docker node demote`.
+    #[track_caller]
+    pub fn demote(&self, id: &str) {
+        self.update_node(id, |spec| spec.role = Some(NodeSpecRoleEnum::WORKER));
+    }
+
     #[track_caller]
     fn update_node(&self, id: &str, change: impl FnOnce(&mut NodeSpec)) {
         let node = self.wait("inspect a node", self.api().inspect_node(id));
