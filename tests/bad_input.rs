@@ -21,7 +21,9 @@ const NEEDS: [Need; 3] = [Need::Root, Need::Docker, Need::Steer];
 const LIMIT: Duration = Duration::from_secs(30);
 
 fn healthy() -> ContainerSpec {
-    ContainerSpec::greeter("healthy").label("steer.port", "9000:5000").label("steer.service", "greeter")
+    let spec = ContainerSpec::greeter("healthy").label("steer.port", "9000:5000").label("steer.service", "greeter");
+    // When it is gone, its frontend is another one's only after that.
+    spec.label("steer.hold", "2s")
 }
 
 /// Fields are dropped in this order.
