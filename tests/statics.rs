@@ -21,14 +21,17 @@ use steer_tests::{World, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
+fn backend(name: &str, ns: &Ns) -> String {
+    format!("[[service.backend]]\nname = \"{name}\"\nnetns = \"{}\"\n", ns.path().display())
+}
+
 /// A service of these namespaces, called `a`, `b`, and so on; the second one weighs three times the others.
 fn configuration(world: &World, namespaces: &[&Ns]) -> String {
     let mut text =
         "[defaults]\nhold = \"5s\"\n\n[[service]]\nname = \"web\"\nports = [\"9000:5000\", \"9001:5001\"]\n".to_owned();
     for (name, ns) in ["a", "b", "c"].iter().zip(namespaces) {
         let weight = if *name == "b" { 3 } else { 1 };
-        let path = ns.path();
-        text += &format!("[[service.backend]]\nname = \"{name}\"\nnetns = \"{}\"\nweight = {weight}\n", path.display());
+        text += &format!("{}weight = {weight}\n", backend(name, ns));
     }
     world.file("steer.toml", &text).display().to_string()
 }
@@ -219,10 +222,7 @@ fn of_two_instances_on_one_host_each_steers_its_own_and_either_can_go() {
     let mut world = World::new();
     let mut service = |name: &str, port: u16| {
         let (ns, _) = world.add_backend();
-        let text = format!(
-            "[[service]]\nname = \"{name}\"\nports = [\"{port}:5000\"]\n[[service.backend]]\nname = \"{name}\"\nnetns = \"{}\"\n",
-            ns.path().display()
-        );
+        let text = format!("[[service]]\nname = \"{name}\"\nports = [\"{port}:5000\"]\n{}", backend(name, &ns));
         let config = world.file(&format!("{name}.toml"), &text).display().to_string();
         (Greeter::start(&ns, name, &[]), config)
     };

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use steer_tests::agent::{Agent, Attach};
-use steer_tests::docker::Docker;
+use steer_tests::docker::{Container, Docker};
 use steer_tests::greeter::Greeter;
 use steer_tests::http::Http;
 use steer_tests::long_lived::LongLived;
@@ -40,6 +40,19 @@ fn stage() -> Option<Stage> {
     docker.create_service(web().replicas(2).publish(ECHO, 5001));
     docker.wait_tasks("web", 2, "greeter:v1");
     Some(Stage { _elsewhere: stand_in(&world), _worker: worker, docker, world })
+}
+
+impl Stage {
+    /// An agent that steers to the task of its node, that task, and a client.
+    fn steer(&self) -> (Agent, Container, Http) {
+        let mut agent = Agent::start(&self.world, &self.docker, Attach::Tc);
+        agent.wait_ready("web", 1);
+        (
+            agent,
+            self.docker.task_containers("web").remove(0),
+            Http::new(&self.world.client, SocketAddr::from((HOST, PORT))),
+        )
+    }
 }
 
 /// What answers instead of the mesh.
@@ -96,11 +109,7 @@ fn what_finds_no_ready_task_here_goes_on_to_the_mesh_and_stays_there() {
 #[test]
 fn a_task_that_is_drained_gets_nothing_by_steer_and_the_operator_is_told_who_goes_on() {
     let Some(stage) = stage() else { return };
-    let Stage { docker, world, .. } = &stage;
-    let mut agent = Agent::start(world, docker, Attach::Tc);
-    agent.wait_ready("web", 1);
-    let task = docker.task_containers("web").remove(0);
-    let http = Http::new(&world.client, SocketAddr::from((HOST, PORT)));
+    let (agent, task, http) = stage.steer();
     assert_eq!(http.backend(), task.name);
     let drained = agent.steer(&["drain", &task.name]);
     let said = String::from_utf8_lossy(&drained.stderr);
@@ -158,16 +167,13 @@ fn what_steer_is_told_to_leave_alone_is_the_meshs_at_once_even_if_all_tasks_are_
 #[test]
 fn a_syn_that_went_to_the_mesh_goes_there_again() {
     let Some(stage) = stage() else { return };
-    let Stage { docker, world, .. } = &stage;
-    let mut agent = Agent::start(world, docker, Attach::Tc);
-    agent.wait_ready("web", 1);
-    let task = docker.task_containers("web").remove(0);
+    let host = &stage.world.host;
+    let (mut agent, task, http) = stage.steer();
     task.flip_listeners();
-    let http = Http::new(&world.client, SocketAddr::from((HOST, PORT)));
     assert_eq!(http.backend(), "elsewhere");
     agent.wait_state(&task.name, "unready");
     let before = agent.counter("pass_mesh");
-    world.host.output("iptables", "-I FORWARD -p tcp --syn -j DROP");
+    host.output("iptables", "-I FORWARD -p tcp --syn -j DROP");
     let asked = {
         let http = http.clone();
         thread::spawn(move || http.get("/"))
@@ -175,7 +181,7 @@ fn a_syn_that_went_to_the_mesh_goes_there_again() {
     agent.wait_for("its SYN has come", |status| status.counters["pass_mesh"] > before);
     task.flip_listeners();
     agent.wait_ready("web", 1);
-    world.host.output("iptables", "-D FORWARD -p tcp --syn -j DROP");
+    host.output("iptables", "-D FORWARD -p tcp --syn -j DROP");
     let reply = asked.join().expect("it does not panic").expect("it is answered");
     assert_eq!(reply.backend, "elsewhere");
     assert!(reply.took > Duration::from_millis(500), "a SYN was sent twice: {:?}", reply.took);
