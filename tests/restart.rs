@@ -286,23 +286,31 @@ fn a_replica_that_docker_does_not_describe_to_a_new_agent_keeps_its_connections(
 }
 
 #[test]
-fn a_replica_that_was_put_in_by_hand_is_in_again_after_a_pause_that_a_new_agent_finds() {
+fn whoever_was_put_in_by_hand_is_in_again_after_a_pause_that_a_new_agent_finds() {
     let by_hand = |name: &str| replica(name).label("steer.ready", "manual");
     let Some(mut stage) = Stage::set_with(Attach::Tc, &[], ["one"].map(replica).into_iter()) else { return };
-    let [two, three] = ["two", "three"].map(|name| stage.docker.run(by_hand(name)));
-    stage.agent.wait_state("three", "starting");
-    stage.agent.steer_ok(&["undrain", "two"]);
+    let [before, meanwhile, never] = ["before", "meanwhile", "never"].map(|name| stage.docker.run(by_hand(name)));
+    let paused = [&before, &meanwhile, &never];
+    for name in ["meanwhile", "never"] {
+        stage.agent.wait_state(name, "starting");
+    }
+    stage.agent.steer_ok(&["undrain", "before"]);
     stage.agent.wait_ready("greeter", 2);
     stage.agent.kill9();
-    [&two, &three].into_iter().for_each(Container::pause);
+    paused.into_iter().for_each(Container::pause);
     stage.restart();
-    stage.agent.wait_state("two", "unready");
+    for name in ["before", "meanwhile", "never"] {
+        stage.agent.wait_state(name, "unready");
+    }
+    stage.agent.steer_ok(&["undrain", "meanwhile"]);
     stage.agent.kill9();
     stage.restart();
-    [&two, &three].into_iter().for_each(Container::unpause);
-    stage.agent.wait_state("two", "ready");
-    let status = stage.agent.wait_state("three", "starting");
-    assert_eq!(stage.who(), ["one", "two"], "{status}");
+    paused.into_iter().for_each(Container::unpause);
+    for name in ["before", "meanwhile"] {
+        stage.agent.wait_state(name, "ready");
+    }
+    let status = stage.agent.wait_state("never", "starting");
+    assert_eq!(stage.who(), ["before", "meanwhile", "one"], "{status}");
 }
 
 #[test]

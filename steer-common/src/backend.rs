@@ -91,7 +91,9 @@ pub struct BackendInfo {
     /// Weight set by the operator, or -1: the label's.
     pub operator_weight: i32,
     /// 1 = the operator took the backend out; survives a restart of the agent.
-    pub maintenance: u32,
+    pub maintenance: u16,
+    /// 1 = the operator put the backend in, which `steer.ready=manual` waits for; survives a restart of the agent.
+    pub put_in: u16,
     /// Weight the label asks for.
     pub label_weight: u32,
     /// How long `steer drain --wait` waits for its flows, in milliseconds.

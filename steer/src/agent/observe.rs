@@ -14,7 +14,6 @@ use crate::host::netns::{Netns, enable_gro, other_ways, reach};
 use crate::model::cause::{self, Cause};
 use crate::model::desired::BackendKey;
 use crate::model::labels::{answers_elsewhere, network_leg};
-use crate::model::lifecycle::was_put_in;
 use crate::model::stops::{InitEvent, is_new};
 use crate::model::swarm::Membership;
 use crate::model::{Container, ContainerId, Problem, Reach, Spec};
@@ -149,7 +148,7 @@ impl Agent {
         tracked.since = before.info.since;
         tracked.maintenance = before.info.maintenance;
         tracked.operator_weight = before.info.operator_weight;
-        tracked.put_in = was_put_in(before.state);
+        tracked.put_in = before.info.put_in;
         let is_stopping = matches!(before.state, BackendState::Draining | BackendState::Drained);
         tracked.leaving = tracked.cause.leaving().filter(|_| is_stopping);
         if is_stopping && tracked.leaving.is_none() {

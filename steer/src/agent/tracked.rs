@@ -258,6 +258,7 @@ impl Tracked {
             since: self.since,
             operator_weight: self.operator_weight,
             maintenance: self.maintenance,
+            put_in: self.put_in,
         }
     }
 }

@@ -56,6 +56,7 @@ impl Maps {
                     label_weight: info.label_weight as u16,
                     operator_weight: u16::try_from(info.operator_weight).ok(),
                     maintenance: info.maintenance != 0,
+                    put_in: info.put_in != 0,
                     drain: Duration::from_millis(info.drain_ms.into()),
                 },
             };

@@ -161,6 +161,7 @@ fn backend_info(key: &BackendKey, info: &Info) -> BackendInfo {
         since_us: info.since.0,
         operator_weight: info.operator_weight.map_or(-1, i32::from),
         maintenance: info.maintenance.into(),
+        put_in: info.put_in.into(),
         label_weight: info.label_weight.into(),
         drain_ms: u32::try_from(info.drain.as_millis()).unwrap_or(u32::MAX),
     }

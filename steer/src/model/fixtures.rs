@@ -47,6 +47,7 @@ pub(crate) fn candidate(service: &str, number: u8, ports: &str) -> Candidate {
         since: UnixMicros(number.into()),
         operator_weight: None,
         maintenance: false,
+        put_in: false,
     }
 }
 

@@ -87,6 +87,7 @@ impl Applied {
             since: info.since,
             operator_weight: info.operator_weight,
             maintenance: info.maintenance,
+            put_in: info.put_in,
         }
     }
 }
@@ -147,6 +148,7 @@ mod tests {
             since: UnixMicros(number.into()),
             operator_weight: None,
             maintenance: false,
+            put_in: false,
         }
     }
 
@@ -164,6 +166,7 @@ mod tests {
         let drained = Candidate {
             state: BackendState::Maintenance,
             maintenance: true,
+            put_in: true,
             operator_weight: Some(0),
             ..candidate("web-2", 3, "web", &[(Some("10.0.0.1"), 9001, 5001)])
         };

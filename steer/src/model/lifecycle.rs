@@ -54,8 +54,7 @@ impl Facts {
 }
 
 /// The state that follows from the facts, and its cause. `current` matters where silence must not demote: after a
-/// restart of dockerd every healthcheck starts over at `starting`, while the containers serve as before. And only who has been ready
-/// becomes unready: the state is all that the next agent knows of that ([`was_put_in`]).
+/// restart of dockerd every healthcheck starts over at `starting`, while the containers serve as before.
 pub fn next(current: BackendState, facts: &Facts) -> (BackendState, Cause) {
     use BackendState::{Drained, Draining, Gone, Maintenance, Ready, Starting, Unready};
     let Facts { policy, health, listening, paused, stop_signal, survived, maintenance, put_in, flows, .. } = *facts;
@@ -72,14 +71,13 @@ pub fn next(current: BackendState, facts: &Facts) -> (BackendState, Cause) {
     if maintenance {
         return (Maintenance, Cause::new(Source::Operator, "drain"));
     }
-    let has_served = matches!(current, Ready | Unready | Maintenance | Draining | Drained);
-    let out = if has_served { Unready } else { Starting };
     if facts.has_problem {
-        return (out, Cause::problem());
+        return (Unready, Cause::problem());
     }
     if paused {
-        return (out, Cause::new(Source::Event, "pause"));
+        return (Unready, Cause::new(Source::Event, "pause"));
     }
+    let has_served = matches!(current, Ready | Unready | Maintenance | Draining | Drained);
     let by_health = |health| match health {
         Health::Healthy => (Ready, "healthy"),
         Health::Unhealthy => (Unready, "unhealthy"),
@@ -111,11 +109,6 @@ pub fn next(current: BackendState, facts: &Facts) -> (BackendState, Cause) {
         },
         _ => (state, cause),
     }
-}
-
-/// Whether a backend in this state has had the `steer undrain` that [`ReadyPolicy::Manual`] waits for.
-pub const fn was_put_in(state: BackendState) -> bool {
-    matches!(state, BackendState::Ready | BackendState::Unready)
 }
 
 /// Of a stop signal, told by the kernel or by an event of Docker's.
@@ -255,8 +248,8 @@ mod tests {
     #[case::a_problem_takes_it_out(Ready, Facts { has_problem: true, health: Health::Healthy, ..AUTO }, Unready)]
     #[case::but_a_signal_is_a_signal(Ready, Facts { has_problem: true, stop_signal: Some(15), ..AUTO }, Draining)]
     #[case::a_pause_takes_it_out(Ready, Facts { paused: true, health: Health::Healthy, ..AUTO }, Unready)]
-    #[case::but_not_who_was_never_in(Starting, Facts { paused: true, policy: ReadyPolicy::Manual, ..AUTO }, Starting)]
-    #[case::nor_does_a_problem(Starting, Facts { has_problem: true, policy: ReadyPolicy::Manual, ..AUTO }, Starting)]
+    #[case::who_waited_for_the_operator_waits_on(Unready, Facts { policy: ReadyPolicy::Manual, ..AUTO }, Starting)]
+    #[case::whom_the_operator_put_in_is_back(Unready, Facts { policy: ReadyPolicy::Manual, put_in: true, ..AUTO }, Ready)]
     fn the_state_follows_from_the_facts(
         #[case] current: BackendState,
         #[case] facts: Facts,
@@ -401,19 +394,6 @@ mod tests {
         #[case] stops: bool,
     ) {
         assert_eq!(is_stop(signal, stop_signal), stops);
-    }
-
-    /// An agent that begins while a container is paused, or has a problem, knows nothing but its state.
-    #[rstest]
-    #[case::paused(Facts { paused: true, ..AUTO })]
-    #[case::with_a_problem(Facts { has_problem: true, ..AUTO })]
-    fn the_state_remembers_whether_the_operator_put_it_in(#[case] facts: Facts, #[values(true, false)] put_in: bool) {
-        let facts = Facts { policy: ReadyPolicy::Manual, put_in, ..facts };
-        let (before, _) = next(Starting, &Facts { paused: false, has_problem: false, ..facts });
-        let (state, _) = next(before, &facts);
-        assert_eq!(was_put_in(state), put_in, "{state:?}");
-        let later = Facts { policy: ReadyPolicy::Manual, put_in: was_put_in(state), ..AUTO };
-        assert_eq!(next(state, &later).0, before);
     }
 
     #[test]

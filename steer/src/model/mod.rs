@@ -269,6 +269,8 @@ pub struct Candidate {
     pub operator_weight: Option<u16>,
     /// The operator took it out.
     pub maintenance: bool,
+    /// The operator put it in.
+    pub put_in: bool,
 }
 
 /// Input of [`desired()`](desired::desired).

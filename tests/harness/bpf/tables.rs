@@ -304,6 +304,7 @@ fn info(id: u16) -> Info {
         label_weight: 1,
         operator_weight: None,
         maintenance: false,
+        put_in: false,
         drain: Duration::ZERO,
     }
 }

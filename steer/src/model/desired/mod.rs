@@ -67,6 +67,7 @@ pub struct DesiredBackend {
     pub label_weight: u16,
     pub operator_weight: Option<u16>,
     pub maintenance: bool,
+    pub put_in: bool,
     pub drain: Duration,
 }
 
@@ -85,6 +86,7 @@ impl DesiredBackend {
             label_weight: candidate.spec.weight,
             operator_weight: candidate.operator_weight,
             maintenance: candidate.maintenance,
+            put_in: candidate.put_in,
             drain: candidate.spec.drain,
         }
     }

@@ -98,6 +98,7 @@ pub struct Info {
     pub label_weight: u16,
     pub operator_weight: Option<u16>,
     pub maintenance: bool,
+    pub put_in: bool,
     pub drain: Duration,
 }
 
@@ -222,6 +223,7 @@ mod tests {
             label_weight: 1,
             operator_weight: None,
             maintenance: false,
+            put_in: false,
             drain: Duration::ZERO,
         };
         let gate = Gate { if_listening, edges: 0 };

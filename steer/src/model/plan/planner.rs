@@ -171,6 +171,7 @@ impl<'a> Planner<'a> {
             label_weight: backend.label_weight,
             operator_weight: backend.operator_weight,
             maintenance: backend.maintenance,
+            put_in: backend.put_in,
             drain: backend.drain,
         };
         // Replies must find their way before the entry lets the first flow through.

@@ -42,6 +42,7 @@ fn backend(id: u16, service: u16, name: &str) -> BackendRow {
             since_us: 5,
             operator_weight: -1,
             maintenance: 0,
+            put_in: 0,
             label_weight: 3,
             drain_ms: 1500,
         },
