@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use bollard::models::HealthStatusEnum;
 use steer_tests::agent::{Agent, Attach};
 use steer_tests::clients::Host;
 use steer_tests::docker::{Container, Docker, Proxy, ServiceSpec, Task};
@@ -154,33 +155,39 @@ fn callers_notice_nothing_of_an_update() {
     assert_eq!(failures, []);
 }
 
-/// A service on both nodes, called by a task on the worker.
-struct FromWorker {
+/// A service on both nodes, called by a task on one of them.
+struct Across {
     cluster: Cluster,
     caller: Container,
     address: SocketAddr,
-    /// The task on the manager.
+    /// The task on the other node.
     remote: Container,
 }
 
-impl FromWorker {
+impl Across {
+    /// `from`: the caller's node, `manager` or `worker`. The service's tasks close their listener at their stop signal, and run on while
+    /// they have a connection.
     #[track_caller]
-    fn set(api: ServiceSpec) -> Option<Self> {
+    fn set(from: &str, api: ServiceSpec) -> Option<Self> {
         let cluster = Cluster::set()?;
+        let grace = pace::lasting_secs(8);
+        let api = api.args(&["--grace", &grace.to_string()]).stop_grace(Duration::from_secs(2 * u64::from(grace)));
         cluster.manager.create_overlay("front");
         cluster.manager.create_service(api.global().network("front"));
-        let caller = ServiceSpec::greeter("caller").network("front").constraint("node.role==worker");
+        let caller = ServiceSpec::greeter("caller").network("front").constraint(&format!("node.role=={from}"));
         cluster.manager.create_service(caller);
         cluster.manager.wait_tasks("api", 2, "greeter:v1");
         cluster.manager.wait_tasks("caller", 1, "greeter:v1");
         let address = SocketAddr::new(vip(&cluster, "api"), 5000);
-        let caller = only(&cluster.worker, "caller");
-        let remote = only(&cluster.manager, "api");
-        wait_for_tasks(&Http::new(&caller.ns(), address), &cluster.there, 2);
+        let both = (&cluster.manager, &cluster.worker);
+        let (near, far) = if from == "worker" { (both.1, both.0) } else { both };
+        let (caller, remote) = (only(near, "caller"), only(far, "api"));
+        let agent = if from == "worker" { &cluster.there } else { &cluster.agent };
+        wait_for_tasks(&Http::new(&caller.ns(), address), agent, 2);
         Some(Self { cluster, caller, address, remote })
     }
 
-    /// A connection to the task on the manager.
+    /// A connection to the task on the other node.
     #[track_caller]
     fn hold(&self) -> Session {
         let http = Http::new(&self.caller.ns(), self.address);
@@ -191,33 +198,16 @@ impl FromWorker {
         (0..4).find_map(|_| to_it()).expect("they take turns")
     }
 
-    /// Has Swarm decide that the task on the manager is to stop.
-    #[track_caller]
-    fn stop_remote(&self) -> Instant {
-        self.cluster.manager.drain_node(true);
-        wait_until("Swarm has decided", LIMIT, || {
-            let tasks = self.cluster.manager.tasks("api");
-            let is_it = |task: &&Task| task.container.as_ref() == Some(&self.remote.id);
-            match tasks.iter().find(is_it).map(|task| task.desired.as_str()) {
-                Some("shutdown") => Ok(Instant::now()),
-                other => Err(format!("{other:?}")),
-            }
-        })
-    }
-
     fn remote_listens(&self) -> bool {
         let itself = Http::new(&self.remote.ns(), ([127, 0, 0, 1], 5000));
         itself.get("/healthz").err() != Some(Failure::Refused)
     }
 }
 
-/// IPVS sends it nothing new from that decision on, two seconds before its stop signal. What a worker is told lists it until it has ended.
-#[test]
-fn a_task_that_swarm_is_about_to_stop_on_another_node_gets_nothing_new_from_a_worker() {
-    // It closes its listener at its stop signal, and runs on while it has a connection.
-    let grace = pace::lasting_secs(8);
-    let api = ServiceSpec::greeter("api").args(&["--grace", &grace.to_string()]);
-    let Some(world) = FromWorker::set(api.stop_grace(Duration::from_secs(2 * u64::from(grace)))) else { return };
+/// IPVS sends it nothing new from when its node has decided that it is to end, two seconds before its stop signal. What is told lists it until
+/// it has ended. `decide`: has that decided, and says when that was.
+#[track_caller]
+fn gets_nothing_new(world: &Across, decide: impl FnOnce(&Across) -> Instant) {
     let held = world.hold();
     let words = format!("--connections 8 --rate {} --seconds 3600 {}", pace::rate(200), load::patient());
     let load = Load::watch(&world.caller.ns(), world.address, &words);
@@ -225,7 +215,7 @@ fn a_task_that_swarm_is_about_to_stop_on_another_node_gets_nothing_new_from_a_wo
     let answered = || progress.latest().backends.get(&world.remote.name).copied().unwrap_or_default();
     wait_until("it is asked", LIMIT, || if answered() > 20 { Ok(()) } else { Err(answered()) });
 
-    let decided = world.stop_remote();
+    let decided = decide(world);
     let mut last = (answered(), Duration::ZERO);
     while world.remote_listens() {
         assert!(decided.elapsed() < LIMIT, "it is told to stop");
@@ -249,4 +239,31 @@ fn a_task_that_swarm_is_about_to_stop_on_another_node_gets_nothing_new_from_a_wo
     // Swarm waits for two seconds between the one and the other.
     assert!(closed - last.1 > Duration::from_millis(500), "{:?} and {closed:?}", last.1);
     drop(held);
+}
+
+#[test]
+fn a_task_that_swarm_is_about_to_stop_on_another_node_gets_nothing_new_from_a_worker() {
+    let Some(world) = Across::set("worker", ServiceSpec::greeter("api")) else { return };
+    gets_nothing_new(&world, |world| {
+        world.cluster.manager.drain_node(true);
+        wait_until("Swarm has decided", LIMIT, || {
+            let tasks = world.cluster.manager.tasks("api");
+            let is_it = |task: &&Task| task.container.as_ref() == Some(&world.remote.id);
+            match tasks.iter().find(is_it).map(|task| task.desired.as_str()) {
+                Some("shutdown") => Ok(Instant::now()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+    });
+}
+
+/// Its node decides that, and tells managers when it has ended.
+#[test]
+fn a_task_that_turns_unhealthy_on_another_node_gets_nothing_new_from_a_manager() {
+    let Some(world) = Across::set("manager", ServiceSpec::greeter("api").healthcheck()) else { return };
+    gets_nothing_new(&world, |world| {
+        world.remote.kill("USR1");
+        world.remote.wait_health(HealthStatusEnum::UNHEALTHY, LIMIT);
+        Instant::now()
+    });
 }

@@ -1,4 +1,4 @@
-//! Which tasks on other nodes are to stop: nobody tells a worker, but Docker's name server knows.
+//! Which tasks on other nodes are to stop: nobody tells, but Docker's name server knows.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;

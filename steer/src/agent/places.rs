@@ -75,6 +75,11 @@ impl Places {
         })
     }
 
+    /// Whose task a container is.
+    pub(super) fn of(&self, id: &ContainerId) -> Option<&Membership> {
+        self.known.get(id).map(|known| &known.of)
+    }
+
     /// The swarm has answered what it was `asked` then.
     pub(super) fn swarm_knows_ends(&mut self, asked: Instant) {
         self.ended.answered(&asked);

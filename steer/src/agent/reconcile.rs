@@ -48,6 +48,7 @@ impl Agent {
         Observed {
             candidates,
             all_here: self.all_here(),
+            moved: self.moved(),
             // Whoever leaves the host waits for connections that are open, not for new ones.
             remembered: if self.closing { Vec::new() } else { remembered },
             host_addresses: self.host_addresses.here().clone(),

@@ -5,16 +5,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use steer_common::service::ServiceEntry;
+use steer_common::state::BackendState;
 
 use super::places::networks;
+use super::tracked::Tracked;
 use super::{Agent, Source};
 use crate::docker::{Role, Told};
 use crate::host::clock::since_boot;
+use crate::model::frontend::Frontend;
 use crate::model::labels::{spec, spec_of_task};
 use crate::model::swarm::kept::KEPT;
 use crate::model::swarm::polls::{Demand, Polls};
 use crate::model::swarm::ports::{Here, Ports};
-use crate::model::swarm::{Leaving, Membership, Swarm};
+use crate::model::swarm::{Leaving, Membership, Service, Swarm, Untold};
 use crate::model::{Container, ContainerId, PortSpec, Problem, ServiceName, Spec};
 
 /// What is known of the swarm that this Docker is part of.
@@ -152,6 +155,26 @@ impl Agent {
         }
     }
 
+    /// Frontends that the mesh has given to other services than the one whose backends serve there.
+    pub(super) fn moved(&self) -> BTreeSet<(ServiceName, Frontend)> {
+        let Some(swarm) = &self.swarm.told else { return BTreeSet::new() };
+        let serves = |service: &Service, tracked: &Tracked| {
+            let is_its = || self.places.of(&tracked.id).is_some_and(|of| of.service == service.name);
+            tracked.state == BackendState::Ready && is_its()
+        };
+        let is_ready = |service: &Service| self.tracked.values().any(|tracked| serves(service, tracked));
+        let (mut moved, mut stays) = (BTreeSet::new(), BTreeSet::new());
+        for tracked in self.tracked.values() {
+            let of = self.places.of(&tracked.id).filter(|_| tracked.spec.mesh);
+            for port in &tracked.spec.ports {
+                let has_moved = of.is_some_and(|of| swarm.has_moved(of, port, is_ready));
+                let set = if has_moved { &mut moved } else { &mut stays };
+                set.insert((tracked.spec.service.clone(), Frontend::of(port)));
+            }
+        }
+        &moved - &stays
+    }
+
     /// Who leaves gets nothing new from now on.
     fn settle_tasks(&mut self) {
         let tasks = self.tracked.values().filter(|tracked| tracked.task.is_some());
@@ -234,7 +257,7 @@ fn untold(swarm: &Swarm, is_kept: bool) -> impl Iterator<Item = Problem> {
     } else {
         "callers of the virtual addresses that were not told are left to Swarm".to_owned()
     };
-    let problem = move |why: &String| {
+    let problem = move |Untold { why, .. }: &Untold| {
         let message = format!("{why}; {outcome}, and it is asked for anew");
         Problem { container: "Swarm".to_owned(), label: None, message }
     };

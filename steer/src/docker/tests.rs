@@ -106,7 +106,7 @@ async fn what_is_not_told_of_virtual_addresses_costs_nothing_of_services_and_tas
     assert_eq!((found.as_slice(), swarm.running.is_some()), (vips, !vips.is_empty()));
     assert_eq!(swarm.untold.len(), usize::from(!untold.is_empty()), "{:?}", swarm.untold);
     for word in untold {
-        assert!(swarm.untold[0].contains(word), "{:?}", swarm.untold);
+        assert!(swarm.untold[0].why.contains(word), "{:?}", swarm.untold);
     }
 }
 

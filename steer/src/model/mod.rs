@@ -56,6 +56,8 @@ use serde::{Deserialize, Serialize};
 use steer_common::service::Balance;
 use steer_common::state::BackendState;
 
+use self::frontend::Frontend;
+
 /// A container's id (64 hex digits), or `netns:<path>` for a static backend.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -279,6 +281,8 @@ pub struct Observed {
     pub candidates: Vec<Candidate>,
     /// Swarm services whose tasks are all on this node: behind their frontends is nobody else.
     pub all_here: BTreeSet<ServiceName>,
+    /// Frontends of services whose ports the mesh has given to another service since.
+    pub moved: BTreeSet<(ServiceName, Frontend)>,
     /// Services in the maps that have no candidate and stay for now.
     pub remembered: Vec<memory::Remembered>,
     /// Addresses of this host, loopback left out.

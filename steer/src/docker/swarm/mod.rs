@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::{Docker, Told};
 use crate::docker::http::percent_encoded;
-use crate::model::swarm::{GATEWAY, Gateway, Swarm};
+use crate::model::swarm::{GATEWAY, Gateway, Swarm, Untold};
 
 /// After this, a manager counts as one that cannot answer: it may have lost its quorum, and waits for another one.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -84,7 +84,8 @@ impl Docker {
         let asked: Vec<String> = networks.iter().filter(is_asked).cloned().collect();
         let ask = |name: String| async move {
             let what = || format!("asking for the virtual addresses in network {name} failed");
-            soon(self.overlay(&name)).await.with_context(what)
+            let told = soon(self.overlay(&name)).await.with_context(what);
+            told.map_err(|error| Untold { network: Some(name), why: format!("{error:#}") })
         };
         let told: Vec<_> = stream::iter(asked).map(ask).buffered(AT_ONCE).collect().await;
         for found in told {
@@ -92,7 +93,7 @@ impl Docker {
                 Ok(Some(found)) if found.is_ingress => swarm.ingress = Some(found.name),
                 Ok(Some(found)) => swarm.vips.extend(read::vips(found, now)),
                 Ok(None) => {}
-                Err(error) => swarm.untold.push(format!("{error:#}")),
+                Err(untold) => swarm.untold.push(untold),
             }
         }
         if swarm.is_of_manager() {
@@ -114,7 +115,7 @@ impl Docker {
             Err(error) => {
                 // Without that, an address would lead to tasks that are starting, and to those that have ended.
                 swarm.vips.clear();
-                swarm.untold.push(format!("{error:#}"));
+                swarm.untold.push(Untold { network: None, why: format!("{error:#}") });
             }
         }
     }

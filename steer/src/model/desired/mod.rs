@@ -25,6 +25,8 @@ pub struct Desired {
     pub host_addresses: BTreeSet<IpAddr>,
     /// Frontends there follow what is known, and take nothing new.
     pub lost_addresses: BTreeSet<IpAddr>,
+    /// The same of these, until the last task that serves there has ended: then they are the other service's.
+    pub moved: BTreeSet<(ServiceName, Frontend)>,
     /// steer is being detached: no new flows.
     pub closing: bool,
 }
@@ -130,9 +132,9 @@ pub fn desired(observed: &Observed, current: &PortIndex) -> (Desired, Vec<Proble
         service.all_here =
             service.mesh && observed.all_here.contains(name) && !is_left_out && !claims.is_contested(name);
     }
-    let Observed { host_addresses, lost_addresses, closing, .. } = observed;
+    let Observed { host_addresses, lost_addresses, moved, closing, .. } = observed;
     let (host_addresses, lost_addresses) = (host_addresses.clone(), lost_addresses.clone());
-    let desired = Desired { services, host_addresses, lost_addresses, closing: *closing };
+    let desired = Desired { services, host_addresses, lost_addresses, moved: moved.clone(), closing: *closing };
     (desired, claims.into_problems())
 }
 

@@ -7,14 +7,15 @@ use steer_common::addr::Port;
 use steer_common::limits::MAX_FRONTENDS;
 use steer_common::service::{FrontendEntry, FrontendKey, ServiceId};
 
-use crate::model::Problem;
 use crate::model::desired::Desired;
 use crate::model::frontend::Frontend;
+use crate::model::{Problem, ServiceName};
 
 /// The frontends that there should be.
 pub(super) struct Frontends<'a> {
     host_addresses: &'a BTreeSet<IpAddr>,
     lost_addresses: &'a BTreeSet<IpAddr>,
+    moved: &'a BTreeSet<(ServiceName, Frontend)>,
     closing: bool,
     /// What the port indices mean.
     ports: BTreeMap<(ServiceId, u8), Frontend>,
@@ -30,8 +31,9 @@ struct Wanted<'a> {
 
 impl<'a> Frontends<'a> {
     pub(super) fn new(desired: &'a Desired) -> Self {
-        let Desired { host_addresses, lost_addresses, closing, .. } = desired;
-        Self { host_addresses, lost_addresses, closing: *closing, ports: BTreeMap::new(), wanted: BTreeMap::new() }
+        let Desired { host_addresses, lost_addresses, moved, closing, .. } = desired;
+        let (ports, wanted) = (BTreeMap::new(), BTreeMap::new());
+        Self { host_addresses, lost_addresses, moved, closing: *closing, ports, wanted }
     }
 
     /// Adds the addresses that a port of a service is reached at.
@@ -44,13 +46,14 @@ impl<'a> Frontends<'a> {
             }
         };
         let specific = frontend.address.is_some();
+        let is_closed = self.closing || self.moved.contains(&(name.to_owned(), *frontend));
         self.ports.insert((service, port_index), *frontend);
         for address in addresses {
             let key = FrontendKey::new(address.into(), Port::new(frontend.port), frontend.protocol.number());
             if !specific && self.wanted.get(&key).is_some_and(|wanted| wanted.specific) {
                 continue;
             }
-            let is_closed = self.closing || !specific && self.lost_addresses.contains(&address);
+            let is_closed = is_closed || !specific && self.lost_addresses.contains(&address);
             let closed = if is_closed { FrontendEntry::CLOSED } else { 0 };
             let flags = closed | if address.is_loopback() { FrontendEntry::LOOPBACK } else { 0 };
             let entry = FrontendEntry { service, port_index, flags };

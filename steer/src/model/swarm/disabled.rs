@@ -1,7 +1,8 @@
 //! Which tasks on other nodes take nothing new, though a network still lists them.
 //!
-//! Problem: Swarm's own balancing leaves a task out as soon as that is told to stop, two seconds before its stop signal. A worker's Docker
-//! hears of it from the task's node, but tells nobody: `network inspect` lists the task until it has ended.
+//! Problem: Swarm's own balancing leaves a task out as soon as that is told to stop, or is unhealthy, two seconds before its stop signal.
+//! Each Docker hears of it from the task's node, but tells nobody: `network inspect` lists the task until it has ended. A manager tells
+//! whom it has told to stop itself, and not who is unhealthy: that is its own node's matter until the task has ended.
 //! Approach: in the same moment it takes the task's address out of what its name server answers to `tasks.<service>.<network>`. So that
 //! is asked for, again and again, and whom an answer leaves out takes nothing new until another one has it. An answer that has none of
 //! the tasks is no answer of Docker's (a name that it does not know is asked of the host's name servers): as if there were none.
@@ -28,11 +29,8 @@ pub struct Doubt {
     pub askers: Vec<u64>,
 }
 
-/// The addresses that are asked for from here, and have tasks on other nodes; none where a manager tells what becomes of those.
+/// The addresses that are asked for from here, and have tasks on other nodes.
 pub fn doubts(observed: &VipFacts<'_>) -> Vec<Doubt> {
-    if observed.here.is_some() {
-        return Vec::new();
-    }
     let has_remote = |vip: &Vip| vip.tasks.keys().any(|task| !observed.local.contains_key(task));
     let doubt = |(vip, askers): (&Vip, Vec<&Place>)| Doubt {
         vip: vip.clone(),
@@ -238,26 +236,15 @@ mod tests {
     }
 
     #[rstest]
-    #[case::a_task_on_another_node(&["11"], None, true)]
-    #[case::all_are_here(&["11", "12"], None, false)]
-    #[case::a_manager_knows_better(&["11"], Some(BTreeMap::new()), false)]
-    fn in_doubt_is_what_has_tasks_elsewhere_on_a_worker(
-        #[case] local: &[&str],
-        #[case] here: Option<BTreeMap<String, crate::model::swarm::Task>>,
-        #[case] expected: bool,
-    ) {
+    #[case::a_task_on_another_node(&["11"], true)]
+    #[case::all_are_here(&["11", "12"], false)]
+    fn in_doubt_is_what_has_tasks_elsewhere(#[case] local: &[&str], #[case] expected: bool) {
         let local = local.iter().map(|task| ((*task).to_owned(), Local::default())).collect();
         let (vips, nobody) = ([vip(&[11, 12])], BTreeSet::new());
         let place = |netns_cookie, network: &str| Place { netns_cookie, networks: [network.to_owned()].into() };
         let places = [place(6, "back"), place(7, "front")];
-        let observed = VipFacts {
-            vips: &vips,
-            places: &places,
-            local: &local,
-            running: None,
-            here: here.as_ref(),
-            disabled: &nobody,
-        };
+        let observed =
+            VipFacts { vips: &vips, places: &places, local: &local, running: None, here: None, disabled: &nobody };
         let expected = expected.then(|| Doubt { vip: vip(&[11, 12]), askers: vec![7] });
         assert_eq!(doubts(&observed), Vec::from_iter(expected));
         assert_eq!(doubts(&VipFacts { places: &places[..1], ..observed }), [], "nobody asks for it from here");

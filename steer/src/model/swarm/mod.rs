@@ -47,8 +47,23 @@ pub struct Swarm {
     pub vips: Vec<vips::Vip>,
     /// The tasks behind them that run and are to run, on whatever node; `None` = nobody tells (a worker).
     pub running: Option<BTreeSet<String>>,
-    /// What was asked about virtual addresses and not answered, and why: of some networks, or of all.
-    pub untold: Vec<String>,
+    /// What was asked about virtual addresses and not answered.
+    pub untold: Vec<Untold>,
+}
+
+/// A question about virtual addresses that was not answered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Untold {
+    /// `None` = it was about those of all networks.
+    pub network: Option<String>,
+    pub why: String,
+}
+
+impl Untold {
+    /// Whether the virtual addresses of a network are not told for that.
+    fn leaves_out(&self, network: &str) -> bool {
+        self.network.as_ref().is_none_or(|untold| untold == network)
+    }
 }
 
 /// A service of a swarm.
@@ -59,6 +74,13 @@ pub struct Service {
     pub name: String,
     /// Those that it publishes by the mesh.
     pub ports: Vec<PortSpec>,
+}
+
+impl Service {
+    /// Whether it publishes what others reach as this port, whatever its tasks call it.
+    fn publishes(&self, port: &PortSpec) -> bool {
+        self.ports.iter().any(|own| (own.port, own.protocol) == (port.port, port.protocol))
+    }
 }
 
 /// A task of a swarm: one container to be, that is or that was.
@@ -157,11 +179,27 @@ impl Swarm {
 
     /// The ports that a task's service publishes; `None` = there is no such service.
     pub fn ports(&self, of: &Membership) -> Option<&[PortSpec]> {
+        self.service(of).map(|service| service.ports.as_slice())
+    }
+
+    fn service(&self, of: &Membership) -> Option<&Service> {
         let is_it = |service: &&Service| match &service.id {
             Some(id) => *id == of.service_id,
             None => service.name == of.service,
         };
-        self.services.iter().find(is_it).map(|service| service.ports.as_slice())
+        self.services.iter().find(is_it)
+    }
+
+    /// Whether the mesh sends whoever comes to a port that a task serves to another service by now, which publishes it instead. A task of
+    /// a service that was removed goes on for as long as no task of the other one `is_ready`. Never on a worker, where nobody tells.
+    pub fn has_moved(&self, of: &Membership, port: &PortSpec, is_ready: impl Fn(&Service) -> bool) -> bool {
+        let publishes = |service: &&Service| service.publishes(port);
+        match self.service(of) {
+            _ if !self.is_of_manager() => false,
+            Some(own) if own.publishes(port) => false,
+            Some(_) => self.services.iter().any(|service| service.publishes(port)),
+            None => self.services.iter().filter(publishes).any(is_ready),
+        }
     }
 
     /// Whether a task must take nothing new, and why.

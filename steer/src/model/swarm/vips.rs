@@ -71,7 +71,7 @@ pub struct VipFacts<'a> {
     pub running: Option<&'a BTreeSet<String>>,
     /// The tasks of this node, whether their containers are known yet or not; `None` = nobody tells (a worker).
     pub here: Option<&'a BTreeMap<String, Task>>,
-    /// Tasks that Swarm sends nothing new to, as far as that is known where nobody tells.
+    /// Tasks that Swarm sends nothing new to, as far as that is known.
     pub disabled: &'a BTreeSet<String>,
 }
 

@@ -1,6 +1,7 @@
 //! Which addresses lead to which port of which service.
 
 use super::*;
+use crate::model::Protocol;
 
 #[rstest]
 #[case::a_wildcard_is_every_address_and_loopback(
@@ -74,6 +75,32 @@ fn detaching_closes_every_frontend_and_touches_nothing_else() {
     assert_eq!(kinds(&ops), ["PutFrontend"; 6]);
     assert!(host.frontends().iter().all(|text| text.ends_with(" closed")));
     assert_eq!(kinds(&host.steer(observed(both()))), ["PutFrontend"; 6]);
+}
+
+#[test]
+fn a_port_that_the_mesh_has_given_away_follows_what_is_known_and_is_the_others_then() {
+    let before = || [candidate("web", 1, "80:1,443:2")];
+    let mut host = Host::with(before());
+    let port = Frontend { address: None, port: 80, protocol: Protocol::Tcp };
+    host.steer(Observed { moved: [("web".to_owned(), port)].into(), ..observed(before()) });
+    let mut frontends = host.frontends();
+    frontends.sort();
+    assert_eq!(
+        frontends,
+        [
+            "10.0.0.1:443 web[1]",
+            "10.0.0.1:80 web[0] closed",
+            "127.0.0.1:443 web[1] loopback",
+            "127.0.0.1:80 web[0] loopback closed"
+        ]
+    );
+    host.steer(observed([candidate("web", 3, "443:2"), candidate("api", 2, "80:1")]));
+    let mut frontends = host.frontends();
+    frontends.sort();
+    assert_eq!(
+        frontends,
+        ["10.0.0.1:443 web[1]", "10.0.0.1:80 api[0]", "127.0.0.1:443 web[1] loopback", "127.0.0.1:80 api[0] loopback"]
+    );
 }
 
 #[test]
