@@ -54,6 +54,6 @@ mod subnet;
 pub mod world;
 
 #[cfg(feature = "harness")]
-pub use poll::wait_until;
+pub use poll::{look_until, wait_until};
 #[cfg(feature = "harness")]
 pub use world::World;

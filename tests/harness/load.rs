@@ -123,7 +123,8 @@ impl Ab {
     /// `ab <words> http://<target>/` in the background, as in `"-c 40 -n 20000 -l -k"`.
     #[track_caller]
     pub fn start(ns: &Ns, target: impl Into<SocketAddr>, words: &str) -> Self {
-        Self { running: Running::start(ns, "ab", format!("-q {words} http://{}/", target.into())) }
+        let niceness = pace::niceness();
+        Self { running: Running::start(ns, "nice", format!("-n {niceness} ab -q {words} http://{}/", target.into())) }
     }
 
     #[track_caller]

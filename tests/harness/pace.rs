@@ -21,6 +21,12 @@ pub fn rate(per_second: u32) -> u32 {
     per_second / *SLOWNESS
 }
 
+/// How far a load that asks for as much as it can get steps back: a machine that is slow anyway has no time left for what is done
+/// meanwhile.
+pub fn niceness() -> u8 {
+    if *SLOWNESS > 1 { 10 } else { 0 }
+}
+
 /// How many of what is done one after the other, where a real machine does so many: as long as it takes, there and here.
 pub fn count(many: u32) -> u32 {
     many / *SLOWNESS

@@ -3,18 +3,22 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
+/// What programs for other systems are built for.
+const TARGET: &str = "x86_64-unknown-linux-musl";
+
 /// The directory with `greeter` and `load`: `STEER_TESTS_BIN_DIR`, else where cargo puts them for the musl target.
 fn bin_dir() -> PathBuf {
     match env::var_os("STEER_TESTS_BIN_DIR") {
         Some(dir) => dir.into(),
-        None => target_dir().join("x86_64-unknown-linux-musl/release"),
+        None => target_dir().join(TARGET).join("release"),
     }
 }
 
-/// Cargo's target directory: this test runs from `<target>/<profile>/deps/`.
+/// Cargo's target directory: this test runs from `<target>/<profile>/deps/`, or `<target>/<triple>/<profile>/deps/`.
 fn target_dir() -> PathBuf {
     let own = env::current_exe().ok();
-    let target = own.as_deref().and_then(|path| path.ancestors().nth(3)).map(Path::to_owned);
+    let mut above = own.iter().flat_map(|path| path.ancestors().skip(3));
+    let target = above.find(|dir| !dir.ends_with(TARGET)).map(Path::to_owned);
     target.unwrap_or_else(|| PathBuf::from("target"))
 }
 

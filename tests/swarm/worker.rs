@@ -11,7 +11,7 @@ use steer_tests::http::Http;
 use steer_tests::long_lived::LongLived;
 use steer_tests::skip::{self, Need};
 use steer_tests::world::{CLIENT, HOST, HOST_FAR, OTHER};
-use steer_tests::{World, pace, wait_until};
+use steer_tests::{World, look_until, pace, wait_until};
 
 use super::{PORT, split, web};
 
@@ -209,15 +209,14 @@ fn promote(cluster: &mut Cluster) {
     // Docker's own ear for the swarm's events opens a moment after it is a manager: what happens just then it may miss.
     for round in 0.. {
         cluster.manager.scale("web", 2);
-        let until = Instant::now() + pace::soon(Duration::from_secs(2));
-        while Instant::now() < until {
+        let told = look_until(pace::soon(Duration::from_secs(2)), || {
             let status = cluster.there.status();
             let web = status.service("web");
-            if web.is_some_and(|web| web.backends.iter().any(|task| task.cause.starts_with("swarm: "))) {
-                return;
-            }
-        }
-        assert!(round < 2, "nobody tells what Swarm wants: {}", cluster.there.status());
+            let is_told = web.is_some_and(|web| web.backends.iter().any(|task| task.cause.starts_with("swarm: ")));
+            if is_told { Ok(()) } else { Err(status) }
+        });
+        let Err(status) = told else { return };
+        assert!(round < 2, "nobody tells what Swarm wants: {status}");
         cluster.manager.scale("web", 4);
         cluster.there.wait_ready("web", 2);
     }
@@ -237,7 +236,9 @@ fn a_manager_that_is_demoted_goes_on_as_a_worker() {
     let Some(mut cluster) = Cluster::set() else { return };
     promote(&mut cluster);
     cluster.manager.demote(&cluster.worker.node_id());
-    wait_until("it is a worker", Duration::from_secs(30), || cluster.worker.try_nodes().err().ok_or("it answers"));
+    wait_until("it is a worker", Duration::from_secs(30), || {
+        (!cluster.worker.is_manager()).then_some(()).ok_or("not yet")
+    });
     cluster.manager.scale("web", 6);
     cluster.there.wait_ready("web", 3);
     let even = split(&cluster.http(OTHER), 30);

@@ -30,6 +30,19 @@ pub struct Task {
     pub container: Option<String>,
 }
 
+/// Sends an update of what was looked at just before; once more where Swarm has meanwhile written something down itself, such as how
+/// the update before this one went.
+#[track_caller]
+fn in_sequence(what: &str, send: impl Fn() -> Result<(), bollard::errors::Error>) {
+    let sent = wait_until(what, LIMIT, || match send() {
+        Err(err) if err.to_string().contains("update out of sequence") => Err(err),
+        outcome => Ok(outcome),
+    });
+    if let Err(err) = sent {
+        panic!("{what}: {err}");
+    }
+}
+
 /// What an operator does on a manager.
 impl Engine {
     /// `docker swarm init`.
@@ -110,14 +123,7 @@ impl Engine {
 
     #[track_caller]
     fn send_update(&self, name: &str, change: impl Fn(&mut Body), rollback: Option<&str>) {
-        let sent = wait_until(&format!("docker service update {name}"), LIMIT, || {
-            match self.try_update(name, &change, rollback) {
-                // Swarm has written down between question and answer how the update before this one went.
-                Err(err) if err.to_string().contains("update out of sequence") => Err(err),
-                outcome => Ok(outcome),
-            }
-        });
-        sent.unwrap_or_else(|err| panic!("docker service update {name}: {err}"));
+        in_sequence(&format!("docker service update {name}"), || self.try_update(name, &change, rollback));
     }
 
     fn try_update(
@@ -180,13 +186,15 @@ impl Engine {
     }
 
     #[track_caller]
-    fn update_node(&self, id: &str, change: impl FnOnce(&mut NodeSpec)) {
-        let node = self.wait("inspect a node", self.api().inspect_node(id));
-        let version = node.version.and_then(|version| version.index).unwrap_or_default();
-        let mut spec = node.spec.unwrap_or_default();
-        change(&mut spec);
-        let options = UpdateNodeOptionsBuilder::new().version(i64::try_from(version).unwrap_or_default()).build();
-        self.wait("docker node update", self.api().update_node(id, spec, options));
+    fn update_node(&self, id: &str, change: impl Fn(&mut NodeSpec)) {
+        in_sequence("docker node update", || {
+            let node = self.wait("inspect a node", self.api().inspect_node(id));
+            let version = node.version.and_then(|version| version.index).unwrap_or_default();
+            let mut spec = node.spec.unwrap_or_default();
+            change(&mut spec);
+            let options = UpdateNodeOptionsBuilder::new().version(i64::try_from(version).unwrap_or_default()).build();
+            self.try_wait(self.api().update_node(id, spec, options))
+        });
     }
 
     /// `docker node ls`: the states of all nodes.
@@ -195,6 +203,13 @@ impl Engine {
         let nodes = self.wait("docker node ls", self.api().list_nodes(None));
         let state = |node: bollard::models::Node| node.status?.state.map(|state| state.to_string());
         nodes.into_iter().filter_map(state).collect()
+    }
+
+    /// Whether this Docker says that it is a manager.
+    #[track_caller]
+    pub fn is_manager(&self) -> bool {
+        let info = self.wait("docker info", self.api().info());
+        info.swarm.and_then(|swarm| swarm.control_available).unwrap_or_default()
     }
 
     /// Whether this Docker, as a manager, answers that.

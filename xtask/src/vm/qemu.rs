@@ -178,7 +178,9 @@ fn command(spec: &Spec<'_>, words: &str) -> Command {
         command.arg("-drive").arg(format!("file={},format=raw,if=virtio,snapshot=on,cache=unsafe", image.display()));
     }
     command.arg("-kernel").arg(&disk.kernel).arg("-initrd").arg(&disk.initrd).arg("-append");
-    command.arg(format!("root=/dev/vda rw console=ttyS0 quiet loglevel=4 panic=1 init=/sbin/steer-init {words}"));
+    command.arg(format!(
+        "root=/dev/vda rw console=ttyS0 quiet loglevel=4 panic=1 noautogroup init=/sbin/steer-init {words}"
+    ));
     command
 }
 
