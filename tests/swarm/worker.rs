@@ -213,7 +213,7 @@ fn promote(cluster: &mut Cluster) {
             let status = cluster.there.status();
             let web = status.service("web");
             let is_told = web.is_some_and(|web| web.backends.iter().any(|task| task.cause.starts_with("swarm: ")));
-            if is_told { Ok(()) } else { Err(status) }
+            if is_told { Ok(()) } else { Err(status.to_string()) }
         });
         let Err(status) = told else { return };
         assert!(round < 2, "nobody tells what Swarm wants: {status}");
