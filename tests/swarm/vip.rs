@@ -179,10 +179,11 @@ impl Across {
         cluster.manager.wait_tasks("api", 2, "greeter:v1");
         cluster.manager.wait_tasks("caller", 1, "greeter:v1");
         let address = SocketAddr::new(vip(&cluster, "api"), 5000);
-        let both = (&cluster.manager, &cluster.worker);
-        let (near, far) = if from == "worker" { (both.1, both.0) } else { both };
+        let (near, agent, far) = match from {
+            "manager" => (&cluster.manager, &cluster.agent, &cluster.worker),
+            _ => (&cluster.worker, &cluster.there, &cluster.manager),
+        };
         let (caller, remote) = (only(near, "caller"), only(far, "api"));
-        let agent = if from == "worker" { &cluster.there } else { &cluster.agent };
         wait_for_tasks(&Http::new(&caller.ns(), address), agent, 2);
         Some(Self { cluster, caller, address, remote })
     }

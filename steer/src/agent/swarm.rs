@@ -8,16 +8,16 @@ use steer_common::service::ServiceEntry;
 use steer_common::state::BackendState;
 
 use super::places::networks;
-use super::tracked::Tracked;
 use super::{Agent, Source};
 use crate::docker::{Role, Told};
 use crate::host::clock::since_boot;
 use crate::model::frontend::Frontend;
 use crate::model::labels::{spec, spec_of_task};
 use crate::model::swarm::kept::KEPT;
+use crate::model::swarm::moved::Backend;
 use crate::model::swarm::polls::{Demand, Polls};
 use crate::model::swarm::ports::{Here, Ports};
-use crate::model::swarm::{Leaving, Membership, Service, Swarm, Untold};
+use crate::model::swarm::{Leaving, Membership, Swarm, Untold};
 use crate::model::{Container, ContainerId, PortSpec, Problem, ServiceName, Spec};
 
 /// What is known of the swarm that this Docker is part of.
@@ -155,24 +155,15 @@ impl Agent {
         }
     }
 
-    /// Frontends that the mesh has given to other services than the one whose backends serve there.
+    /// Frontends whose ports the mesh has given to another service.
     pub(super) fn moved(&self) -> BTreeSet<(ServiceName, Frontend)> {
         let Some(swarm) = &self.swarm.told else { return BTreeSet::new() };
-        let serves = |service: &Service, tracked: &Tracked| {
-            let is_its = || self.places.of(&tracked.id).is_some_and(|of| of.service == service.name);
-            tracked.state == BackendState::Ready && is_its()
-        };
-        let is_ready = |service: &Service| self.tracked.values().any(|tracked| serves(service, tracked));
-        let (mut moved, mut stays) = (BTreeSet::new(), BTreeSet::new());
-        for tracked in self.tracked.values() {
-            let of = self.places.of(&tracked.id).filter(|_| tracked.spec.mesh);
-            for port in &tracked.spec.ports {
-                let has_moved = of.is_some_and(|of| swarm.has_moved(of, port, is_ready));
-                let set = if has_moved { &mut moved } else { &mut stays };
-                set.insert((tracked.spec.service.clone(), Frontend::of(port)));
-            }
-        }
-        &moved - &stays
+        let backends = self.tracked.values().map(|tracked| Backend {
+            of: self.places.of(&tracked.id),
+            spec: &tracked.spec,
+            is_ready: tracked.state == BackendState::Ready,
+        });
+        swarm.moved(&backends.collect::<Vec<_>>())
     }
 
     /// Who leaves gets nothing new from now on.

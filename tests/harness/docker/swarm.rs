@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bollard::models::{
     EndpointSpec, HealthConfig, NodeSpec, NodeSpecAvailabilityEnum, NodeSpecRoleEnum, ServiceSpec as Body,
-    ServiceSpecMode, ServiceSpecModeReplicated, SwarmInitRequest, SwarmJoinRequest,
+    ServiceSpecMode, ServiceSpecModeReplicated, SwarmInfo, SwarmInitRequest, SwarmJoinRequest,
 };
 use bollard::query_parameters::{
     InspectContainerOptions, InspectNetworkOptionsBuilder, ListContainersOptionsBuilder, ListTasksOptionsBuilder,
@@ -28,19 +28,6 @@ pub struct Task {
     pub desired: String,
     pub image: String,
     pub container: Option<String>,
-}
-
-/// Sends an update of what was looked at just before; once more where Swarm has meanwhile written something down itself, such as how
-/// the update before this one went.
-#[track_caller]
-fn in_sequence(what: &str, send: impl Fn() -> Result<(), bollard::errors::Error>) {
-    let sent = wait_until(what, LIMIT, || match send() {
-        Err(err) if err.to_string().contains("update out of sequence") => Err(err),
-        outcome => Ok(outcome),
-    });
-    if let Err(err) = sent {
-        panic!("{what}: {err}");
-    }
 }
 
 /// What an operator does on a manager.
@@ -162,8 +149,7 @@ impl Engine {
     /// This Docker's own node.
     #[track_caller]
     pub fn node_id(&self) -> String {
-        let info = self.wait("docker info", self.api().info());
-        info.swarm.and_then(|swarm| swarm.node_id).unwrap_or_default()
+        self.swarm_info().node_id.unwrap_or_default()
     }
 
     /// The same, of any node.
@@ -208,8 +194,12 @@ impl Engine {
     /// Whether this Docker says that it is a manager.
     #[track_caller]
     pub fn is_manager(&self) -> bool {
-        let info = self.wait("docker info", self.api().info());
-        info.swarm.and_then(|swarm| swarm.control_available).unwrap_or_default()
+        self.swarm_info().control_available.unwrap_or_default()
+    }
+
+    #[track_caller]
+    fn swarm_info(&self) -> SwarmInfo {
+        self.wait("docker info", self.api().info()).swarm.unwrap_or_default()
     }
 
     /// Whether this Docker, as a manager, answers that.
@@ -319,5 +309,18 @@ impl Engine {
             Some((vip.network_id?, address))
         };
         vips.into_iter().filter_map(vip).collect()
+    }
+}
+
+/// Sends an update of what was looked at just before; once more where Swarm has meanwhile written something down itself, such as how
+/// the update before this one went.
+#[track_caller]
+fn in_sequence(what: &str, send: impl Fn() -> Result<(), bollard::errors::Error>) {
+    let sent = wait_until(what, LIMIT, || match send() {
+        Err(err) if err.to_string().contains("update out of sequence") => Err(err),
+        outcome => Ok(outcome),
+    });
+    if let Err(err) = sent {
+        panic!("{what}: {err}");
     }
 }

@@ -238,13 +238,25 @@ mod tests {
     #[rstest]
     #[case::a_task_on_another_node(&["11"], true)]
     #[case::all_are_here(&["11", "12"], false)]
-    fn in_doubt_is_what_has_tasks_elsewhere(#[case] local: &[&str], #[case] expected: bool) {
+    fn in_doubt_is_what_has_tasks_elsewhere(
+        #[case] local: &[&str],
+        #[case] expected: bool,
+        #[values(true, false)] is_manager: bool,
+    ) {
+        // Nor is a manager told of all that becomes of those.
+        let here = is_manager.then(BTreeMap::new);
         let local = local.iter().map(|task| ((*task).to_owned(), Local::default())).collect();
         let (vips, nobody) = ([vip(&[11, 12])], BTreeSet::new());
         let place = |netns_cookie, network: &str| Place { netns_cookie, networks: [network.to_owned()].into() };
         let places = [place(6, "back"), place(7, "front")];
-        let observed =
-            VipFacts { vips: &vips, places: &places, local: &local, running: None, here: None, disabled: &nobody };
+        let observed = VipFacts {
+            vips: &vips,
+            places: &places,
+            local: &local,
+            running: None,
+            here: here.as_ref(),
+            disabled: &nobody,
+        };
         let expected = expected.then(|| Doubt { vip: vip(&[11, 12]), askers: vec![7] });
         assert_eq!(doubts(&observed), Vec::from_iter(expected));
         assert_eq!(doubts(&VipFacts { places: &places[..1], ..observed }), [], "nobody asks for it from here");

@@ -23,7 +23,7 @@ impl Swarm {
             return false;
         };
         let is_untold = |vip: &&Vip| self.untold.iter().any(|untold| untold.leaves_out(&vip.network));
-        let mut kept: Vec<_> = before.vips.iter().filter(is_untold).cloned().collect();
+        let kept: Vec<_> = before.vips.iter().filter(is_untold).cloned().collect();
         if let Some(before) = &before.running {
             // Which tasks of a service run is told of all its networks at once.
             let services: BTreeSet<&str> = self.vips.iter().map(|vip| vip.service.as_str()).collect();
@@ -31,7 +31,7 @@ impl Swarm {
             let tasks = of_untold.flat_map(|vip| vip.tasks.keys()).filter(|task| before.contains(*task));
             self.running.get_or_insert_default().extend(tasks.cloned());
         }
-        self.vips.append(&mut kept);
+        self.vips.extend(kept);
         if self.is_of_manager() {
             self.keep_vips_of_services();
         }

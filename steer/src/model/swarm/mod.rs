@@ -6,6 +6,7 @@
 
 pub mod disabled;
 pub mod kept;
+pub mod moved;
 pub mod polls;
 pub mod ports;
 pub mod standing;
@@ -77,6 +78,14 @@ pub struct Service {
 }
 
 impl Service {
+    /// Whether that is a task of it.
+    fn has(&self, of: &Membership) -> bool {
+        match &self.id {
+            Some(id) => *id == of.service_id,
+            None => self.name == of.service,
+        }
+    }
+
     /// Whether it publishes what others reach as this port, whatever its tasks call it.
     fn publishes(&self, port: &PortSpec) -> bool {
         self.ports.iter().any(|own| (own.port, own.protocol) == (port.port, port.protocol))
@@ -183,23 +192,7 @@ impl Swarm {
     }
 
     fn service(&self, of: &Membership) -> Option<&Service> {
-        let is_it = |service: &&Service| match &service.id {
-            Some(id) => *id == of.service_id,
-            None => service.name == of.service,
-        };
-        self.services.iter().find(is_it)
-    }
-
-    /// Whether the mesh sends whoever comes to a port that a task serves to another service by now, which publishes it instead. A task of
-    /// a service that was removed goes on for as long as no task of the other one `is_ready`. Never on a worker, where nobody tells.
-    pub fn has_moved(&self, of: &Membership, port: &PortSpec, is_ready: impl Fn(&Service) -> bool) -> bool {
-        let publishes = |service: &&Service| service.publishes(port);
-        match self.service(of) {
-            _ if !self.is_of_manager() => false,
-            Some(own) if own.publishes(port) => false,
-            Some(_) => self.services.iter().any(|service| service.publishes(port)),
-            None => self.services.iter().filter(publishes).any(is_ready),
-        }
+        self.services.iter().find(|service| service.has(of))
     }
 
     /// Whether a task must take nothing new, and why.

@@ -42,27 +42,6 @@ fn a_service_is_known_by_its_id_and_where_there_is_none_by_its_name() {
     assert_eq!(known(vec![service(None, "api", 1), service(None, "web", 2)]), Some(2));
 }
 
-/// Services as `id name port`; `*` = one of its tasks is ready.
-#[rstest]
-#[case::it_has_it_still(&["s1 web 80"], false)]
-#[case::nobody_has_it(&["s1 web 81"], false)]
-#[case::another_one_has_it(&["s1 web 81", "s2 api 80"], true)]
-#[case::it_was_removed(&["s2 api 80"], false)]
-#[case::and_the_other_one_is_ready(&["s2 api 80*"], true)]
-#[case::it_was_removed_and_is_there_anew(&["s2 web 80*"], true)]
-fn a_port_moves_to_the_service_that_publishes_it_now(#[case] services: &[&str], #[case] expected: bool) {
-    let of = |text: &&str| {
-        let [id, name, port] = text.trim_end_matches('*').split(' ').collect::<Vec<_>>().try_into().unwrap();
-        service(Some(id), name, port.parse().unwrap())
-    };
-    let known = |tasks| Swarm { services: services.iter().map(of).collect(), tasks, ..Swarm::default() };
-    let ready: Vec<_> = services.iter().filter(|text| text.ends_with('*')).map(of).collect();
-    let port = published([(80, 5000, Protocol::Tcp)])[0];
-    let is_ready = |service: &Service| ready.contains(service);
-    assert_eq!(known(task(DesiredState::Serve)).has_moved(&membership(), &port, is_ready), expected);
-    assert!(!known(None).has_moved(&membership(), &port, is_ready), "a worker cannot know");
-}
-
 #[rstest]
 #[case::it_is_to_run(task(DesiredState::Serve), None)]
 #[case::it_is_to_end(task(DesiredState::Shutdown), Some(Leaving::Shutdown))]

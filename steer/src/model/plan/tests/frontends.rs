@@ -22,10 +22,8 @@ fn ports_become_frontends(#[case] ports: &str, #[case] expected: &[&str]) {
         host.steer(Observed { host_addresses, closing, ..observed([candidate("web", 1, ports)]) });
         let mut expected: Vec<_> =
             expected.iter().map(|text| if closing { format!("{text} closed") } else { text.to_string() }).collect();
-        let mut frontends = host.frontends();
         expected.sort();
-        frontends.sort();
-        assert_eq!(frontends, expected);
+        assert_eq!(host.frontends(), expected);
     }
 }
 
@@ -38,9 +36,7 @@ fn a_wildcard_follows_the_hosts_addresses() {
     };
     assert_eq!(kinds(&host.steer(at(&[HOST, "192.0.2.9"]))), ["PutFrontend"]);
     assert_eq!(kinds(&host.steer(at(&["192.0.2.9"]))), ["RemoveFrontend"]);
-    let mut left = host.frontends();
-    left.sort();
-    assert_eq!(left, ["127.0.0.1:80 web[0] loopback", "192.0.2.9:80 web[0]"]);
+    assert_eq!(host.frontends(), ["127.0.0.1:80 web[0] loopback", "192.0.2.9:80 web[0]"]);
 }
 
 #[test]
@@ -52,9 +48,7 @@ fn an_address_that_is_lost_follows_what_is_known_until_it_is_back_or_given_up() 
         ..observed([candidate("web", 1, "80:1")])
     };
     assert_eq!(kinds(&host.steer(at(&[], &[HOST]))), ["PutFrontend"]);
-    let mut left = host.frontends();
-    left.sort();
-    assert_eq!(left, ["10.0.0.1:80 web[0] closed", "127.0.0.1:80 web[0] loopback"]);
+    assert_eq!(host.frontends(), ["10.0.0.1:80 web[0] closed", "127.0.0.1:80 web[0] loopback"]);
     assert_eq!(kinds(&host.steer(at(&[HOST], &[]))), ["PutFrontend"]);
     assert_eq!(kinds(&host.steer(at(&[], &[]))), ["RemoveFrontend"]);
 }
@@ -83,10 +77,8 @@ fn a_port_that_the_mesh_has_given_away_follows_what_is_known_and_is_the_others_t
     let mut host = Host::with(before());
     let port = Frontend { address: None, port: 80, protocol: Protocol::Tcp };
     host.steer(Observed { moved: [("web".to_owned(), port)].into(), ..observed(before()) });
-    let mut frontends = host.frontends();
-    frontends.sort();
     assert_eq!(
-        frontends,
+        host.frontends(),
         [
             "10.0.0.1:443 web[1]",
             "10.0.0.1:80 web[0] closed",
@@ -95,10 +87,8 @@ fn a_port_that_the_mesh_has_given_away_follows_what_is_known_and_is_the_others_t
         ]
     );
     host.steer(observed([candidate("web", 3, "443:2"), candidate("api", 2, "80:1")]));
-    let mut frontends = host.frontends();
-    frontends.sort();
     assert_eq!(
-        frontends,
+        host.frontends(),
         ["10.0.0.1:443 web[1]", "10.0.0.1:80 api[0]", "127.0.0.1:443 web[1] loopback", "127.0.0.1:80 api[0] loopback"]
     );
 }
@@ -108,9 +98,7 @@ fn an_address_written_out_comes_before_the_wildcard_of_the_same_service() {
     let two = || observed([candidate("web", 1, "80:1"), candidate("web", 2, "10.0.0.1:80:1")]);
     let mut host = Host::default();
     host.steer(two());
-    let mut frontends = host.frontends();
-    frontends.sort();
-    assert_eq!(frontends, ["10.0.0.1:80 web[1]", "127.0.0.1:80 web[0] loopback"]);
+    assert_eq!(host.frontends(), ["10.0.0.1:80 web[1]", "127.0.0.1:80 web[0] loopback"]);
     assert_eq!(host.kernel.ready(HOST, 80), ["web-2".to_owned()].into());
     assert_eq!(host.kernel.ready("127.0.0.1", 80), ["web-1".to_owned()].into());
     // And back, when the new version goes.

@@ -78,6 +78,7 @@ impl Host {
     }
 
     /// The frontends, as `address:port` with the service's name, port index and flags.
+    /// In the order of their texts.
     fn frontends(&self) -> Vec<String> {
         let name = |id| self.applied.services.iter().find(|(_, service)| service.id == id).unwrap().0;
         let text = |(key, entry): (&FrontendKey, &FrontendEntry)| {
@@ -85,7 +86,9 @@ impl Host {
             let closed = if entry.flags & FrontendEntry::CLOSED != 0 { " closed" } else { "" };
             format!("{}:{} {}[{}]{loopback}{closed}", key.addr, key.port, name(entry.service), entry.port_index)
         };
-        self.applied.frontends.iter().map(text).collect()
+        let mut frontends: Vec<_> = self.applied.frontends.iter().map(text).collect();
+        frontends.sort();
+        frontends
     }
 
     fn slots(&self, service: &str) -> &SlotRecipe {
