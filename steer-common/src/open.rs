@@ -102,6 +102,9 @@ pub(crate) fn may_open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, 
         return false;
     }
     if frontend.flags & FrontendEntry::CLOSED != 0 {
+        // Whoever takes it: what follows is not to meet what is left of an older connection from this port.
+        tables.remove_flow(Table::Pending, key);
+        end_old(tables, key);
         *verdict = Verdict::Pass(Counter::PassClosed);
         return false;
     }

@@ -130,6 +130,12 @@ impl TcpState {
         matches!(self, Self::SynSent | Self::SynReceived)
     }
 
+    /// Whether both sides have closed, or one has reset the connection.
+    #[inline(always)]
+    pub const fn has_ended(self) -> bool {
+        matches!(self, Self::Closed | Self::Reset)
+    }
+
     /// Seconds a flow in this state may be idle before its entry means nothing.
     #[inline(always)]
     pub const fn timeout_secs(self) -> u32 {

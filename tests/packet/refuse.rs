@@ -6,7 +6,7 @@ use steer_common::service::{FrontendEntry, ServiceEntry};
 use steer_common::state::BackendState::{Gone, Maintenance, Ready, Starting, Unready};
 use steer_common::tcp::TcpState::SynSent;
 use steer_common::verdict::Counter::{
-    DropHold, DropNotAllowed, Follow, PassClosed, PassNoFlow, ResetNoBackend, SteerNew, SteerRetransmit, SteerReuse,
+    DropHold, DropNotAllowed, Follow, PassClosed, PassNoFlow, ResetNoBackend, SteerNew, SteerRetransmit,
 };
 use steer_tests::bpf::{Bench, CLIENT_PORT, FRONTEND, Flow, Hook, from_backend, from_client};
 
@@ -20,7 +20,7 @@ stories! {
     only_the_sources_on_the_list_may_connect: [SteerNew, DropNotAllowed],
     a_source_taken_off_the_list_keeps_its_connections: [SteerNew, Follow, Reply, DropNotAllowed],
     a_service_that_admits_nobody_admits_nobody: [DropNotAllowed, PassNoFlow],
-    a_closed_frontend_takes_no_new_flows_and_keeps_the_old: [SteerNew, SteerRetransmit, Follow, Reply, PassClosed, SteerReuse],
+    a_closed_frontend_takes_no_new_flows_and_keeps_the_old: [SteerNew, SteerRetransmit, Follow, Reply, PassClosed, PassNoFlow],
 }
 
 const HOUR: u64 = 3_600_000_000_000;
@@ -147,7 +147,9 @@ fn a_closed_frontend_takes_no_new_flows_and_keeps_the_old(bench: &mut Bench) {
         bench.send(hook, &from_client(port + 1)).goes_to(1, Follow);
         close(bench, hook, port, 1);
         bench.send(hook, &from_client(port).syn(8)).passes(PassClosed);
+        // What follows it is not the old connection's.
+        bench.send(hook, &from_client(port)).passes(PassNoFlow);
         bench.publish(FRONTEND, 0, 0);
-        bench.send(hook, &from_client(port).syn(8)).goes_to(1, SteerReuse);
+        bench.send(hook, &from_client(port).syn(9)).goes_to(1, SteerNew);
     }
 }

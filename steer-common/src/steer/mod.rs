@@ -14,6 +14,7 @@
 //! | other | none | – | pass, counted |
 //! | other | present | there, draining or not | follow |
 //! | other | present | gone | reset, counted |
+//! | other | present, of a connection that has ended | gone | pass, counted |
 //! | other | present | its process has ended, and nothing is left of the connection | reset, counted |
 //!
 //! Where Swarm's routing mesh is behind the frontend too ([`ServiceEntry::MESH`](crate::service::ServiceEntry::MESH)), nobody waits and nothing is reset for want of
@@ -88,6 +89,8 @@ pub fn steer<T: Tables>(tables: &T, segment: &Segment, uplink: u32, now: Nanos) 
     tables.with_work(|new| {
         *new = NewFlow { frontend, uplink, now, may_replace, ..NewFlow::UNUSED };
         if !segment.flags.opens() {
+            // Not at a closed one: what comes there anew is somebody else's, and may well have a socket of a backend, as by a port that
+            // Docker publishes.
             if frontend.flags & FrontendEntry::CLOSED == 0 && tables.may_search(now.secs()) {
                 recover(tables, segment, &mut key, new);
                 if !is_shared && matches!(new.verdict, Verdict::Pass(Counter::PassNoFlow)) {
@@ -288,9 +291,10 @@ fn follow<T: Tables>(
     }
     let Some(target) = target_left(tables, segment, flow, key.service) else {
         // The entry stays, so that the next packet is answered likewise, until the agent sweeps it away.
-        // A reset is never answered with a reset (RFC 9293, 3.5.2).
-        let is_reset = segment.flags.has(TcpFlags::RST);
-        return if is_reset { Verdict::Pass(Counter::PassNoFlow) } else { Verdict::Reset(Counter::ResetGone) };
+        // A reset is never answered with a reset (RFC 9293, 3.5.2). And what has ended needs none: the port may be another connection's
+        // by now, one that came while this was no frontend, and that is somebody else's.
+        let is_over = segment.flags.has(TcpFlags::RST) || flow.tcp().has_ended();
+        return if is_over { Verdict::Pass(Counter::PassNoFlow) } else { Verdict::Reset(Counter::ResetGone) };
     };
     let backend = flow.backend;
     let state = flow.tcp().advance(Direction::Forward, segment.flags);

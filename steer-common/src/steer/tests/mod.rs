@@ -11,7 +11,7 @@ use super::*;
 use crate::fixtures::{
     ACK, CLIENT, FIN, HOST, RST, SYN, SYN_ACK, UPLINK, WEB, World, addr, backend_of, from_client, to,
 };
-use crate::limits::{CLOSING_SECS, ESTABLISHED_SECS, PENDING_SECS};
+use crate::limits::{ESTABLISHED_SECS, PENDING_SECS};
 use crate::service::{AllowKey, ServiceEntry};
 use crate::verdict::Counter::*;
 
@@ -379,7 +379,27 @@ fn a_closed_frontend_passes_new_flows_and_follows_old_ones() {
     assert!(world.answer(1, 40_001, SYN_ACK, 1).is_some());
     assert_eq!(world.client(40_001, ACK, 1), to(1, Follow));
     world.close(id, 40_000, 1);
-    assert_eq!(world.syn(40_000, 2, CLOSING_SECS), pass(PassClosed), "a port used again is new");
+    assert_eq!(world.syn(40_000, 2, 2), pass(PassClosed), "a port used again is new");
+    assert_eq!(world.client(40_000, ACK, 2), pass(PassNoFlow), "and nothing of the old connection's");
+}
+
+#[test]
+fn what_has_ended_is_reset_by_nobody_when_its_backend_has_gone() {
+    for end in [FIN, RST] {
+        let mut world = World::with_backends(&[1, 2]);
+        let [over, open] = [40_000, 40_001].map(|port| (world.connect(port, 1, 0), port));
+        assert_eq!(world.client(over.1, end, 1), to(over.0, Follow));
+        if end == FIN {
+            assert!(world.answer(over.0, over.1, FIN, 1).is_some());
+        }
+        [1, 2].into_iter().for_each(|id| world.remove(id));
+        assert_eq!(world.client(open.1, ACK, 2), Verdict::Reset(ResetGone));
+        assert_eq!(
+            world.client(over.1, ACK, 2),
+            pass(PassNoFlow),
+            "another one may have come by a way that is not steer's"
+        );
+    }
 }
 
 #[test]
