@@ -1,7 +1,7 @@
 //! Static services: network namespaces as backends, no Docker anywhere.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use steer_tests::agent::{Agent, Attach, Problem};
 use steer_tests::greeter::Greeter;
 use steer_tests::http::Http;
 use steer_tests::load::{self, Load};
-use steer_tests::long_lived::LongLived;
+use steer_tests::long_lived::{self, LongLived};
 use steer_tests::netns::Ns;
 use steer_tests::pace;
 use steer_tests::skip::{self, Need};
@@ -164,6 +164,67 @@ fn a_namespace_that_is_deleted_is_gone_and_comes_back_when_made_again(attach: At
     eprintln!("{attach:?}: {} requests, slowest {:.1} ms, {:?}", report.requests, report.slowest_ms, report.backends);
     assert_eq!(report.failed, 0, "{report:#?}");
     assert_eq!(split(&http, 40), counts([("a", 10), ("b-again", 30)]), "nothing of the old one sticks: {status}");
+}
+
+/// What is open to a namespace whose addresses change goes on, for as long as its own one is there again in time.
+fn a_namespace_whose_addresses_change_keeps_what_is_open(attach: Attach) {
+    if skip::without(&[Need::Root, Need::Steer]) {
+        return;
+    }
+    let mut world = attach.world();
+    let (a, a_address) = world.add_backend();
+    let (b, _) = world.add_backend();
+    let config = configuration(&world, &[&a, &b]);
+    // The next one that is made has its name: somebody new is a reason to look at everybody.
+    world.remove_backend(b);
+    let _a_serves = Greeter::start(&a, "a", &[]);
+    let mut agent = start(&world, attach, &config);
+    agent.wait_ready("web", 1);
+    let long = LongLived::start(&world.client, (HOST, 9001));
+
+    // One more address: which one is meant could not be told of a namespace that is new.
+    a.ip("addr add 10.205.99.1/32 dev lo");
+    let (b, _) = world.add_backend();
+    let b_serves = Greeter::start(&b, "b", &[]);
+    let status = agent.wait_ready("web", 2);
+    assert_eq!(status.backend("a").map(|a| a.address.clone()), Some(a_address.to_string()));
+    assert!(!status.problems.iter().any(|problem| problem.container.as_deref() == Some("a")), "{status}");
+    agent.restart();
+    let pid = agent.pid();
+    let status = agent.wait_for("the next agent has looked", |status| status.agent.pid == Some(pid));
+    assert_eq!(status.backend("a").map(|a| a.address.clone()), Some(a_address.to_string()));
+    long_lived::go_on(std::slice::from_ref(&long));
+
+    // None at all, for a moment.
+    a.ip("addr del 10.205.99.1/32 dev lo");
+    a.ip("addr flush dev eth0");
+    assert!(b_serves.terminate().success());
+    world.remove_backend(b);
+    agent.wait_for("it is told", |status| {
+        let has_problem = status.problems.iter().any(|problem| problem.container.as_deref() == Some("a"));
+        has_problem && status.backend("a").is_some_and(|a| a.state == "unready")
+    });
+    a.ip(&format!("addr add {a_address}/24 dev eth0"));
+    a.ip(&format!("route add default via {}", gateway(a_address)));
+    agent.wait_ready("web", 1);
+    long_lived::go_on(std::slice::from_ref(&long));
+    long.finish_unharmed();
+}
+
+/// The host's address beside a namespace's.
+fn gateway(address: Ipv4Addr) -> Ipv4Addr {
+    let [a, b, c, _] = address.octets();
+    Ipv4Addr::new(a, b, c, 1)
+}
+
+#[test]
+fn a_namespace_whose_addresses_change_keeps_what_is_open_over_tc() {
+    a_namespace_whose_addresses_change_keeps_what_is_open(Attach::Tc);
+}
+
+#[test]
+fn a_namespace_whose_addresses_change_keeps_what_is_open_over_xdp() {
+    a_namespace_whose_addresses_change_keeps_what_is_open(Attach::Xdp);
 }
 
 #[test]

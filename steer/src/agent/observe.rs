@@ -253,13 +253,13 @@ impl Agent {
 }
 
 /// Whether the same interface leads to the same namespace.
-fn is_same_place(one: &Reach, other: &Reach) -> bool {
+pub(super) fn is_same_place(one: &Reach, other: &Reach) -> bool {
     (one.ifindex, one.netns_cookie) == (other.ifindex, other.netns_cookie)
 }
 
 impl Tracked {
     /// Takes over what was known of the same run.
-    fn go_on_from(&mut self, before: &Self) {
+    pub(super) fn go_on_from(&mut self, before: &Self) {
         self.state = before.state;
         self.cause = before.cause.clone();
         self.since = before.since;

@@ -1,27 +1,30 @@
 //! The static services of the configuration file: their backends are network namespaces on this host.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use super::Agent;
+use super::observe::is_same_place;
 use super::tracked::Tracked;
+use super::{Agent, Source};
 use crate::config::{StaticBackend, StaticService};
-use crate::host::netns::{Netns, enable_gro, identity, reach};
-use crate::model::cause::{Cause, Source};
-use crate::model::{ContainerId, Problem};
+use crate::host::netns::{Netns, ReachError, enable_gro, identity, reach};
+use crate::model::cause::{self, Cause};
+use crate::model::{ContainerId, Problem, Reach};
 
 impl Agent {
     pub(super) fn has_statics(&self) -> bool {
         !self.settings.config.services.is_empty()
     }
 
-    /// Whether a namespace has come, has gone, or was made anew under its name: nobody tells, and the one that is steered to
-    /// lives on for as long as it is held open here.
+    /// Whether a namespace has come, has gone, or was made anew under its name, or has to be looked at once more: nobody tells, and the
+    /// one that is steered to lives on for as long as it is held open here.
     pub(super) fn statics_changed(&self) -> bool {
-        let backends = self.settings.config.services.iter().flat_map(|service| &service.backends);
-        let mut pairs = backends
-            .map(|backend| (identity(&backend.netns), self.tracked.get(&ContainerId::of_netns(&backend.netns))));
-        pairs.any(|(there, tracked)| there != tracked.and_then(|tracked| tracked.netns.identity()))
+        let mut backends = self.settings.config.services.iter().flat_map(|service| &service.backends);
+        backends.any(|backend| {
+            let tracked = self.tracked.get(&ContainerId::of_netns(&backend.netns));
+            let is_other = identity(&backend.netns) != tracked.and_then(|tracked| tracked.netns.identity());
+            is_other || tracked.is_some_and(|tracked| tracked.has_problem)
+        })
     }
 
     /// Looks for the namespaces of the static services: new ones are taken in, others are gone.
@@ -37,14 +40,20 @@ impl Agent {
                     }
                     Err(error) => {
                         let message = format!("{error:#}");
-                        self.refuse(&id, vec![Problem { container: backend.name.clone(), label: None, message }]);
+                        let problem = Problem { container: backend.name.clone(), label: None, message };
+                        if self.keep_static(&id, backend) {
+                            self.say(Source::Container(id.clone()), vec![problem]);
+                            there.insert(id);
+                        } else {
+                            self.refuse(&id, vec![problem]);
+                        }
                     }
                 }
             }
         }
         let gone: Vec<_> = self.tracked.keys().filter(|id| id.is_static() && !there.contains(*id)).cloned().collect();
         for id in gone {
-            self.forget(&id, Cause::new(Source::Config, "no such static backend"));
+            self.forget(&id, Cause::new(cause::Source::Config, "no such static backend"));
         }
     }
 
@@ -55,27 +64,64 @@ impl Agent {
         backend: &StaticBackend,
     ) -> anyhow::Result<()> {
         let netns = Netns::at(&backend.netns)?;
-        let wanted = backend.address.map(IpAddr::V4);
-        let (address, mut found) = reach(&netns, wanted)?;
+        let before = self.tracked.get(id).filter(|before| before.netns.identity() == netns.identity());
+        let address_before = before.map(|before| before.address).or_else(|| self.left_address(id, &netns));
+        let (address, mut found) = find(&netns, backend.address, address_before)?;
         if self.uplinks.has_xdp() && !found.xdp {
-            found.xdp = enable_gro(&netns, address)?;
+            found.xdp = enable_gro(&netns, address).unwrap_or_else(|error| {
+                tracing::debug!(backend = backend.name, %error, "switching GRO on failed: reached through tc");
+                false
+            });
         }
-        let known = self.tracked.get(id).is_some_and(|tracked| tracked.reach == found && tracked.address == address);
-        if known {
+        let is_as_known = |before: &Tracked| before.reach == found && before.address == address && !before.has_problem;
+        if before.is_some_and(is_as_known) {
             return Ok(());
         }
-        self.forget(id, Cause::new(Source::Config, "the namespace is another one"));
+        if !before.is_some_and(|before| is_same_place(&before.reach, &found) && before.address == address) {
+            self.forget(id, Cause::new(cause::Source::Config, "the namespace is another one"));
+        }
         self.attach_backend(found.ifindex)?;
         let name = backend.name.clone();
         let mut tracked = Tracked {
-            cause: Cause::new(Source::Config, "static backend"),
+            cause: Cause::new(cause::Source::Config, "static backend"),
             ..Tracked::new(id.clone(), name, service.spec(backend), netns, address, found)
         };
-        self.resume(&tracked.key(), &mut tracked);
+        match self.tracked.get(id) {
+            Some(before) => tracked.go_on_from(before),
+            None => self.resume(&tracked.key(), &mut tracked),
+        }
         if tracked.by_listening() {
             tracked.look();
         }
+        self.problems.remove(&Source::Container(id.clone()));
         self.insert(tracked);
         Ok(())
+    }
+
+    /// The address by which an earlier agent steered to this very namespace.
+    fn left_address(&self, id: &ContainerId, netns: &Netns) -> Option<IpAddr> {
+        let left = self.applied.candidate_of(id)?;
+        netns.cookie().is_ok_and(|cookie| cookie == left.reach.netns_cookie).then_some(left.address)
+    }
+
+    /// What is open to a backend that could not be looked at goes on, for as long as its namespace is the same and there is a way to it;
+    /// whether so.
+    fn keep_static(&mut self, id: &ContainerId, backend: &StaticBackend) -> bool {
+        let there = identity(&backend.netns);
+        let is_there = |before: &&mut Tracked| there.is_some() && before.netns.identity() == there && before.has_way();
+        let Some(before) = self.tracked.get_mut(id).filter(is_there) else { return false };
+        before.has_problem = true;
+        self.settle(id);
+        true
+    }
+}
+
+/// How a backend is reached: by the address that it is `configured` with, else by the one `before`, which others that have come since do
+/// not change, else by the only one it has.
+fn find(netns: &Netns, configured: Option<Ipv4Addr>, before: Option<IpAddr>) -> Result<(IpAddr, Reach), ReachError> {
+    let as_before = || before.and_then(|before| reach(netns, Some(before)).ok());
+    match configured {
+        Some(configured) => reach(netns, Some(configured.into())),
+        None => as_before().map_or_else(|| reach(netns, None), Ok),
     }
 }
