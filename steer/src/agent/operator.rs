@@ -121,9 +121,18 @@ impl Agent {
         }
         let there = self.tracked.values().map(|tracked| (tracked.name.as_str(), tracked.id.0.as_str()));
         resolve(target, there).map(|id| ContainerId(id.to_owned())).map_err(|error| match error {
+            NameError::NotFound { .. } if self.is_inherited(target) => ApiError::unavailable(format!(
+                "Docker has not described `{target}` to this agent yet, which has just begun: try again in a moment"
+            )),
             NameError::NotFound { .. } => ApiError::not_found(error.to_string()),
             NameError::Ambiguous { .. } => ApiError::conflict(error.to_string()),
         })
+    }
+
+    /// Whether an earlier agent knew a container by that name or id, and this one does not yet.
+    fn is_inherited(&self, target: &str) -> bool {
+        let inherited: Vec<_> = self.inherited().collect();
+        resolve(target, inherited.iter().map(|left| (left.name.as_str(), left.id.0.as_str()))).is_ok()
     }
 }
 

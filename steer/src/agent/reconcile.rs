@@ -112,7 +112,7 @@ impl Agent {
     }
 
     /// What an earlier agent left, as long as Docker has not described it: an agent that knows nothing changes nothing.
-    fn inherited(&self) -> impl Iterator<Item = Candidate> {
+    pub(super) fn inherited(&self) -> impl Iterator<Item = Candidate> {
         let unknown = |candidate: &Candidate| {
             let id = &candidate.id;
             !id.is_static() && self.undescribed.contains(id) && !self.tracked.contains_key(id)

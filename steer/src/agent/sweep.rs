@@ -31,8 +31,9 @@ impl Agent {
         let is_waited = self.closing || self.tracked.values().any(is_waited);
         let period = if is_waited { OFTEN } else { SELDOM };
         if self.sweeps.last.is_none_or(|last| last.elapsed() >= period) {
-            self.sweeps.last = Some(Instant::now());
             self.sweep();
+            // From its end: what takes long must not take all the time.
+            self.sweeps.last = Some(Instant::now());
         }
     }
 

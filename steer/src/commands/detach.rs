@@ -44,11 +44,12 @@ pub(super) async fn detach(args: &DetachArgs, paths: &Paths) -> anyhow::Result<(
     super::print(&format!("steer is off this host (instance {})\n", paths.instance))
 }
 
-/// Waits until a living agent has removed its pins. An agent that dies meanwhile leaves them: that is told.
+/// Waits until a living agent has removed all pins: it may be of another version than this command, as after an upgrade, and has its
+/// own beside where this one's would be. An agent that dies meanwhile leaves them: that is told.
 async fn gone(paths: &Paths) -> anyhow::Result<()> {
-    while paths.pins.exists() {
+    while paths.all.exists() {
         if let Err(ClientError::NotRunning { .. }) = Client::connect(paths).await
-            && paths.pins.exists()
+            && paths.all.exists()
         {
             bail!("the agent ended before it was done: `steer detach` again finishes it");
         }
@@ -57,10 +58,10 @@ async fn gone(paths: &Paths) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Without an agent: closes the frontends, then waits for the last flow.
+/// Without an agent: takes no new flows, then waits for the last flow.
 async fn empty(paths: &Paths) -> anyhow::Result<()> {
     let reader = Reader::open(paths)?;
-    dataplane::detach::close_frontends(paths)?;
+    dataplane::detach::close(paths)?;
     // Not what is counted: with no agent nobody puts a count right, nor takes away the flows of a backend that is gone.
     let left = || -> Result<u64, ReadError> {
         let snapshot = reader.snapshot()?;

@@ -17,14 +17,16 @@ use crate::dataplane::read::{ReadError, Reader};
 const TICK: Duration = Duration::from_millis(20);
 
 pub(super) async fn drain(args: &DrainArgs, paths: &Paths) -> anyhow::Result<()> {
-    let drained = Client::connect(paths).await?.drain(&args.target).await?;
+    let mut client = Client::connect(paths).await?;
+    // First: nothing is to be changed whose outcome cannot be told.
+    let reader = Reader::open(paths)?;
+    let drained = client.drain(&args.target).await?;
     if drained.backends.is_empty() {
         return super::print(&format!("{} is out: it is not steered to, and has no connections\n", args.target));
     }
     for task in drained.backends.iter().filter(|backend| backend.is_task) {
         eprintln!("{}", of_swarm(&task.name));
     }
-    let reader = Reader::open(paths)?;
     let mut backends = Vec::new();
     for backend in &drained.backends {
         let id = BackendId(backend.id);

@@ -21,8 +21,10 @@ pub mod weight;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
+use anyhow::bail;
 use serde::Serialize;
 
+use crate::api::Changed;
 use crate::cli::{Cli, Command};
 use crate::dataplane::paths::Paths;
 
@@ -44,6 +46,14 @@ pub async fn execute(Cli { instance, log: _, command }: Cli) -> anyhow::Result<E
         Command::Doctor(args) => return doctor::doctor(&args, &paths).await,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Nothing comes of a change to a container that nobody is sent to.
+fn is_steered_to(target: &str, changed: &Changed) -> anyhow::Result<()> {
+    if changed.backends.is_empty() {
+        bail!("{target} is known, and not steered to: `steer status` says why");
+    }
+    Ok(())
 }
 
 /// Prints text as it is. A reader that has seen enough (`| head`) is no failure.

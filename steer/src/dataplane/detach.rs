@@ -11,18 +11,18 @@ use steer_common::service::{FrontendEntry, FrontendKey};
 use super::absent::found;
 use super::paths::{LinkName, MAPS, Paths};
 use super::read::{open, walk};
-use super::{attach, clsact, others};
+use super::{attach, clsact, others, vips};
 
-/// Closes every frontend to new flows; what is known is followed. For a host whose agent is gone: a living one does this
-/// itself, and opens them again when it reconciles.
-pub fn close_frontends(paths: &Paths) -> Result<()> {
+/// Closes every frontend to new flows, and leaves virtual addresses to Swarm; what is known is followed. For a host whose agent is
+/// gone: a living one does this itself, and the next one opens them again when it reconciles.
+pub fn close(paths: &Paths) -> Result<()> {
     let mut frontends: HashMap<MapData, FrontendKey, FrontendEntry> = open(paths, names::FRONTENDS)?;
     for key in walk::keys(&frontends).context("reading FRONTENDS")? {
         let Some(mut entry) = found(frontends.get(&key, 0)).context("reading FRONTENDS")? else { continue };
         entry.flags |= FrontendEntry::CLOSED;
         frontends.insert(key, entry, 0).context("writing FRONTENDS")?;
     }
-    Ok(())
+    vips::clear(&mut open(paths, names::VIP_KEYS)?)
 }
 
 /// Detaches all programs and removes all maps, those of other versions too, at once: steered connections that are open break.

@@ -1,7 +1,7 @@
 //! Virtual addresses in the maps: the difference between what they hold and what they should hold.
 
 use anyhow::{Context as _, Result};
-use aya::maps::IterableMap as _;
+use aya::maps::{HashMap, IterableMap as _, MapData};
 use steer_common::limits::SWARM_LEASE_SECS;
 use steer_common::vip::VipKey;
 
@@ -12,9 +12,7 @@ use crate::model::swarm::vips::Tables;
 impl Maps {
     /// Forgets what an earlier agent wrote: indices may mean others now. Until they are written anew, Swarm has the addresses.
     pub fn clear_vips(&mut self) -> Result<()> {
-        let max = self.vip_keys.map().info().context("reading VIP_KEYS")?.max_entries() as usize;
-        let keys: Vec<VipKey> = self.vip_keys.keys().take(max).collect::<Result<_, _>>().context("reading VIP_KEYS")?;
-        keys.iter().try_for_each(|key| self.remove_vip_key(key))
+        clear(&mut self.vip_keys)
     }
 
     /// Writes what is not as wanted; `applied` is what the maps hold, and is kept to that also where a write fails.
@@ -23,7 +21,7 @@ impl Maps {
         let stale: Vec<_> =
             applied.keys.iter().filter(|(key, at)| wanted.keys.get(key) != Some(at)).map(|(key, _)| *key).collect();
         for key in stale {
-            self.remove_vip_key(&key)?;
+            remove(&mut self.vip_keys, &key)?;
             applied.keys.remove(&key);
         }
         applied.entries.retain(|at, _| wanted.entries.contains_key(at));
@@ -46,8 +44,15 @@ impl Maps {
     pub fn renew_lease(&mut self, asked_secs: u32) -> Result<()> {
         self.swarm_lease.set(0, asked_secs.saturating_add(SWARM_LEASE_SECS), 0).context("writing SWARM_LEASE")
     }
+}
 
-    fn remove_vip_key(&mut self, key: &VipKey) -> Result<()> {
-        removed(self.vip_keys.remove(key)).map(drop).context("removing from VIP_KEYS")
-    }
+/// Leaves every virtual address to Swarm.
+pub(super) fn clear(keys: &mut HashMap<MapData, VipKey, u32>) -> Result<()> {
+    let max = keys.map().info().context("reading VIP_KEYS")?.max_entries() as usize;
+    let all: Vec<VipKey> = keys.keys().take(max).collect::<Result<_, _>>().context("reading VIP_KEYS")?;
+    all.iter().try_for_each(|key| remove(keys, key))
+}
+
+fn remove(keys: &mut HashMap<MapData, VipKey, u32>, key: &VipKey) -> Result<()> {
+    removed(keys.remove(key)).map(drop).context("removing from VIP_KEYS")
 }

@@ -21,6 +21,7 @@ use steer_common::verdict::Counter;
 use self::view::{BackendRow, ServiceRow};
 pub use self::view::{BackendView, FlowTable, FlowView, ServiceView, Snapshot};
 use super::count::{FlowCounts, live_count, opening};
+use super::others;
 use super::paths::{LinkName, Paths};
 use crate::host::clock::{boot_secs, unix_boot};
 
@@ -30,6 +31,12 @@ pub enum ReadError {
     /// Nothing is pinned.
     #[error("no steer data plane on this host (instance {instance}): start it with `steer run`")]
     NoDataPlane { instance: String },
+    /// What is pinned has another layout, which this version cannot read.
+    #[error(
+        "another version of steer is at work on this host (instance {instance}): use that one's `steer`, or begin with this one: \
+         `steer run` takes over, `steer detach --now` takes the other one off"
+    )]
+    OtherVersion { instance: String },
     /// The pins are root's.
     #[error("not allowed to read the data plane at {}: run as root", path.display())]
     Denied { path: PathBuf },
@@ -87,7 +94,15 @@ impl Reader {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 return Err(ReadError::Denied { path: paths.maps.clone() });
             }
-            Err(_) => return Err(ReadError::NoDataPlane { instance: paths.instance.clone() }),
+            Err(_) => {
+                let instance = paths.instance.clone();
+                let is_other = others::are_there(paths).unwrap_or(false);
+                return Err(if is_other {
+                    ReadError::OtherVersion { instance }
+                } else {
+                    ReadError::NoDataPlane { instance }
+                });
+            }
         }
         Ok(Self {
             services: open(paths, names::SERVICES)?,
