@@ -18,8 +18,22 @@ use steer_tests::{World, pace, wait_until};
 const SERVICE: &str = "greeter";
 const REPLICAS: usize = 6;
 /// A run of `ab`, as the users of a balancer test it: one client address, so client ports are used again and again.
-const KEEP_ALIVE: &str = "-c 40 -l -k";
-const CLOSE: &str = "-c 40 -l";
+#[derive(Clone, Copy, Debug)]
+enum Run {
+    KeepAlive,
+    Close,
+}
+
+impl Run {
+    /// What `ab` is started with. A machine that is slow has fewer clients as well: of more it would only be seen how they wait for it.
+    fn words(self) -> String {
+        let kept = match self {
+            Self::KeepAlive => "-k",
+            Self::Close => "",
+        };
+        format!("-c {} -l {kept} -n {}", pace::count(40), requests())
+    }
+}
 
 /// How many requests a run has.
 fn requests() -> u32 {
@@ -42,9 +56,9 @@ struct Traffic {
 }
 
 impl Traffic {
-    fn start(world: &World, words: &'static str) -> Self {
+    fn start(world: &World, run: Run) -> Self {
         let (client, stop) = (world.client.clone(), Arc::new(AtomicBool::new(false)));
-        let words = format!("{words} -n {}", requests());
+        let words = run.words();
         let stopped = stop.clone();
         let runs = move || {
             let mut reports = Vec::new();
@@ -118,7 +132,7 @@ impl Leave {
     }
 }
 
-fn deploy(attach: Attach, words: &'static str, leave: Leave) {
+fn deploy(attach: Attach, run: Run, leave: Leave) {
     if skip::without(&[Need::Root, Need::Docker, Need::Steer, Need::Program("ab")]) {
         return;
     }
@@ -131,7 +145,7 @@ fn deploy(attach: Attach, words: &'static str, leave: Leave) {
     let mut replicas = docker.run_all((1..=REPLICAS).map(|number| replica(&name("v1", number), "v1", leave)));
     agent.wait_ready(SERVICE, REPLICAS);
 
-    let traffic = Traffic::start(&world, words);
+    let traffic = Traffic::start(&world, run);
     wait_until("ab is under way", Duration::from_secs(10), || match agent.status().service(SERVICE) {
         Some(service) if service.backends.iter().all(|backend| backend.steered_total > 0) => Ok(()),
         _ => Err(agent.status().to_string()),
@@ -161,7 +175,7 @@ fn deploy(attach: Attach, words: &'static str, leave: Leave) {
     let slowest = runs.iter().map(|run| run.longest_ms).max().unwrap_or(0);
     let rate = runs.iter().map(|run| run.per_second).sum::<f64>() / runs.len() as f64;
     eprintln!(
-        "{}: {} runs of ab {words}, {total} requests, slowest {slowest} ms, {rate:.0}/s, {:.1} s\n{status}",
+        "{}: {} runs of ab ({run:?}), {total} requests, slowest {slowest} ms, {rate:.0}/s, {:.1} s\n{status}",
         attach.word(),
         runs.len(),
         begin.elapsed().as_secs_f64()
@@ -170,42 +184,42 @@ fn deploy(attach: Attach, words: &'static str, leave: Leave) {
 
 #[test]
 fn a_rolling_deploy_under_ab_loses_nothing_over_tc() {
-    deploy(Attach::Tc, CLOSE, Leave::Drained);
+    deploy(Attach::Tc, Run::Close, Leave::Drained);
 }
 
 #[test]
 fn a_rolling_deploy_under_ab_loses_nothing_over_xdp() {
-    deploy(Attach::Xdp, CLOSE, Leave::Drained);
+    deploy(Attach::Xdp, Run::Close, Leave::Drained);
 }
 
 #[test]
 fn a_rolling_deploy_under_ab_with_keep_alive_loses_nothing_over_tc() {
-    deploy(Attach::Tc, KEEP_ALIVE, Leave::Drained);
+    deploy(Attach::Tc, Run::KeepAlive, Leave::Drained);
 }
 
 #[test]
 fn a_rolling_deploy_under_ab_with_keep_alive_loses_nothing_over_xdp() {
-    deploy(Attach::Xdp, KEEP_ALIVE, Leave::Drained);
+    deploy(Attach::Xdp, Run::KeepAlive, Leave::Drained);
 }
 
 #[test]
 fn docker_stop_alone_of_replicas_that_leave_in_order_loses_nothing_over_tc() {
-    deploy(Attach::Tc, CLOSE, Leave::Stopped);
+    deploy(Attach::Tc, Run::Close, Leave::Stopped);
 }
 
 #[test]
 fn docker_stop_alone_of_replicas_that_leave_in_order_loses_nothing_over_xdp() {
-    deploy(Attach::Xdp, CLOSE, Leave::Stopped);
+    deploy(Attach::Xdp, Run::Close, Leave::Stopped);
 }
 
 #[test]
 fn docker_stop_alone_of_replicas_that_end_kept_connections_in_order_loses_nothing_over_tc() {
-    deploy(Attach::Tc, KEEP_ALIVE, Leave::Stopped);
+    deploy(Attach::Tc, Run::KeepAlive, Leave::Stopped);
 }
 
 #[test]
 fn docker_stop_alone_of_replicas_that_end_kept_connections_in_order_loses_nothing_over_xdp() {
-    deploy(Attach::Xdp, KEEP_ALIVE, Leave::Stopped);
+    deploy(Attach::Xdp, Run::KeepAlive, Leave::Stopped);
 }
 
 /// One replica that is stopped before the next one starts, as Compose does it.

@@ -50,6 +50,7 @@ fn what_was_open_before_lives_through_attach_and_detach(attach: Attach) {
     // Something like sshd: on the host itself, at a port that is a container's as well.
     let _sshd = Greeter::start(&world.host, "sshd", &[]);
     let [web, echo] = [9000, 9001].map(|port| SocketAddr::from((HOST, port)));
+    wait_until("Docker's port leads to somebody who listens", LIMIT, || Http::new(&world.client, web).get("/"));
     let shell = LongLived::start(&world.client, (HOST, 5001));
     let before = LongLived::start(&world.client, echo);
     let mut before_http = Http::new(&world.client, web).open().expect("Docker publishes the port");
@@ -150,7 +151,10 @@ fn converse(world: &World) -> [Vec<Packet>; 6] {
     assert_eq!(Http::new(&world.client, beyond).from_port(22_000).backend(), "beyond");
     // With much to say in both directions.
     let limit = pace::soon(ANSWER_LIMIT);
-    let mut stream = world.client.connect((OTHER, 9001).into(), Some(22_001), limit).expect("the echo is there");
+    let mut stream = world
+        .client
+        .connect((OTHER, 9001).into(), Some((Ipv4Addr::UNSPECIFIED, 22_001).into()), limit)
+        .expect("the echo is there");
     stream.set_read_timeout(Some(limit)).expect("a timeout can be set");
     for length in [1, 500, 1448] {
         stream.write_all(&vec![b'x'; length]).expect("the echo takes it");

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::netns::Ns;
@@ -15,7 +15,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 pub struct Http {
     ns: Ns,
     target: SocketAddr,
-    local_port: Option<u16>,
+    local: Option<SocketAddr>,
     limit: Duration,
 }
 
@@ -49,13 +49,24 @@ pub enum Failure {
 
 impl Http {
     pub fn new(ns: &Ns, target: impl Into<SocketAddr>) -> Self {
-        Self { ns: ns.clone(), target: target.into(), local_port: None, limit: pace::soon(LIMIT) }
+        Self { ns: ns.clone(), target: target.into(), local: None, limit: pace::soon(LIMIT) }
     }
 
     /// From this client port, each time. The connection is closed by the server, so the port is free again at once.
     #[must_use]
-    pub fn from_port(mut self, port: u16) -> Self {
-        self.local_port = Some(port);
+    pub fn from_port(self, port: u16) -> Self {
+        let any = if self.target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        self.bound(SocketAddr::new(any, port))
+    }
+
+    /// From this address, at any port.
+    #[must_use]
+    pub fn from_address(self, address: impl Into<IpAddr>) -> Self {
+        self.bound(SocketAddr::new(address.into(), 0))
+    }
+
+    fn bound(mut self, local: SocketAddr) -> Self {
+        self.local = Some(local);
         self
     }
 
@@ -85,7 +96,7 @@ impl Http {
 
     /// A connection that stays open for many requests.
     pub fn open(&self) -> Result<Session, Failure> {
-        let stream = self.ns.connect(self.target, self.local_port, self.limit)?;
+        let stream = self.ns.connect(self.target, self.local, self.limit)?;
         stream.set_read_timeout(Some(self.limit))?;
         Ok(Session { stream })
     }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
@@ -157,15 +157,13 @@ impl Ns {
         self.run(|| std::fs::write(&path, value)).unwrap_or_else(|err| panic!("write {path}: {err}"));
     }
 
-    /// A TCP connection from inside this namespace, from `local_port` if given (`SO_REUSEADDR` is set).
-    pub fn connect(&self, to: SocketAddr, local_port: Option<u16>, limit: Duration) -> io::Result<TcpStream> {
+    /// A TCP connection from inside this namespace, from `local` if given (`SO_REUSEADDR` is set; port 0 = any).
+    pub fn connect(&self, to: SocketAddr, local: Option<SocketAddr>, limit: Duration) -> io::Result<TcpStream> {
         self.run(|| {
             let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
-            if let Some(port) = local_port {
+            if let Some(local) = local {
                 socket.set_reuse_address(true)?;
-                let any =
-                    if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() };
-                socket.bind(&SocketAddr::new(any, port).into())?;
+                socket.bind(&local.into())?;
             }
             socket.connect_timeout(&to.into(), limit)?;
             socket.set_tcp_nodelay(true)?;
