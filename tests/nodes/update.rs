@@ -55,9 +55,9 @@ impl Clients {
         });
     }
 
-    /// Every request was answered.
+    /// Every request was answered. Should one not have been, it is told whether it was steer that broke a connection.
     #[track_caller]
-    fn finish_unharmed(self, what: &str) {
+    fn finish_unharmed(self, what: &str, cluster: &mut Cluster) {
         let reports: Vec<(Ipv4Addr, Report)> = self.loads.into_iter().map(|(node, load)| (node, load.stop())).collect();
         for (node, report) in &reports {
             let Report { mode, requests, failed, connections, stalled, slowest_ms, .. } = report;
@@ -66,8 +66,13 @@ impl Clients {
                  slowest {slowest_ms:.0} ms"
             );
         }
+        let resets = ["reset_gone", "reset_no_backend"].map(|counter| {
+            let of_manager = cluster.agent().status().counters.get(counter).copied();
+            let of_workers = cluster.workers.iter().map(|worker| worker.counter(counter)).collect::<Vec<_>>();
+            format!("{counter}: {of_manager:?} at the manager, {of_workers:?} at the workers")
+        });
         for (node, report) in reports {
-            assert_eq!(report.failed, 0, "{what}: {node}: {report:#?}");
+            assert_eq!(report.failed, 0, "{what}: {node}, {resets:?}: {report:#?}");
         }
     }
 }
@@ -95,7 +100,7 @@ fn updates_and_scaling_lose_nothing_at_any_node() {
     cluster.manager.update_image("web", "greeter:v2");
     settled(&mut cluster, nodes, "greeter:v2");
     clients.flow_on();
-    clients.finish_unharmed("update");
+    clients.finish_unharmed("update", &mut cluster);
 
     let clients = Clients::start(&cluster);
     for replicas in [2 * nodes, nodes] {
@@ -103,7 +108,7 @@ fn updates_and_scaling_lose_nothing_at_any_node() {
         settled(&mut cluster, replicas, "greeter:v2");
     }
     clients.flow_on();
-    clients.finish_unharmed("scale");
+    clients.finish_unharmed("scale", &mut cluster);
 }
 
 #[test]
@@ -122,7 +127,7 @@ fn a_drained_worker_loses_nothing() {
     settled(&mut cluster, nodes, "greeter:v1");
     clients.flow_on();
     eprintln!("drain: {} new flows left to the mesh by the worker", cluster.workers[0].counter("pass_mesh"));
-    clients.finish_unharmed("drain");
+    clients.finish_unharmed("drain", &mut cluster);
     assert!(names(&cluster.workers[0].docker).is_empty());
     is_of_the_mesh(&cluster, cluster.workers[0].address, &all_names(&cluster));
 }
