@@ -397,10 +397,7 @@ fn an_agent_without_docker_waits_for_it_and_serves_what_needs_none(attach: Attac
     let mut world = attach.world();
     let (ns, _) = world.add_backend();
     let _greeter = Greeter::start(&ns, "static", &[]);
-    let text = format!(
-        "[[service]]\nname = \"static\"\nports = [\"9003:5000\"]\n[[service.backend]]\nname = \"static\"\nnetns = \"{}\"\n",
-        ns.path().display()
-    );
+    let text = format!("[[service]]\nname = \"static\"\nports = [\"9003:5000\"]\n{}", ns.backend("static"));
     let config = world.file("steer.toml", &text);
     // Where Docker will be.
     let url = format!("unix://{}", world.dir().join("docker/docker.sock").display());

@@ -92,12 +92,12 @@ impl Stage {
             "[[service]]\nname = \"web\"\nports = [\"9000:5000\"]\nhold = \"{hold}s\"\nbalance = \"{balance}\"\n"
         );
         for (name, (ns, _)) in NAMES.iter().zip(&namespaces) {
-            text += &format!("[[service.backend]]\nname = \"{name}\"\nnetns = \"{}\"\n", ns.path().display());
+            text += &ns.backend(name);
         }
         let config = world.file("steer.toml", &text).display().to_string();
         let greeters =
             NAMES.iter().zip(&namespaces).map(|(name, (ns, _))| (*name, Greeter::start(ns, name, &[]))).collect();
-        let mut agent = Agent::start_with(&world, None, attach, &["--no-docker", "--config", &config]);
+        let mut agent = Agent::start_static(&world, attach, &config);
         agent.wait_ready("web", 3);
         Self { agent, greeters, world }
     }

@@ -14,13 +14,10 @@ use steer_tests::world::HOST;
 /// A service of one namespace, at the port that greeters listen on.
 fn serve(world: &mut World, attach: Attach) -> (Greeter, Agent) {
     let (ns, _) = world.add_backend();
-    let text = format!(
-        "[[service]]\nname = \"web\"\nports = [\"5000:5000\"]\n[[service.backend]]\nname = \"a\"\nnetns = \"{}\"\n",
-        ns.path().display()
-    );
+    let text = format!("[[service]]\nname = \"web\"\nports = [\"5000:5000\"]\n{}", ns.backend("a"));
     let config = world.file("steer.toml", &text).display().to_string();
     let greeter = Greeter::start(&ns, "a", &[]);
-    let mut agent = Agent::start_with(world, None, attach, &["--no-docker", "--config", &config]);
+    let mut agent = Agent::start_static(world, attach, &config);
     agent.wait_ready("web", 1);
     (greeter, agent)
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use steer::dataplane::attach;
 use steer_common::limits::ABI;
-use steer_tests::agent::{Agent, Attach, Problem};
+use steer_tests::agent::{Agent, Attach, Problem, Status};
 use steer_tests::greeter::Greeter;
 use steer_tests::http::Http;
 use steer_tests::load::{self, Load};
@@ -21,23 +21,15 @@ use steer_tests::{World, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-fn backend(name: &str, ns: &Ns) -> String {
-    format!("[[service.backend]]\nname = \"{name}\"\nnetns = \"{}\"\n", ns.path().display())
-}
-
 /// A service of these namespaces, called `a`, `b`, and so on; the second one weighs three times the others.
 fn configuration(world: &World, namespaces: &[&Ns]) -> String {
     let mut text =
         "[defaults]\nhold = \"5s\"\n\n[[service]]\nname = \"web\"\nports = [\"9000:5000\", \"9001:5001\"]\n".to_owned();
     for (name, ns) in ["a", "b", "c"].iter().zip(namespaces) {
         let weight = if *name == "b" { 3 } else { 1 };
-        text += &format!("{}weight = {weight}\n", backend(name, ns));
+        text += &format!("{}weight = {weight}\n", ns.backend(name));
     }
     world.file("steer.toml", &text).display().to_string()
-}
-
-fn start(world: &World, attach: Attach, config: &str) -> Agent {
-    Agent::start_with(world, None, attach, &["--no-docker", "--config", config])
 }
 
 /// Clients, for longer than a test takes.
@@ -67,7 +59,7 @@ fn namespaces_serve_when_they_listen(attach: Attach) {
     let namespaces = [world.add_backend(), world.add_backend()];
     let [(a, a_address), (b, _)] = &namespaces;
     let config = configuration(&world, &[a, b]);
-    let mut agent = start(&world, attach, &config);
+    let mut agent = Agent::start_static(&world, attach, &config);
     let http = Http::new(&world.client, SocketAddr::from((HOST, 9000)));
 
     let status =
@@ -124,7 +116,7 @@ fn a_namespace_that_is_deleted_is_gone_and_comes_back_when_made_again(attach: At
     let path = b.path().display().to_string();
     let config = configuration(&world, &[&a, &b]);
     let greeters = [Greeter::start(&a, "a", &[]), Greeter::start(&b, "b", &[])];
-    let mut agent = start(&world, attach, &config);
+    let mut agent = Agent::start_static(&world, attach, &config);
     agent.wait_ready("web", 2);
     let http = Http::new(&world.client, SocketAddr::from((HOST, 9000)));
     assert_eq!(split(&http, 40), counts([("a", 10), ("b", 30)]));
@@ -178,7 +170,8 @@ fn a_namespace_whose_addresses_change_keeps_what_is_open(attach: Attach) {
     // The next one that is made has its name: somebody new is a reason to look at everybody.
     world.remove_backend(b);
     let _a_serves = Greeter::start(&a, "a", &[]);
-    let mut agent = start(&world, attach, &config);
+    let has_problem = |status: &Status| status.problems.iter().any(|problem| problem.container.as_deref() == Some("a"));
+    let mut agent = Agent::start_static(&world, attach, &config);
     agent.wait_ready("web", 1);
     let long = LongLived::start(&world.client, (HOST, 9001));
 
@@ -188,7 +181,7 @@ fn a_namespace_whose_addresses_change_keeps_what_is_open(attach: Attach) {
     let b_serves = Greeter::start(&b, "b", &[]);
     let status = agent.wait_ready("web", 2);
     assert_eq!(status.backend("a").map(|a| a.address.clone()), Some(a_address.to_string()));
-    assert!(!status.problems.iter().any(|problem| problem.container.as_deref() == Some("a")), "{status}");
+    assert!(!has_problem(&status), "{status}");
     agent.restart();
     let pid = agent.pid();
     let status = agent.wait_for("the next agent has looked", |status| status.agent.pid == Some(pid));
@@ -201,8 +194,7 @@ fn a_namespace_whose_addresses_change_keeps_what_is_open(attach: Attach) {
     assert!(b_serves.terminate().success());
     world.remove_backend(b);
     agent.wait_for("it is told", |status| {
-        let has_problem = status.problems.iter().any(|problem| problem.container.as_deref() == Some("a"));
-        has_problem && status.backend("a").is_some_and(|a| a.state == "unready")
+        has_problem(status) && status.backend("a").is_some_and(|a| a.state == "unready")
     });
     a.ip(&format!("addr add {a_address}/24 dev eth0"));
     a.ip(&format!("route add default via {}", gateway(a_address)));
@@ -283,13 +275,13 @@ fn of_two_instances_on_one_host_each_steers_its_own_and_either_can_go() {
     let mut world = World::new();
     let mut service = |name: &str, port: u16| {
         let (ns, _) = world.add_backend();
-        let text = format!("[[service]]\nname = \"{name}\"\nports = [\"{port}:5000\"]\n{}", backend(name, &ns));
+        let text = format!("[[service]]\nname = \"{name}\"\nports = [\"{port}:5000\"]\n{}", ns.backend(name));
         let config = world.file(&format!("{name}.toml"), &text).display().to_string();
         (Greeter::start(&ns, name, &[]), config)
     };
     let [(_a, of_first), (_b, of_second)] = [service("a", 9000), service("b", 9001)];
     let [a, b] = [9000, 9001].map(|port| Http::new(&world.client, SocketAddr::from((HOST, port))));
-    let mut first = start(&world, Attach::Tc, &of_first);
+    let mut first = Agent::start_static(&world, Attach::Tc, &of_first);
     first.wait_ready("a", 1);
     let mut second = Agent::start_beside(&world, &of_second);
     second.wait_ready("b", 1);

@@ -69,7 +69,7 @@ impl FlowEntry {
     /// Whether a new flow may take the place of this one: it ended, or its time is over.
     #[inline(always)]
     pub const fn is_over(&self, now_secs: u32) -> bool {
-        matches!(self.tcp(), TcpState::Closed | TcpState::Reset) || self.is_expired(now_secs)
+        self.tcp().has_ended() || self.is_expired(now_secs)
     }
 
     /// Whether it was left to Swarm's routing mesh: no backend here has it. Such flows stay in `PENDING` however long they live.

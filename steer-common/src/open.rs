@@ -96,7 +96,7 @@ impl NewFlow {
 /// follow.
 #[inline(never)]
 pub(crate) fn may_open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, new: &mut NewFlow) -> bool {
-    let NewFlow { frontend, ref mut request, has_lane, ref mut verdict, .. } = *new;
+    let NewFlow { frontend, ref mut request, has_lane, may_replace, ref mut verdict, .. } = *new;
     if !has_lane {
         *verdict = Verdict::Drop(Counter::DropLanes);
         return false;
@@ -104,7 +104,9 @@ pub(crate) fn may_open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, 
     if frontend.flags & FrontendEntry::CLOSED != 0 {
         // Whoever takes it: what follows is not to meet what is left of an older connection from this port.
         tables.remove_flow(Table::Pending, key);
-        end_old(tables, key);
+        if may_replace {
+            end_old(tables, key);
+        }
         *verdict = Verdict::Pass(Counter::PassClosed);
         return false;
     }

@@ -78,6 +78,11 @@ impl Ns {
         PathBuf::from(NAMES).join(&self.inner.name)
     }
 
+    /// The namespace as a backend of a static service, in a configuration's words.
+    pub fn backend(&self, name: &str) -> String {
+        format!("[[service.backend]]\nname = \"{name}\"\nnetns = \"{}\"\n", self.path().display())
+    }
+
     /// The inode of the namespace; it is what tells two namespaces apart.
     pub fn inode(&self) -> u64 {
         self.inner.file.metadata().expect("an open namespace has metadata").ino()

@@ -59,16 +59,20 @@ impl Agent {
             }
             Err(error) => {
                 let problem = Problem { container: container.name.clone(), label: None, message: format!("{error:#}") };
-                self.keep_or_refuse(container, problem);
+                self.keep_or_refuse(&container.id, problem, |before| before.run == container.started_at);
             }
         }
     }
 
-    /// A container that could not be looked at. One whose way is still there, as far as can be seen, keeps its open connections: what has
-    /// come and gone meanwhile may be another way, and the next look is another one.
-    fn keep_or_refuse(&mut self, container: &Container, problem: Problem) {
-        let id = &container.id;
-        let is_there = |before: &&mut Tracked| before.run == container.started_at && before.has_way();
+    /// A container (or static backend) that could not be looked at. One that `is_same` as before, and whose way is still there, as far as
+    /// can be seen, keeps its open connections: what has come and gone meanwhile may be another way, and the next look is another one.
+    pub(super) fn keep_or_refuse(
+        &mut self,
+        id: &ContainerId,
+        problem: Problem,
+        is_same: impl FnOnce(&Tracked) -> bool,
+    ) {
+        let is_there = |before: &&mut Tracked| is_same(before) && before.has_way();
         match self.tracked.get_mut(id).filter(is_there) {
             Some(before) => {
                 before.has_problem = true;
@@ -128,21 +132,25 @@ impl Agent {
             cause: started,
             ..Tracked::new(container.id.clone(), container.name.clone(), spec, netns, address, reach)
         };
-        let before = self.tracked.get(&container.id).filter(|before| before.run == container.started_at);
-        match before {
+        self.go_on(&mut tracked);
+        Ok(tracked)
+    }
+
+    /// Goes on where this agent was with the same run, or an earlier agent with this backend; and looks for its listeners, if they decide.
+    pub(super) fn go_on(&mut self, tracked: &mut Tracked) {
+        match self.tracked.get(&tracked.id).filter(|before| before.run == tracked.run) {
             // The same run at another place: what was asked of it still holds.
             Some(before) => tracked.go_on_from(before),
-            None => self.resume(&key, &mut tracked),
+            None => self.resume(tracked),
         }
         if tracked.by_listening() {
             tracked.look();
         }
-        Ok(tracked)
     }
 
     /// Goes on where an earlier agent was with this backend.
-    pub(super) fn resume(&mut self, key: &BackendKey, tracked: &mut Tracked) {
-        let Some(before) = self.applied.backends.get(key) else { return };
+    fn resume(&mut self, tracked: &mut Tracked) {
+        let Some(before) = self.applied.backends.get(&tracked.key()) else { return };
         tracked.state = before.state;
         tracked.cause = Cause::read(&before.info.cause);
         tracked.since = before.info.since;
@@ -259,7 +267,7 @@ pub(super) fn is_same_place(one: &Reach, other: &Reach) -> bool {
 
 impl Tracked {
     /// Takes over what was known of the same run.
-    pub(super) fn go_on_from(&mut self, before: &Self) {
+    fn go_on_from(&mut self, before: &Self) {
         self.state = before.state;
         self.cause = before.cause.clone();
         self.since = before.since;

@@ -34,21 +34,14 @@ impl Agent {
         for service in &services {
             for backend in &service.backends {
                 let id = ContainerId::of_netns(&backend.netns);
-                match self.read_static(&id, service, backend) {
-                    Ok(()) => {
-                        there.insert(id);
-                    }
-                    Err(error) => {
-                        let message = format!("{error:#}");
-                        let problem = Problem { container: backend.name.clone(), label: None, message };
-                        if self.keep_static(&id, backend) {
-                            self.say(Source::Container(id.clone()), vec![problem]);
-                            there.insert(id);
-                        } else {
-                            self.refuse(&id, vec![problem]);
-                        }
-                    }
+                if let Err(error) = self.read_static(&id, service, backend) {
+                    let message = format!("{error:#}");
+                    let problem = Problem { container: backend.name.clone(), label: None, message };
+                    let there = identity(&backend.netns);
+                    let is_same = |before: &Tracked| there.is_some() && before.netns.identity() == there;
+                    self.keep_or_refuse(&id, problem, is_same);
                 }
+                there.insert(id);
             }
         }
         let gone: Vec<_> = self.tracked.keys().filter(|id| id.is_static() && !there.contains(*id)).cloned().collect();
@@ -86,13 +79,7 @@ impl Agent {
             cause: Cause::new(cause::Source::Config, "static backend"),
             ..Tracked::new(id.clone(), name, service.spec(backend), netns, address, found)
         };
-        match self.tracked.get(id) {
-            Some(before) => tracked.go_on_from(before),
-            None => self.resume(&tracked.key(), &mut tracked),
-        }
-        if tracked.by_listening() {
-            tracked.look();
-        }
+        self.go_on(&mut tracked);
         self.problems.remove(&Source::Container(id.clone()));
         self.insert(tracked);
         Ok(())
@@ -102,17 +89,6 @@ impl Agent {
     fn left_address(&self, id: &ContainerId, netns: &Netns) -> Option<IpAddr> {
         let left = self.applied.candidate_of(id)?;
         netns.cookie().is_ok_and(|cookie| cookie == left.reach.netns_cookie).then_some(left.address)
-    }
-
-    /// What is open to a backend that could not be looked at goes on, for as long as its namespace is the same and there is a way to it;
-    /// whether so.
-    fn keep_static(&mut self, id: &ContainerId, backend: &StaticBackend) -> bool {
-        let there = identity(&backend.netns);
-        let is_there = |before: &&mut Tracked| there.is_some() && before.netns.identity() == there && before.has_way();
-        let Some(before) = self.tracked.get_mut(id).filter(is_there) else { return false };
-        before.has_problem = true;
-        self.settle(id);
-        true
     }
 }
 

@@ -49,7 +49,7 @@ pub async fn execute(Cli { instance, log: _, command }: Cli) -> anyhow::Result<E
 }
 
 /// Nothing comes of a change to a container that nobody is sent to.
-fn is_steered_to(target: &str, changed: &Changed) -> anyhow::Result<()> {
+fn ensure_steered_to(target: &str, changed: &Changed) -> anyhow::Result<()> {
     if changed.backends.is_empty() {
         bail!("{target} is known, and not steered to: `steer status` says why");
     }

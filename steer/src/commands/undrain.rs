@@ -7,7 +7,7 @@ use crate::dataplane::paths::Paths;
 
 pub(super) async fn undrain(args: &TargetArgs, paths: &Paths) -> anyhow::Result<()> {
     let changed = Client::connect(paths).await?.undrain(&args.target).await?;
-    super::is_steered_to(&args.target, &changed)?;
+    super::ensure_steered_to(&args.target, &changed)?;
     super::print(&changed.backends.iter().map(text).collect::<String>())
 }
 

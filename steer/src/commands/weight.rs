@@ -10,7 +10,7 @@ pub(super) async fn weight(args: &WeightArgs, paths: &Paths) -> anyhow::Result<(
         Weight::Label => None,
     };
     let changed = Client::connect(paths).await?.weight(&args.target, weight).await?;
-    super::is_steered_to(&args.target, &changed)?;
+    super::ensure_steered_to(&args.target, &changed)?;
     let line = |name: &str, weight: u16| format!("{name} has weight {weight}\n");
     super::print(&changed.backends.iter().map(|backend| line(&backend.name, backend.weight)).collect::<String>())
 }

@@ -1,12 +1,13 @@
 //! Virtual addresses in the maps: the difference between what they hold and what they should hold.
 
 use anyhow::{Context as _, Result};
-use aya::maps::{HashMap, IterableMap as _, MapData};
+use aya::maps::{HashMap, MapData};
 use steer_common::limits::SWARM_LEASE_SECS;
 use steer_common::vip::VipKey;
 
 use super::absent::removed;
 use super::maps::Maps;
+use super::read::walk;
 use crate::model::swarm::vips::Tables;
 
 impl Maps {
@@ -48,8 +49,7 @@ impl Maps {
 
 /// Leaves every virtual address to Swarm.
 pub(super) fn clear(keys: &mut HashMap<MapData, VipKey, u32>) -> Result<()> {
-    let max = keys.map().info().context("reading VIP_KEYS")?.max_entries() as usize;
-    let all: Vec<VipKey> = keys.keys().take(max).collect::<Result<_, _>>().context("reading VIP_KEYS")?;
+    let all = walk::keys(keys).context("reading VIP_KEYS")?;
     all.iter().try_for_each(|key| remove(keys, key))
 }
 

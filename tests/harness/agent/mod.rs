@@ -81,6 +81,11 @@ impl Agent {
         Self::start_raw(world, &arguments)
     }
 
+    /// Without Docker, for the static services of a configuration file.
+    pub fn start_static(world: &World, attach: Attach, config: &str) -> Self {
+        Self::start_with(world, None, attach, &["--no-docker", "--config", config])
+    }
+
     /// On the machine behind the host, against its own Docker.
     pub fn start_on_other(world: &World, docker: &Docker) -> Self {
         let arguments = ["--interface", "o0", "--attach", "tc", "--docker-host", &docker.host_url()];

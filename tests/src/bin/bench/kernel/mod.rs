@@ -104,10 +104,10 @@ impl Stage {
         let namespaces: Vec<Ns> = (0..backends).map(|_| world.add_backend().0).collect();
         let mut text = format!("[[service]]\nname = \"web\"\nports = {ports:?}\nhold = \"5s\"\n");
         for (name, ns) in ["a", "b"].iter().zip(&namespaces) {
-            text += &format!("[[service.backend]]\nname = \"{name}\"\nnetns = \"{}\"\n", ns.path().display());
+            text += &ns.backend(name);
         }
         let file = world.file("steer.toml", &text).display().to_string();
-        let mut agent = Agent::start_with(&world, None, Attach::Tc, &["--no-docker", "--config", &file]);
+        let mut agent = Agent::start_static(&world, Attach::Tc, &file);
         agent.wait_for("the backends are known", |status| {
             status.service("web").is_some_and(|web| web.backends.len() == backends)
         });
