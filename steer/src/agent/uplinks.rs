@@ -78,11 +78,11 @@ impl Agent {
         let names: BTreeSet<_> = wanted.iter().map(|(link, _)| link.name.clone()).collect();
         let mut problems = Vec::new();
         for (link, is_uplink) in wanted {
-            let xdp = is_uplink && self.wants_xdp(&link);
             let before = self.uplinks.attached.get(&link.name).copied().filter(|before| before.index == link.index);
+            let xdp = if is_uplink { self.wants_xdp(&link)? } else { before.is_some_and(|before| before.xdp) };
             // A refusal is a problem for as long as it lasts: what was asked for is tried again.
             let is_refused = xdp && self.settings.attach != AttachMode::Auto;
-            if before.is_some_and(|before| before.xdp || !is_refused) {
+            if before.is_some_and(|before| before.xdp == xdp || (xdp && !is_refused)) {
                 continue;
             }
             let attached = self.attach_uplink(&link, xdp).unwrap_or_else(|error| (before, Some(error)));
@@ -166,15 +166,12 @@ impl Agent {
         change != HostChange::ALL && self.uplinks.in_use.contains(name)
     }
 
-    fn wants_xdp(&self, link: &Link) -> bool {
-        match self.settings.attach {
+    fn wants_xdp(&self, link: &Link) -> Result<bool> {
+        Ok(match self.settings.attach {
             AttachMode::Tc => false,
             AttachMode::Xdp | AttachMode::Generic => true,
-            // On virtual interfaces native XDP switches segmentation offload off, which costs more than it brings.
-            AttachMode::Auto => {
-                link.kind.is_none() && link.driver.as_deref().is_some_and(|driver| driver != "virtio_net")
-            }
-        }
+            AttachMode::Auto => link.kind.is_none() && fits_native_xdp(link, &links().context("looking for VLANs")?),
+        })
     }
 
     /// tcx always: it takes what XDP leaves (a backend whose veth takes no frames from XDP yet), and is there when XDP is not.
@@ -220,5 +217,54 @@ impl Agent {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether native XDP brings an interface more than it costs, by what else there is: on virtual interfaces it switches segmentation
+/// offload off. And a VLAN tag that the interface takes off itself (`rx-vlan-offload`) it cannot see: where there are VLANs, their
+/// clients would be answered without one.
+fn fits_native_xdp(link: &Link, all: &[Link]) -> bool {
+    let is_hardware = link.kind.is_none() && link.driver.as_deref().is_some_and(|driver| driver != "virtio_net");
+    is_hardware && link.vlans(all).next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn named(index: u32, name: &str, driver: Option<&str>) -> Link {
+        Link {
+            index,
+            name: name.to_owned(),
+            kind: None,
+            driver: driver.map(ToOwned::to_owned),
+            master: None,
+            peer: None,
+            peer_netns: None,
+            mac: Some([2, 0, 0, 0, 0, 1]),
+            up: true,
+            loopback: false,
+            xdp: None,
+        }
+    }
+
+    fn on_top_of(below: u32, kind: &str, peer_netns: Option<i32>) -> Link {
+        Link { kind: Some(kind.to_owned()), peer: Some(below), peer_netns, ..named(9, "eth0.7", None) }
+    }
+
+    #[rstest]
+    #[case::hardware(named(2, "eth0", Some("ixgbe")), vec![], true)]
+    #[case::virtual_hardware(named(2, "eth0", Some("virtio_net")), vec![], false)]
+    #[case::nobody_knows_what(named(2, "eth0", None), vec![], false)]
+    #[case::a_bond(Link { kind: Some("bond".into()), ..named(2, "bond0", Some("ixgbe")) }, vec![], false)]
+    #[case::carries_a_vlan(named(2, "eth0", Some("ixgbe")), vec![on_top_of(2, "vlan", None)], false)]
+    #[case::another_carries_it(named(2, "eth0", Some("ixgbe")), vec![on_top_of(3, "vlan", None)], true)]
+    #[case::one_of_another_namespace(named(2, "eth0", Some("ixgbe")), vec![on_top_of(2, "vlan", Some(0))], true)]
+    #[case::carries_something_else(named(2, "eth0", Some("ixgbe")), vec![on_top_of(2, "macvlan", None)], true)]
+    fn native_xdp_is_for_hardware_without_vlans(#[case] link: Link, #[case] others: Vec<Link>, #[case] fits: bool) {
+        let all: Vec<_> = [link.clone()].into_iter().chain(others).collect();
+        assert_eq!(fits_native_xdp(&link, &all), fits);
     }
 }

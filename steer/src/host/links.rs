@@ -74,6 +74,12 @@ impl Link {
     pub fn has_ethernet(&self) -> bool {
         self.mac.is_some()
     }
+
+    /// Of all interfaces, the VLANs on top of this one.
+    pub fn vlans<'a>(&self, all: &'a [Self]) -> impl Iterator<Item = &'a Self> {
+        let below = self.index;
+        all.iter().filter(move |link| link.is("vlan") && link.peer == Some(below) && link.peer_netns.is_none())
+    }
 }
 
 /// All interfaces, by index.

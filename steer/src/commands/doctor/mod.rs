@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use self::rules::{Finding, Verdict};
+use self::rules::{Finding, Severity};
 use crate::cli::DoctorArgs;
 use crate::dataplane::paths::Paths;
 
@@ -31,15 +31,15 @@ struct Report<'a> {
 }
 
 fn passed(findings: &[Finding]) -> bool {
-    findings.iter().all(|finding| finding.verdict != Verdict::Fail)
+    findings.iter().all(|finding| finding.severity != Severity::Fail)
 }
 
 /// One line per finding, the remedy under it.
 fn text(findings: &[Finding]) -> String {
     let width = findings.iter().map(|finding| finding.subject.chars().count()).max().unwrap_or_default();
     let mut text = String::new();
-    for Finding { verdict, subject, found, remedy } in findings {
-        let word = verdict.word();
+    for Finding { severity, subject, found, remedy } in findings {
+        let word = severity.word();
         // Writing to a string does not fail.
         let _ = writeln!(text, "{word:4}  {subject:width$}  {found}");
         if let Some(remedy) = remedy {
@@ -57,9 +57,9 @@ mod tests {
 
     fn findings() -> Vec<Finding> {
         vec![
-            Finding { verdict: Verdict::Ok, subject: "kernel".into(), found: "6.18".into(), remedy: None },
+            Finding { severity: Severity::Ok, subject: "kernel".into(), found: "6.18".into(), remedy: None },
             Finding {
-                verdict: Verdict::Fail,
+                severity: Severity::Fail,
                 subject: "cgroup2".into(),
                 found: "not known to this kernel".into(),
                 remedy: Some("use another kernel".into()),
@@ -89,8 +89,8 @@ FAIL  cgroup2  not known to this kernel
         let expected = json!({
             "ok": false,
             "findings": [
-                {"verdict": "ok", "subject": "kernel", "found": "6.18", "remedy": null},
-                {"verdict": "fail", "subject": "cgroup2", "found": "not known to this kernel", "remedy": "use another kernel"}
+                {"severity": "ok", "subject": "kernel", "found": "6.18", "remedy": null},
+                {"severity": "fail", "subject": "cgroup2", "found": "not known to this kernel", "remedy": "use another kernel"}
             ]
         });
         assert_eq!(serde_json::to_value(Report { ok: passed(&findings), findings: &findings }).unwrap(), expected);

@@ -1,8 +1,9 @@
 //! Looks at this host. Judges nothing.
 
+use std::ffi::OsStr;
 use std::path::Path;
 
-use nix::sys::utsname::uname;
+use nix::sys::utsname::{UtsName, uname};
 
 use super::rules::{AgentFacts, DockerFacts, Facts, Filesystem, Uplink};
 use crate::api::client::{Client, ClientError};
@@ -17,9 +18,14 @@ pub(super) async fn facts(args: &DoctorArgs, paths: &Paths) -> Facts {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let filesystem = |kind, place: Option<&str>| filesystem(&mounts, &known, kind, place);
+    let kernel = uname();
+    let told = |part: fn(&UtsName) -> &OsStr| {
+        kernel.as_ref().map(|name| part(name).to_string_lossy().into_owned()).unwrap_or_default()
+    };
     Facts {
         capabilities: privileges::capabilities(),
-        kernel: uname().map(|name| name.release().to_string_lossy().into_owned()).unwrap_or_default(),
+        kernel: told(UtsName::release),
+        realtime: told(UtsName::version).contains("PREEMPT_RT"),
         btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
         // Others may be mounted elsewhere, but the pins are looked for here.
         bpffs: filesystem("bpf", Some("/sys/fs/bpf")),
@@ -59,9 +65,7 @@ fn uplinks(names: &[String], paths: &Paths) -> std::io::Result<Vec<Uplink>> {
 
 fn uplink(name: String, all: &[Link], pinned: &[LinkName]) -> Uplink {
     let link = all.iter().find(|link| link.name == name).cloned();
-    let index = link.as_ref().map(|link| link.index);
-    let on_top = |other: &&Link| other.is("vlan") && other.peer == index && other.peer_netns.is_none();
-    let vlans = all.iter().filter(on_top).map(|vlan| vlan.name.clone()).collect();
+    let vlans = link.iter().flat_map(|link| link.vlans(all)).map(|vlan| vlan.name.clone()).collect();
     Uplink { ours: pinned.contains(&LinkName::Xdp(name.clone())), name, link, vlans }
 }
 

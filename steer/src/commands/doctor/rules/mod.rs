@@ -8,7 +8,7 @@ use crate::host::privileges;
 /// One line.
 #[derive(Serialize, Clone, PartialEq, Eq, Debug)]
 pub(super) struct Finding {
-    pub(super) verdict: Verdict,
+    pub(super) severity: Severity,
     pub(super) subject: String,
     pub(super) found: String,
     pub(super) remedy: Option<String>,
@@ -16,7 +16,7 @@ pub(super) struct Finding {
 
 #[derive(Serialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Verdict {
+pub(super) enum Severity {
     Ok,
     /// steer works, but with less, or does something about it by itself.
     Warn,
@@ -24,7 +24,7 @@ pub(super) enum Verdict {
     Fail,
 }
 
-impl Verdict {
+impl Severity {
     pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -41,6 +41,8 @@ pub(super) struct Facts {
     pub(super) capabilities: Option<u64>,
     /// `uname -r`.
     pub(super) kernel: String,
+    /// It was built with `PREEMPT_RT`, as `uname -v` says.
+    pub(super) realtime: bool,
     pub(super) btf: bool,
     pub(super) bpffs: Filesystem,
     pub(super) cgroup2: Filesystem,
@@ -96,7 +98,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let Facts { capabilities: caps, kernel: release, btf: has_btf, .. } = facts;
     let mut findings = vec![
         capabilities(*caps),
-        kernel(release),
+        kernel(release, facts.realtime),
         btf(*has_btf),
         bpffs(&facts.bpffs),
         cgroup2(&facts.cgroup2),
@@ -118,15 +120,15 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
 }
 
 fn ok(subject: &str, found: impl Into<String>) -> Finding {
-    Finding { verdict: Verdict::Ok, subject: subject.into(), found: found.into(), remedy: None }
+    Finding { severity: Severity::Ok, subject: subject.into(), found: found.into(), remedy: None }
 }
 
 fn warn(subject: &str, found: impl Into<String>, remedy: impl Into<String>) -> Finding {
-    Finding { verdict: Verdict::Warn, remedy: Some(remedy.into()), ..ok(subject, found) }
+    Finding { severity: Severity::Warn, remedy: Some(remedy.into()), ..ok(subject, found) }
 }
 
 fn fail(subject: &str, found: impl Into<String>, remedy: impl Into<String>) -> Finding {
-    Finding { verdict: Verdict::Fail, remedy: Some(remedy.into()), ..ok(subject, found) }
+    Finding { severity: Severity::Fail, remedy: Some(remedy.into()), ..ok(subject, found) }
 }
 
 fn capabilities(caps: Option<u64>) -> Finding {
@@ -141,8 +143,13 @@ fn capabilities(caps: Option<u64>) -> Finding {
     }
 }
 
-fn kernel(release: &str) -> Finding {
+fn kernel(release: &str, realtime: bool) -> Finding {
     match version(release) {
+        Some(version) if version >= (6, 1) && realtime => warn(
+            "kernel",
+            format!("{release} is built with PREEMPT_RT, which steer is not tested on"),
+            "use your distribution's ordinary kernel",
+        ),
         Some(version) if version >= (6, 6) => ok("kernel", format!("{release} (6.6 or newer: has tcx)")),
         Some(version) if version >= (6, 1) => ok("kernel", format!("{release} (has no tcx: clsact takes its place)")),
         Some(_) => {
@@ -254,7 +261,7 @@ fn interface(uplink: &Uplink) -> Vec<Finding> {
         let remedy = "clients that come in there are not steered; name the others: `steer run --interface NAME`";
         return vec![fail(name, format!("{kind}: has no Ethernet header, steer does not attach there"), remedy)];
     }
-    let mut findings = vec![hook(name, link)];
+    let mut findings = vec![hook(name, link, !vlans.is_empty())];
     if let Some(xdp) = link.xdp {
         let mode = match xdp.mode {
             XdpMode::Native => "native",
@@ -282,7 +289,7 @@ fn interface(uplink: &Uplink) -> Vec<Finding> {
     findings
 }
 
-fn hook(name: &str, link: &Link) -> Finding {
+fn hook(name: &str, link: &Link, carries_vlans: bool) -> Finding {
     match (link.kind.as_deref(), link.driver.as_deref()) {
         (Some("veth"), _) => ok(name, "veth: tc (XDP works too, but switches segmentation offload off)"),
         (Some("bridge"), _) => {
@@ -291,6 +298,9 @@ fn hook(name: &str, link: &Link) -> Finding {
         (Some(kind), _) => ok(name, format!("{kind}: tc")),
         (None, Some("virtio_net")) => {
             ok(name, "virtio_net: tc; has native XDP (`--attach xdp`), but that switches segmentation offload off")
+        }
+        (None, Some(driver)) if NATIVE_XDP.contains(&driver) && carries_vlans => {
+            ok(name, format!("{driver}: tc (native XDP cannot see a VLAN tag that the interface takes off itself)"))
         }
         (None, Some(driver)) if NATIVE_XDP.contains(&driver) => {
             ok(name, format!("{driver}: native XDP likely, else tc"))

@@ -1,6 +1,6 @@
 use rstest::rstest;
 
-use super::Verdict::{Fail, Ok as Fine, Warn};
+use super::Severity::{Fail, Ok as Fine, Warn};
 use super::*;
 use crate::host::links::Xdp;
 
@@ -9,6 +9,7 @@ fn facts() -> Facts {
     Facts {
         capabilities: Some(u64::MAX),
         kernel: "6.18.44".into(),
+        realtime: false,
         btf: true,
         bpffs: Filesystem::Mounted("/sys/fs/bpf".into()),
         cgroup2: Filesystem::Mounted("/sys/fs/cgroup".into()),
@@ -44,7 +45,7 @@ fn uplink(link: Option<Link>) -> Uplink {
 #[test]
 fn a_good_host_passes_every_line() {
     let findings = judge(&facts());
-    assert!(findings.iter().all(|finding| finding.verdict == Fine && finding.remedy.is_none()), "{findings:#?}");
+    assert!(findings.iter().all(|finding| finding.severity == Fine && finding.remedy.is_none()), "{findings:#?}");
     let subjects: Vec<_> = findings.iter().map(|finding| finding.subject.as_str()).collect();
     let expected =
         ["privileges", "kernel", "BTF", "bpffs", "cgroup2", "tracefs", "ip_forward", "eth0", "docker", "agent"];
@@ -53,8 +54,8 @@ fn a_good_host_passes_every_line() {
 
 #[test]
 fn a_kernel_without_tcx_is_fine_and_what_is_used_instead_is_told() {
-    let finding = kernel("6.1.0-28-amd64");
-    assert_eq!(finding.verdict, Fine);
+    let finding = kernel("6.1.0-28-amd64", false);
+    assert_eq!(finding.severity, Fine);
     assert!(finding.found.contains("clsact"), "{finding:?}");
 }
 
@@ -64,6 +65,8 @@ fn a_kernel_without_tcx_is_fine_and_what_is_used_instead_is_told() {
 #[case::privileges_not_known(Facts { capabilities: None, ..facts() }, "privileges", Warn, "cannot be told")]
 #[case::old_kernel(Facts { kernel: "5.15.0-1-amd64".into(), ..facts() }, "kernel", Fail, "older than")]
 #[case::odd_kernel(Facts { kernel: "next".into(), ..facts() }, "kernel", Warn, "not understood")]
+#[case::realtime(Facts { realtime: true, ..facts() }, "kernel", Warn, "PREEMPT_RT")]
+#[case::old_and_realtime(Facts { kernel: "5.15.0-1-rt-amd64".into(), realtime: true, ..facts() }, "kernel", Fail, "older than")]
 #[case::no_btf(Facts { btf: false, ..facts() }, "BTF", Fail, "missing")]
 #[case::bpffs_not_mounted(Facts { bpffs: Filesystem::Known, ..facts() }, "bpffs", Warn, "not mounted")]
 #[case::no_bpffs(Facts { bpffs: Filesystem::Unknown, ..facts() }, "bpffs", Fail, "not known")]
@@ -82,13 +85,13 @@ fn a_kernel_without_tcx_is_fine_and_what_is_used_instead_is_told() {
 fn what_is_in_the_way_is_named_with_its_remedy(
     #[case] facts: Facts,
     #[case] subject: &str,
-    #[case] verdict: Verdict,
+    #[case] severity: Severity,
     #[case] says: &str,
 ) {
     let findings = judge(&facts);
-    let wrong: Vec<_> = findings.iter().filter(|finding| finding.verdict != Fine).collect();
+    let wrong: Vec<_> = findings.iter().filter(|finding| finding.severity != Fine).collect();
     let [finding] = wrong.as_slice() else { panic!("{findings:#?}") };
-    assert_eq!((finding.subject.as_str(), finding.verdict), (subject, verdict), "{finding:#?}");
+    assert_eq!((finding.subject.as_str(), finding.severity), (subject, severity), "{finding:#?}");
     assert!(finding.found.contains(says), "{finding:#?}");
     assert!(finding.remedy.is_some(), "{finding:#?}");
 }
@@ -105,26 +108,27 @@ fn what_is_in_the_way_is_named_with_its_remedy(
 #[case::ppp(Link { driver: None, mac: None, ..link() }, Fail, "has no Ethernet header")]
 #[case::unknown(Link { driver: None, ..link() }, Fine, "driver not known")]
 #[case::down(Link { up: false, ..link() }, Warn, "is down")]
-fn an_interface_is_judged_by_what_it_is(#[case] link: Link, #[case] verdict: Verdict, #[case] says: &str) {
+fn an_interface_is_judged_by_what_it_is(#[case] link: Link, #[case] severity: Severity, #[case] says: &str) {
     let findings = interface(&uplink(Some(link)));
     let [finding] = findings.as_slice() else { panic!("{findings:#?}") };
-    assert_eq!(finding.verdict, verdict);
+    assert_eq!(finding.severity, severity);
     assert!(finding.found.contains(says), "{finding:#?}");
 }
 
 #[rstest]
 #[case::ours(true, Fine, "steer's")]
 #[case::another_s(false, Warn, "not steer's")]
-fn who_holds_the_xdp_slot_is_told(#[case] ours: bool, #[case] verdict: Verdict, #[case] says: &str) {
+fn who_holds_the_xdp_slot_is_told(#[case] ours: bool, #[case] severity: Severity, #[case] says: &str) {
     let link = Link { xdp: Some(Xdp { mode: XdpMode::Native, program: 42 }), ..link() };
     let findings = interface(&Uplink { ours, ..uplink(Some(link)) });
-    assert_eq!(findings[1].verdict, verdict);
+    assert_eq!(findings[1].severity, severity);
     assert!(findings[1].found.contains("XDP program 42 (native)") && findings[1].found.contains(says), "{findings:#?}");
 }
 
 #[test]
 fn vlans_are_named_with_what_to_type() {
     let findings = interface(&Uplink { vlans: vec!["eth0.7".into(), "eth0.8".into()], ..uplink(Some(link())) });
+    assert!(findings[0].found.contains(": tc"), "{findings:#?}");
     let remedy = findings[1].remedy.as_deref().unwrap();
     assert!(remedy.contains("steer run --interface eth0 --interface eth0.7 --interface eth0.8"), "{remedy}");
 }
