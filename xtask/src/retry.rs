@@ -33,14 +33,14 @@ impl Exit {
 
 /// What one process that ran tests came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Verdict {
+pub(crate) struct Judgement {
     /// A flaky test has passed.
     pub(crate) tally: Tally,
     pub(crate) passed: bool,
     pub(crate) flaky: Vec<String>,
 }
 
-impl Verdict {
+impl Judgement {
     /// Without a second chance.
     pub(crate) fn strict(counted: &Counted, exit: Exit) -> Self {
         Self { tally: counted.tally, passed: exit == Exit::Good, flaky: Vec::new() }
@@ -48,16 +48,16 @@ impl Verdict {
 
     /// With one; `again` runs a test alone, and tells whether it passed.
     pub(crate) fn lenient(counted: &Counted, exit: Exit, mut again: impl FnMut(&str) -> bool) -> Self {
-        let mut verdict = Self::strict(counted, exit);
+        let mut judgement = Self::strict(counted, exit);
         for name in candidates(counted, exit) {
             if again(name) {
-                verdict.flaky.push(name.clone());
-                verdict.tally.failed -= 1;
-                verdict.tally.passed += 1;
-                verdict.passed = verdict.tally.failed == 0;
+                judgement.flaky.push(name.clone());
+                judgement.tally.failed -= 1;
+                judgement.tally.passed += 1;
+                judgement.passed = judgement.tally.failed == 0;
             }
         }
-        verdict
+        judgement
     }
 }
 
@@ -76,31 +76,31 @@ mod tests {
         Counted { tally: Tally { passed: 10, failed, skipped: 1 }, failed: names }
     }
 
-    /// The verdict when these are good the second time, and what ran a second time.
-    fn judged(counted: &Counted, exit: Exit, good: &[&str]) -> (Verdict, Vec<String>) {
+    /// The judgement when these are good the second time, and what ran a second time.
+    fn judged(counted: &Counted, exit: Exit, good: &[&str]) -> (Judgement, Vec<String>) {
         let mut ran = Vec::new();
-        let verdict = Verdict::lenient(counted, exit, |name| {
+        let judgement = Judgement::lenient(counted, exit, |name| {
             ran.push(name.to_owned());
             good.contains(&name)
         });
-        (verdict, ran)
+        (judgement, ran)
     }
 
     #[test]
     fn a_test_that_is_good_the_second_time_is_flaky_and_counts_once_as_passed() {
-        let (verdict, ran) = judged(&counted(2, &["a", "b"]), Exit::Failed, &["a", "b"]);
+        let (judgement, ran) = judged(&counted(2, &["a", "b"]), Exit::Failed, &["a", "b"]);
         assert_eq!(ran, ["a", "b"]);
         let tally = Tally { passed: 12, failed: 0, skipped: 1 };
-        assert_eq!(verdict, Verdict { tally, passed: true, flaky: vec!["a".into(), "b".into()] });
+        assert_eq!(judgement, Judgement { tally, passed: true, flaky: vec!["a".into(), "b".into()] });
     }
 
     #[test]
     fn a_test_that_fails_again_has_failed() {
         for (good, flaky) in [("a", "a"), ("b", "b")] {
-            let (verdict, ran) = judged(&counted(2, &["a", "b"]), Exit::Failed, &[good]);
+            let (judgement, ran) = judged(&counted(2, &["a", "b"]), Exit::Failed, &[good]);
             assert_eq!(ran, ["a", "b"]);
             let tally = Tally { passed: 11, failed: 1, skipped: 1 };
-            assert_eq!(verdict, Verdict { tally, passed: false, flaky: vec![flaky.into()] });
+            assert_eq!(judgement, Judgement { tally, passed: false, flaky: vec![flaky.into()] });
         }
     }
 
@@ -115,16 +115,16 @@ mod tests {
             (counted(0, &[]), Exit::Died),
             (counted(1, &["a"]), Exit::Died),
         ] {
-            let (verdict, ran) = judged(&fault, exit, &all);
+            let (judgement, ran) = judged(&fault, exit, &all);
             assert!(ran.is_empty(), "{fault:?} {exit:?}");
-            assert_eq!(verdict, Verdict { tally: fault.tally, passed: false, flaky: Vec::new() });
+            assert_eq!(judgement, Judgement { tally: fault.tally, passed: false, flaky: Vec::new() });
         }
         assert_eq!(judged(&counted(3, &all[..3]), Exit::Failed, &all).1.len(), MOST);
     }
 
     #[test]
     fn what_passed_runs_once() {
-        let (verdict, ran) = judged(&counted(0, &[]), Exit::Good, &[]);
-        assert!(verdict.passed && ran.is_empty());
+        let (judgement, ran) = judged(&counted(0, &[]), Exit::Good, &[]);
+        assert!(judgement.passed && ran.is_empty());
     }
 }

@@ -16,7 +16,7 @@ use clap::ValueEnum;
 use crate::{
     cmd::{self, Privilege},
     programs::{self, PACKAGE, Programs, TestBuild},
-    retry::{self, Exit, Verdict},
+    retry::{self, Exit, Judgement},
     tally::{Counted, Tally},
 };
 
@@ -114,9 +114,9 @@ impl Outcome {
         print!("{self}");
     }
 
-    fn add(&mut self, name: &str, verdict: Result<Verdict>) {
-        match verdict {
-            Ok(Verdict { tally, passed, flaky }) => {
+    fn add(&mut self, name: &str, judgement: Result<Judgement>) {
+        match judgement {
+            Ok(Judgement { tally, passed, flaky }) => {
                 self.tally += tally;
                 self.flaky.extend(flaky.into_iter().map(|test| format!("{name} {test}")));
                 if !passed {
@@ -149,7 +149,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
         println!("== test: units");
         let mut cargo = cmd::cargo(["test", "--no-fail-fast"]);
         let counted = count(cargo.args(&args.filter));
-        outcome.add("units", counted.map(|(counted, exit)| Verdict::strict(&counted, exit)));
+        outcome.add("units", counted.map(|(counted, exit)| Judgement::strict(&counted, exit)));
     }
     let root_tiers: Vec<_> =
         [Tier::Packet, Tier::Netns, Tier::Docker].into_iter().filter(|tier| wants(*tier)).collect();
@@ -211,14 +211,14 @@ struct Binary<'a> {
 }
 
 impl Binary<'_> {
-    fn run(&self) -> Result<Verdict> {
+    fn run(&self) -> Result<Judgement> {
         let Self { args, jobs, .. } = self;
         let mut command = self.command();
         let (counted, exit) = count(command.arg(format!("--test-threads={jobs}")).args(&args.filter))?;
         if !args.retry {
-            return Ok(Verdict::strict(&counted, exit));
+            return Ok(Judgement::strict(&counted, exit));
         }
-        Ok(Verdict::lenient(&counted, exit, |test| {
+        Ok(Judgement::lenient(&counted, exit, |test| {
             println!("== test: once more, alone: {} {test}", self.name);
             match count(self.command().args(["--test-threads=1", "--exact", test])) {
                 // One that was skipped, or not found, has not passed.
@@ -333,7 +333,7 @@ mod tests {
     #[test]
     fn a_process_that_died_without_a_result_counts_as_a_failure() {
         let mut outcome = Outcome::default();
-        outcome.add("x", Ok(Verdict::strict(&Counted::default(), Exit::Died)));
+        outcome.add("x", Ok(Judgement::strict(&Counted::default(), Exit::Died)));
         assert_eq!(outcome.tally.failed, 1);
         assert!(!outcome.is_good());
         assert_eq!(outcome.to_string(), "test: x failed\n0 passed, 1 failed, 0 skipped\n");
@@ -343,11 +343,11 @@ mod tests {
     fn a_flaky_test_is_named_before_the_line_with_the_numbers_and_fails_nothing() {
         let mut outcome = Outcome::default();
         let tally = Tally { passed: 9, failed: 0, skipped: 0 };
-        outcome.add("drain", Ok(Verdict { tally, passed: true, flaky: vec!["a::b".into()] }));
+        outcome.add("drain", Ok(Judgement { tally, passed: true, flaky: vec!["a::b".into()] }));
         assert!(outcome.is_good());
         assert_eq!(outcome.to_string(), "flaky: drain a::b\n9 passed, 0 failed, 0 skipped\n");
         let many = (0..retry::MOST).map(|number| format!("a::{number}")).collect();
-        outcome.add("stops", Ok(Verdict { tally, passed: true, flaky: many }));
+        outcome.add("stops", Ok(Judgement { tally, passed: true, flaky: many }));
         assert!(!outcome.is_good(), "{outcome}");
     }
 

@@ -6,13 +6,13 @@ use super::{Agent, Source};
 use crate::host::clock::since_boot;
 use crate::model::swarm::Swarm;
 use crate::model::swarm::disabled::doubts;
-use crate::model::swarm::vips::{Ids, Tables, VipFacts, tables};
+use crate::model::swarm::vips::{Ids, VipFacts, VipTables, tables};
 
 /// What the maps hold of virtual addresses.
 #[derive(Debug, Default)]
 pub(super) struct Vips {
     ids: Ids,
-    applied: Option<Tables>,
+    applied: Option<VipTables>,
     /// Tasks that they lack, since Swarm sends nothing new to them.
     disabled: BTreeSet<String>,
 }
@@ -50,7 +50,7 @@ impl Agent {
         self.disabled.tasks(since_boot()) != self.vips.disabled
     }
 
-    fn write_vips(&mut self, wanted: &Tables) -> anyhow::Result<()> {
+    fn write_vips(&mut self, wanted: &VipTables) -> anyhow::Result<()> {
         if self.vips.applied.is_none() {
             self.maps.clear_vips()?;
         }

@@ -8,7 +8,7 @@ use steer_common::vip::VipKey;
 use super::absent::removed;
 use super::maps::Maps;
 use super::read::walk;
-use crate::model::swarm::vips::Tables;
+use crate::model::swarm::vips::VipTables;
 
 impl Maps {
     /// Forgets what an earlier agent wrote: indices may mean others now. Until they are written anew, Swarm has the addresses.
@@ -17,7 +17,7 @@ impl Maps {
     }
 
     /// Writes what is not as wanted; `applied` is what the maps hold, and is kept to that also where a write fails.
-    pub fn apply_vips(&mut self, wanted: &Tables, applied: &mut Tables) -> Result<()> {
+    pub fn apply_vips(&mut self, wanted: &VipTables, applied: &mut VipTables) -> Result<()> {
         // No address may ever lead to another one's tasks: keys go first and come last.
         let stale: Vec<_> =
             applied.keys.iter().filter(|(key, at)| wanted.keys.get(key) != Some(at)).map(|(key, _)| *key).collect();

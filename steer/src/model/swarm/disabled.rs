@@ -52,11 +52,11 @@ struct Inquiry {
     due: Duration,
     /// Whose turn it is to ask.
     turn: usize,
-    verdict: Option<Verdict>,
+    answer: Option<Answer>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Verdict {
+struct Answer {
     left_out: BTreeSet<String>,
     asked: Duration,
 }
@@ -69,7 +69,7 @@ impl Disabled {
             let key = key(&doubt.vip);
             let known = match before.remove(&key) {
                 Some(known) => Inquiry { doubt, ..known },
-                None => Inquiry { doubt, due: Duration::ZERO, turn: 0, verdict: None },
+                None => Inquiry { doubt, due: Duration::ZERO, turn: 0, answer: None },
             };
             self.known.insert(key, known);
         }
@@ -101,7 +101,7 @@ impl Disabled {
         match addresses.and_then(|addresses| left_out(vip, addresses)) {
             Some(left_out) => {
                 known.due = asked + EVERY;
-                known.verdict = Some(Verdict { left_out, asked });
+                known.answer = Some(Answer { left_out, asked });
             }
             None => known.due = asked + SELDOM,
         }
@@ -109,9 +109,9 @@ impl Disabled {
 
     /// The tasks that are to get nothing new.
     pub fn tasks(&self, now: Duration) -> BTreeSet<String> {
-        let verdicts = self.known.values().filter_map(|known| known.verdict.as_ref());
-        let good = verdicts.filter(|verdict| now < verdict.asked + GOOD);
-        good.flat_map(|verdict| verdict.left_out.iter().cloned()).collect()
+        let answers = self.known.values().filter_map(|known| known.answer.as_ref());
+        let good = answers.filter(|answer| now < answer.asked + GOOD);
+        good.flat_map(|answer| answer.left_out.iter().cloned()).collect()
     }
 }
 

@@ -107,7 +107,7 @@ impl<M: Ord> Ended<M> {
 
 /// What the maps should hold.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Tables {
+pub struct VipTables {
     pub keys: BTreeMap<VipKey, u32>,
     pub entries: BTreeMap<u32, Box<VipEntry>>,
 }
@@ -137,8 +137,8 @@ impl Ids {
 }
 
 /// What the maps should hold, and what there is no room for.
-pub fn tables(observed: &VipFacts<'_>, ids: &mut Ids) -> (Tables, Vec<Problem>) {
-    let mut tables = Tables::default();
+pub fn tables(observed: &VipFacts<'_>, ids: &mut Ids) -> (VipTables, Vec<Problem>) {
+    let mut tables = VipTables::default();
     let mut problems = Vec::new();
     let asked = asked(observed);
     ids.keep(&asked.iter().map(|(vip, _)| *vip).collect::<Vec<_>>());
@@ -206,7 +206,7 @@ fn member(task: &str, address: Ipv4Addr, observed: &VipFacts<'_>) -> Option<VipM
     match observed.local.get(task) {
         Some(Local { is_out: true, .. }) => None,
         Some(local) => {
-            let (backend, generation) = local.backend.unwrap_or((BackendId(0), 0));
+            let (backend, generation) = local.backend.unwrap_or((BackendId::NONE, 0));
             let netns_id = local.netns_id.unwrap_or(VipMember::UNSEEN);
             Some(VipMember { addr, generation, backend, flags: 0, netns_id })
         }
@@ -215,7 +215,7 @@ fn member(task: &str, address: Ipv4Addr, observed: &VipFacts<'_>) -> Option<VipM
         // Of those of this node the kernel and Docker tell sooner.
         None if observed.disabled.contains(task) => None,
         None => {
-            let (backend, flags, netns_id) = (BackendId(0), VipMember::REMOTE, VipMember::UNSEEN);
+            let (backend, flags, netns_id) = (BackendId::NONE, VipMember::REMOTE, VipMember::UNSEEN);
             Some(VipMember { addr, generation: 0, backend, flags, netns_id })
         }
     }
