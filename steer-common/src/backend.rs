@@ -11,6 +11,18 @@ use crate::service::ServiceId;
 #[repr(transparent)]
 pub struct BackendId(pub u16);
 
+impl BackendId {
+    /// No backend; in a record of a flow: nobody here has it. Where an `Option` would do, this stands for its `None` all the same: its
+    /// empty half would be an undefined register, which the verifier does not take.
+    pub const NONE: Self = Self(0);
+
+    /// Whether it is [`BackendId::NONE`].
+    #[inline(always)]
+    pub const fn is_none(self) -> bool {
+        self.0 == 0
+    }
+}
+
 /// Where a backend is and how to reach it. Value of `BACKENDS`, index [`BackendId`]; written by the agent, but for one flag
 /// ([`BackendEntry::ENDED`]).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -16,11 +16,11 @@ use crate::notice::NoticeKind;
 use crate::open::NewFlow;
 use crate::pick::Fit;
 use crate::reverse::reverse;
-use crate::service::{AllowKey, Balance, FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceState};
+use crate::service::{AllowKey, Balance, FrontendEntry, FrontendKey, NoneSince, ServiceEntry, ServiceId, ServiceState};
 use crate::slot::SlotTable;
 use crate::state::BackendState;
 use crate::steer::{Nanos, Segment, steer};
-use crate::tables::{Connection, Listening, NoneSince, Remembers, Table, Tables};
+use crate::tables::{Connection, Listening, Remembers, Table, Tables};
 use crate::tcp::TcpFlags;
 use crate::verdict::{Counter, Forward, Reply, Returned, Verdict};
 use crate::vip::VipMember;
@@ -152,7 +152,7 @@ impl World {
 
     fn id_of(&self, backend: &BackendEntry) -> BackendId {
         let found = self.backends.iter().find(|(_, entry)| entry.addr == backend.addr);
-        found.map_or(BackendId(0), |(&id, _)| id)
+        found.map_or(BackendId::NONE, |(&id, _)| id)
     }
 
     fn state(&self, id: ServiceId) -> ServiceState {
@@ -291,15 +291,11 @@ impl Tables for World {
     fn raise_extra_lanes(&self, id: ServiceId, lanes: u32) {
         self.service_states.borrow_mut().entry(id).or_default().extra_lanes = lanes;
     }
-    fn none_since(&self, id: ServiceId) -> NoneSince {
-        let state = self.state(id);
-        NoneSince { first: state.none_since, last_secs: state.none_last_secs }
+    fn none_since(&self, id: ServiceId, port_index: u8) -> NoneSince {
+        self.state(id).none_since[usize::from(port_index)]
     }
-    fn set_none_since(&self, id: ServiceId, since: NoneSince) {
-        let mut states = self.service_states.borrow_mut();
-        let state = states.entry(id).or_default();
-        state.none_since = since.first;
-        state.none_last_secs = since.last_secs;
+    fn set_none_since(&self, id: ServiceId, port_index: u8, since: NoneSince) {
+        self.service_states.borrow_mut().entry(id).or_default().none_since[usize::from(port_index)] = since;
     }
     fn flow(&self, table: Table, key: &FlowKey) -> Option<Looked<'_>> {
         let table = self.table(table);
@@ -484,6 +480,6 @@ impl World {
 
     /// Since when new flows have found no backend, in seconds.
     pub(crate) fn none_since_secs(&self) -> u64 {
-        self.state(WEB).none_since / 1_000_000_000
+        self.state(WEB).none_since[0].first / 1_000_000_000
     }
 }

@@ -26,6 +26,14 @@ pub struct FlowKey {
     pub pad: u16,
 }
 
+impl FlowKey {
+    /// The key of a client's flow, at the first lane.
+    #[inline(always)]
+    pub const fn new(client: Addr, client_port: Port, service: ServiceId, proto: u8) -> Self {
+        Self { client, client_port, service, proto, lane: 0, pad: 0 }
+    }
+}
+
 /// Value of `FLOWS` (established), and the first part of that of `PENDING` (opening or closing).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
@@ -75,7 +83,7 @@ impl FlowEntry {
     /// Whether it was left to Swarm's routing mesh: no backend here has it. Such flows stay in `PENDING` however long they live.
     #[inline(always)]
     pub const fn is_of_mesh(&self) -> bool {
-        self.backend.0 == 0
+        self.backend.is_none()
     }
 
     /// The backend it had has refused it: another one gets it.
@@ -119,7 +127,7 @@ pub struct SynEntry {
 pub const SYN_OPTIONS: usize = 40;
 
 /// Value of `PENDING` and `HELD`: a flow with its SYN. The flow comes first, so that both flow tables begin alike. In `HELD`
-/// the flow has no backend yet.
+/// the flow has no backend yet, or that which refused it last.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct PendingEntry {

@@ -2,7 +2,7 @@
 
 /// Version of the map layout. Part of the pin path, so an agent never adopts maps it would misread. Between versions connections are
 /// known again by what their sockets remember.
-pub const ABI: u32 = 5;
+pub const ABI: u32 = 6;
 
 /// Version of what sockets remember of their flows ([`SocketEntry`](crate::flow::SocketEntry)). One of its own: what is in a socket can
 /// be filled in at its handshake alone, and is what an agent with another [`ABI`] knows open connections by.

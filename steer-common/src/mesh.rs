@@ -45,7 +45,7 @@ pub(crate) fn leave_open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey
         return;
     }
     let state = TcpState::Established.advance(Direction::Forward, segment.flags);
-    let entry = FlowEntry { marks: state.marks(), ..entry_of(segment, frontend, BackendId(0), 0, uplink, now) };
+    let entry = FlowEntry { marks: state.marks(), ..entry_of(segment, frontend, BackendId::NONE, 0, uplink, now) };
     leave(tables, key, &entry, false);
     *verdict = Verdict::Pass(Counter::PassMeshFlow);
 }

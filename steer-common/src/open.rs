@@ -5,9 +5,9 @@ use crate::flow::{FlowEntry, FlowKey};
 use crate::limits::{LANES, PENDING_SECS};
 use crate::mesh::leave;
 use crate::pick::Request;
-use crate::service::{AllowKey, FrontendEntry, ServiceEntry, ServiceId};
+use crate::service::{AllowKey, FrontendEntry, NoneSince, ServiceEntry, ServiceId};
 use crate::steer::{Nanos, Segment, live_target, lookup, remove};
-use crate::tables::{NoneSince, Table, Tables};
+use crate::tables::{Table, Tables};
 use crate::tcp::TcpState;
 use crate::verdict::{Counter, Forward, Verdict};
 
@@ -134,7 +134,7 @@ pub(crate) fn open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, new:
     let NewFlow { frontend, uplink, now, reason, ref request, may_replace, ref mut verdict, .. } = *new;
     let picked = tables.backend(id);
     // One entry for all that may become of it: the kernel's stack is small.
-    let (id, generation) = picked.map_or((BackendId(0), 0), |backend| (id, backend.generation));
+    let (id, generation) = picked.map_or((BackendId::NONE, 0), |backend| (id, backend.generation));
     let entry = entry_of(segment, frontend, id, generation, uplink, now);
     let Some(backend) = picked else {
         let Some(service) = tables.service(frontend.service) else { return };
@@ -150,8 +150,8 @@ pub(crate) fn open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, new:
         return;
     };
     let Some(target) = backend.target(frontend.port_index) else { return };
-    if tables.none_since(frontend.service).first != 0 {
-        tables.set_none_since(frontend.service, NoneSince::default());
+    if tables.none_since(frontend.service, frontend.port_index).first != 0 {
+        tables.set_none_since(frontend.service, frontend.port_index, NoneSince::default());
     }
     if !tables.put_opening(key, &entry) {
         *verdict = Verdict::Drop(Counter::DropTableFull);
@@ -195,7 +195,7 @@ pub(crate) fn entry_of(
         last_seen: now.secs(),
         port_index: frontend.port_index,
         refusals: 0,
-        refused: BackendId(0),
+        refused: BackendId::NONE,
         marks: TcpState::SynSent.marks(),
     }
 }
@@ -211,7 +211,7 @@ fn on_none<T: Tables>(
     now: Nanos,
     may_replace: bool,
 ) -> Verdict {
-    if may_hold(tables, key.service, service, now) {
+    if may_hold(tables, key.service, entry.port_index, service, now) {
         tables.hold(key, entry);
         Verdict::Drop(Counter::DropHold)
     } else if service.has_mesh() {
@@ -228,14 +228,20 @@ pub(crate) fn is_for_mesh<T: Tables>(tables: &T, service: &ServiceEntry, now: Na
     service.leaves_to_mesh(tables.is_lease_fresh(now.secs()))
 }
 
-/// Whether a new flow that finds no backend may still wait.
+/// Whether a new flow to a port that finds no backend may still wait.
 #[inline(always)]
-pub(crate) fn may_hold<T: Tables>(tables: &T, id: ServiceId, service: &ServiceEntry, now: Nanos) -> bool {
-    let NoneSince { first, last_secs } = tables.none_since(id);
+pub(crate) fn may_hold<T: Tables>(
+    tables: &T,
+    id: ServiceId,
+    port_index: u8,
+    service: &ServiceEntry,
+    now: Nanos,
+) -> bool {
+    let NoneSince { first, last_secs, .. } = tables.none_since(id, port_index);
     // Nobody has asked for so long that backends may have come and gone meanwhile, unseen from here: a wait of its own.
     let hold_secs = (service.hold_ns / 1_000_000_000) as u32;
     let is_new = first == 0 || now.secs().saturating_sub(last_secs) > hold_secs.saturating_add(PENDING_SECS);
     let first = if is_new { now.0 } else { first };
-    tables.set_none_since(id, NoneSince { first, last_secs: now.secs() });
+    tables.set_none_since(id, port_index, NoneSince::between(first, now.secs()));
     now.0.saturating_sub(first) < service.hold_ns
 }

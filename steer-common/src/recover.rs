@@ -26,14 +26,14 @@ use crate::verdict::{Counter, Forward, Reply, Returned, Verdict};
 pub(crate) fn recover<T: Tables>(tables: &T, segment: &Segment, key: &mut FlowKey, lost: &mut NewFlow) {
     let NewFlow { frontend, uplink, now, ref mut verdict, .. } = *lost;
     let Some(slots) = tables.slots(key.service) else { return };
-    let mut found = BackendId(0);
+    let mut found = BackendId::NONE;
     tables.each(slots.members_len.min(MAX_SCAN), |i| {
         let Some(id) = slots.member(i) else { return ControlFlow::Break(()) };
         match connection(tables, segment, key.service, frontend.port_index, id) {
             Connection::None => ControlFlow::Continue(()),
             // An app may have forgotten to close its half of an older one from the same port.
             Connection::Closing => {
-                if found.0 == 0 {
+                if found.is_none() {
                     found = id;
                 }
                 ControlFlow::Continue(())
@@ -88,7 +88,7 @@ fn connection<T: Tables>(
 #[inline(always)]
 pub fn remember<T: Tables>(tables: &T, at: &EndpointKey, client: Addr, client_port: Port) -> Option<SocketEntry> {
     let endpoint = tables.endpoint(at)?;
-    let mut key = FlowKey { client, client_port, service: endpoint.service, proto: at.proto, lane: 0, pad: 0 };
+    let mut key = FlowKey::new(client, client_port, endpoint.service, at.proto);
     let (_, flow) = find(tables, &mut key, &endpoint)?;
     let FlowEntry { frontend, frontend_port, port_index, isn, uplink, .. } = *flow;
     Some(SocketEntry { frontend, frontend_port, port_index, pad: 0, isn, uplink })
@@ -127,7 +127,7 @@ pub(crate) fn restore<T: Tables>(tables: &T, key: &mut FlowKey, lost: &Lost, ret
         last_seen: now.secs(),
         port_index,
         refusals: 0,
-        refused: BackendId(0),
+        refused: BackendId::NONE,
         marks: state.marks(),
     };
     if state.is_live() && free_lane(tables, key) && tables.add_flow(key, &entry) {

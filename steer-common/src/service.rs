@@ -128,14 +128,32 @@ impl ServiceEntry {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct ServiceState {
-    /// When a new flow first found no backend, in nanoseconds since boot; 0 while there is one.
-    pub none_since: u64,
     /// Turns of the round robin so far.
     pub cursor: u64,
     /// Lanes in use so far beyond the first: how many more keys a flow may stand under (see [`crate::flow`]).
     pub extra_lanes: u32,
-    /// When a new flow last found no backend, in seconds since boot.
-    pub none_last_secs: u32,
+    pub pad: u32,
+    /// By index of the port: whether one finds nobody says nothing of the others.
+    pub none_since: [NoneSince; MAX_PORTS],
+}
+
+/// When new flows to a port of a service found no backend; all zero while they do find one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct NoneSince {
+    /// The first of them, in nanoseconds since boot.
+    pub first: u64,
+    /// The last of them, in seconds since boot.
+    pub last_secs: u32,
+    pub pad: u32,
+}
+
+impl NoneSince {
+    /// From the first of them to the last.
+    #[inline(always)]
+    pub const fn between(first: u64, last_secs: u32) -> Self {
+        Self { first, last_secs, pad: 0 }
+    }
 }
 
 /// One prefix of an allow list: data part of the key of the longest-prefix map `ALLOW`. The prefix counts from the first bit
@@ -183,6 +201,6 @@ pub struct PortInfo {
 const _: () = assert!(size_of::<FrontendKey>() == 20);
 const _: () = assert!(size_of::<FrontendEntry>() == 4);
 const _: () = assert!(size_of::<ServiceEntry>() == 16);
-const _: () = assert!(size_of::<ServiceState>() == 24);
+const _: () = assert!(size_of::<ServiceState>() == 16 + 16 * MAX_PORTS);
 const _: () = assert!(size_of::<AllowKey>() == 20);
 const _: () = assert!(size_of::<ServiceInfo>() == 128 + 20 * MAX_PORTS);

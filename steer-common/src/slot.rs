@@ -22,7 +22,7 @@ pub struct SlotTable {
 impl SlotTable {
     /// A table that gives nothing.
     pub const EMPTY: Self =
-        Self { len: 0, members_len: 0, slots: [BackendId(0); MAX_SLOTS], members: [BackendId(0); MAX_MEMBERS] };
+        Self { len: 0, members_len: 0, slots: [BackendId::NONE; MAX_SLOTS], members: [BackendId::NONE; MAX_MEMBERS] };
 
     /// The backend at a turn of the round robin or a hash value; `None` when the table is empty.
     #[inline(always)]
@@ -69,6 +69,6 @@ mod tests {
     fn a_length_beyond_the_table_stays_inside_it() {
         let mut table = Box::new(SlotTable::EMPTY);
         table.len = u32::MAX;
-        assert_eq!(table.at(MAX_SLOTS as u32), Some(BackendId(0)));
+        assert_eq!(table.at(MAX_SLOTS as u32), Some(BackendId::NONE));
     }
 }

@@ -45,6 +45,17 @@ impl BackendState {
         }
     }
 
+    /// Whether a backend in this state takes new flows, by the state alone. `if_listening`: listening is what decides about it, so that
+    /// the state lags behind its sockets, which are asked at each flow.
+    #[inline(always)]
+    pub const fn takes_new(self, if_listening: bool) -> bool {
+        match self {
+            Self::Ready => true,
+            Self::Starting | Self::Unready => if_listening,
+            _ => false,
+        }
+    }
+
     /// The word used in output and logs.
     pub const fn name(self) -> &'static str {
         match self {

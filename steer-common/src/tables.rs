@@ -12,7 +12,7 @@ use crate::flow::{FlowEntry, FlowKey, ForeignKey, SocketEntry};
 use crate::notice::NoticeKind;
 use crate::open::NewFlow;
 use crate::pick::Fit;
-use crate::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceId};
+use crate::service::{AllowKey, FrontendEntry, FrontendKey, NoneSince, ServiceEntry, ServiceId};
 use crate::slot::SlotTable;
 use crate::state::BackendState;
 use crate::verdict::Verdict;
@@ -55,15 +55,6 @@ pub enum Remembers {
     No,
     /// It cannot be seen from here: XDP may not look into sockets.
     Unknown,
-}
-
-/// When new flows of a service found no backend; all zero while they do find one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct NoneSince {
-    /// The first of them, in nanoseconds since boot.
-    pub first: u64,
-    /// The last of them, in seconds since boot.
-    pub last_secs: u32,
 }
 
 /// The maps, as a decision sees them.
@@ -122,9 +113,9 @@ pub trait Tables {
     /// Lanes in use beyond the first, and the way to raise that number.
     fn extra_lanes(&self, id: ServiceId) -> u32;
     fn raise_extra_lanes(&self, id: ServiceId, lanes: u32);
-    /// Since when new flows of the service have found no backend.
-    fn none_since(&self, id: ServiceId) -> NoneSince;
-    fn set_none_since(&self, id: ServiceId, since: NoneSince);
+    /// Since when new flows to a port of the service have found no backend.
+    fn none_since(&self, id: ServiceId, port_index: u8) -> NoneSince;
+    fn set_none_since(&self, id: ServiceId, port_index: u8, since: NoneSince);
 
     /// An entry where it lies; what it shows may change while it is looked at.
     fn flow(&self, table: Table, key: &FlowKey) -> Option<Self::Flow<'_>>;

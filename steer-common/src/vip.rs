@@ -61,7 +61,7 @@ impl VipEntry {
         let nobody = VipMember {
             addr: Addr::UNSPECIFIED,
             generation: 0,
-            backend: BackendId(0),
+            backend: BackendId::NONE,
             flags: 0,
             netns_id: VipMember::UNSEEN,
         };
@@ -109,7 +109,7 @@ pub fn pick_task<T: Tables>(tables: &T, vip: &VipEntry, ask: Ask) -> Option<VipM
 #[inline(always)]
 fn is_ready<T: Tables>(tables: &T, member: &VipMember, ask: Ask) -> bool {
     // Of a task that is no backend of this node, only the agent knows; of one on another node, it must have told lately.
-    let (is_told_of, must_listen) = if member.backend.0 == 0 {
+    let (is_told_of, must_listen) = if member.backend.is_none() {
         (ask.is_fresh || member.flags & VipMember::REMOTE == 0, false)
     } else {
         judge(tables, member)

@@ -24,7 +24,7 @@ use steer_common::verdict::Counter;
 use steer_common::vip::{Ask, VipEntry, VipKey, VipMember, pick_task};
 
 use crate::emit::now;
-use crate::maps::{self, Maps, count, local_flow, put_local_flow, remove_local_flow, vip};
+use crate::maps::{self, Maps, count_call, local_flow, put_local_flow, remove_local_flow, vip};
 use crate::packet::NoPacket;
 
 /// Cookie of the host's network namespace, set by the agent.
@@ -129,7 +129,7 @@ fn connect(ctx: &SockAddrContext, fields: &Fields, dst: Addr) -> Option<(Addr, P
     let picked = if on_host { any(&maps, &frontend, dst_port, cookie) } else { only_itself(&maps, &frontend, netns) };
     let Some(id) = picked else {
         if on_host {
-            count(Counter::PassLocalNoBackend);
+            count_call(Counter::PassLocalNoBackend);
         }
         return None;
     };
@@ -148,7 +148,7 @@ fn connect(ctx: &SockAddrContext, fields: &Fields, dst: Addr) -> Option<(Addr, P
         maps.count_established(id);
     }
     maps.count_steered(id);
-    count(Counter::SteerLocal);
+    count_call(Counter::SteerLocal);
     Some((backend.addr, target))
 }
 
@@ -164,7 +164,7 @@ fn to_task(
 ) -> Option<(Addr, Port)> {
     let ask = Ask { port: dst_port, turn, is_fresh: maps.is_lease_fresh(now().secs()) };
     let Some(VipMember { addr, generation, backend, .. }) = pick_task(maps, vip, ask) else {
-        count(Counter::PassVip);
+        count_call(Counter::PassVip);
         return None;
     };
     // SAFETY: the context pointer is valid for the life of the program.
@@ -172,13 +172,13 @@ fn to_task(
     forget(cookie);
     let flow = LocalFlow { frontend: dst, frontend_port: dst_port, backend, generation, peer: addr };
     let is_put = put_local_flow(cookie, &flow);
-    if backend.0 != 0 {
+    if !backend.is_none() {
         if is_put {
             maps.count_established(backend);
         }
         maps.count_steered(backend);
     }
-    count(Counter::SteerVip);
+    count_call(Counter::SteerVip);
     Some((addr, dst_port))
 }
 
@@ -194,7 +194,7 @@ fn any(maps: &Maps<NoPacket>, frontend: &FrontendEntry, dst_port: Port, cookie: 
             client_port: Port(cookie as u16),
             frontend_port: dst_port,
             taken: Taken::NONE,
-            not: BackendId(0),
+            not: BackendId::NONE,
         },
     )
 }

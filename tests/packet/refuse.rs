@@ -14,6 +14,7 @@ use super::story::{close, connect};
 
 stories! {
     new_flows_wait_while_no_backend_is_ready: [DropHold, SteerNew],
+    each_port_of_a_service_waits_by_itself: [DropHold, SteerNew],
     no_state_but_ready_or_draining_takes_new_flows: [DropHold, SteerNew],
     the_wait_is_over_after_the_time_to_hold: [DropHold, ResetNoBackend, PassToTc, SteerNew],
     without_a_time_to_hold_the_host_refuses_at_once: [ResetNoBackend, PassToTc],
@@ -36,16 +37,31 @@ fn new_flows_wait_while_no_backend_is_ready(bench: &mut Bench) {
         let syn = from_client(port).syn(7);
         bench.deal(&[]);
         bench.send(hook, &syn).is_dropped(DropHold);
-        let since = bench.service_state().none_since;
+        let since = bench.service_state().none_since[0].first;
         assert_ne!(since, 0);
         bench.send(hook, &syn).is_dropped(DropHold);
-        assert_eq!(bench.service_state().none_since, since, "it began with the first");
+        assert_eq!(bench.service_state().none_since[0].first, since, "it began with the first");
         // The client tries again, and now there is one.
         bench.deal(&[1]);
         bench.send(hook, &syn).goes_to(1, SteerNew);
-        assert_eq!(bench.service_state().none_since, 0);
+        assert_eq!(bench.service_state().none_since[0].first, 0);
     }
     assert_eq!(bench.flows(), [Flow::of(CLIENT_PORT, 1, SynSent), Flow::of(CLIENT_PORT + 1, 1, SynSent)]);
+}
+
+fn each_port_of_a_service_waits_by_itself(bench: &mut Bench) {
+    bench.serve(&[1]);
+    hold(bench, HOUR);
+    let unserved = SocketAddrV4::new(*FRONTEND.ip(), FRONTEND.port() + 1);
+    bench.publish(unserved, 1, 0);
+    for (hook, port) in Hook::BOTH.into_iter().zip([CLIENT_PORT, CLIENT_PORT + 10]) {
+        bench.send(hook, &from_client(port).syn(7).to(unserved)).is_dropped(DropHold);
+        let since = bench.service_state().none_since;
+        assert_ne!(since[1].first, 0);
+        bench.send(hook, &from_client(port + 1).syn(7)).goes_to(1, SteerNew);
+        assert_eq!(bench.service_state().none_since, since, "somebody serves another port");
+        assert_eq!(since[0].first, 0, "and its clients never waited");
+    }
 }
 
 fn no_state_but_ready_or_draining_takes_new_flows(bench: &mut Bench) {

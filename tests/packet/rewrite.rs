@@ -35,14 +35,12 @@ fn the_flow_is_written_down_with_all_that_replies_need(bench: &mut Bench) {
     bench.serve(&[1]);
     for (hook, port) in Hook::BOTH.into_iter().zip([CLIENT_PORT, CLIENT_PORT + 1]) {
         bench.send(hook, &from_client(port).syn(0x0102_0304).to(FRONTEND_2)).goes_to(1, SteerNew);
-        let key = steer_common::flow::FlowKey {
-            client: steer_tests::world::CLIENT.into(),
-            client_port: Port::new(port),
-            service: steer_tests::bpf::WEB,
-            proto: TCP,
-            lane: 0,
-            pad: 0,
-        };
+        let key = steer_common::flow::FlowKey::new(
+            steer_tests::world::CLIENT.into(),
+            Port::new(port),
+            steer_tests::bpf::WEB,
+            TCP,
+        );
         let entry = bench.pending(&key);
         assert_eq!((entry.frontend, entry.frontend_port), ((*FRONTEND_2.ip()).into(), Port::new(9000)));
         assert_eq!((entry.backend.0, entry.generation, entry.port_index), (1, 1, 0));

@@ -47,7 +47,7 @@ impl Request {
         client_port: Port::NONE,
         frontend_port: Port::NONE,
         taken: Taken::NONE,
-        not: NOBODY,
+        not: BackendId::NONE,
     };
 }
 
@@ -88,20 +88,20 @@ impl Taken {
 #[inline(always)]
 pub fn pick<T: Tables>(tables: &T, request: &Request) -> Option<BackendId> {
     let found = choose(tables, request);
-    (found != NOBODY).then_some(found)
+    (!found.is_none()).then_some(found)
 }
 
 /// A function of its own, for the sake of the stack: to be called where not much stands on it yet.
 #[inline(never)]
 fn choose<T: Tables>(tables: &T, request: &Request) -> BackendId {
     let (Some(service), Some(slots)) = (tables.service(request.service), tables.slots(request.service)) else {
-        return NOBODY;
+        return BackendId::NONE;
     };
     let turn = tables.turn(request.service);
     let start = match Balance::from_u8(service.balance) {
         Balance::RoundRobin => turn,
         Balance::LeastConn => match better_of_two(tables, request, slots, turn) {
-            NOBODY => turn,
+            BackendId::NONE => turn,
             backend => return backend,
         },
         Balance::Maglev => hash::of_flow(request.client, request.client_port, request.frontend_port),
@@ -115,13 +115,13 @@ fn choose<T: Tables>(tables: &T, request: &Request) -> BackendId {
     }
     let (ready, draining) = scan(tables, request, slots, turn);
     // The mesh may have a ready one elsewhere.
-    if ready != NOBODY || service.has_mesh() { ready } else { draining }
+    if !ready.is_none() || service.has_mesh() { ready } else { draining }
 }
 
 /// The first ready member, and the first draining one that was met before it.
 #[inline(always)]
 fn scan<T: Tables>(tables: &T, request: &Request, slots: &SlotTable, start: u32) -> (BackendId, BackendId) {
-    let (mut ready, mut draining) = (NOBODY, NOBODY);
+    let (mut ready, mut draining) = (BackendId::NONE, BackendId::NONE);
     tables.each(slots.members_len.min(MAX_SCAN), |i| {
         let Some(member) = slots.member(start.wrapping_add(i)) else { return ControlFlow::Break(()) };
         match fit(tables, request, member) {
@@ -129,7 +129,7 @@ fn scan<T: Tables>(tables: &T, request: &Request, slots: &SlotTable, start: u32)
                 ready = member;
                 return ControlFlow::Break(());
             }
-            Fit::Draining if draining == NOBODY => draining = member,
+            Fit::Draining if draining.is_none() => draining = member,
             _ => {}
         }
         ControlFlow::Continue(())
@@ -137,15 +137,12 @@ fn scan<T: Tables>(tables: &T, request: &Request, slots: &SlotTable, start: u32)
     (ready, draining)
 }
 
-/// No backend has this id. Not an `Option`: its empty half would be an undefined register, which the verifier does not take.
-pub const NOBODY: BackendId = BackendId(0);
-
-/// Of two ready candidates the one with fewer live flows per weight ("power of two choices"), or [`NOBODY`].
+/// Of two ready candidates the one with fewer live flows per weight ("power of two choices"), or [`BackendId::NONE`].
 #[inline(always)]
 fn better_of_two<T: Tables>(tables: &T, request: &Request, slots: &SlotTable, turn: u32) -> BackendId {
-    let Some(first) = slots.at(turn) else { return NOBODY };
+    let Some(first) = slots.at(turn) else { return BackendId::NONE };
     // A second candidate that walks the table with another step, so that the pairs differ from turn to turn.
-    let Some(second) = slots.at(turn.wrapping_mul(0x9e37_79b1) >> 7) else { return NOBODY };
+    let Some(second) = slots.at(turn.wrapping_mul(0x9e37_79b1) >> 7) else { return BackendId::NONE };
     let ready = |id| fit(tables, request, id) == Fit::Ready;
     match (ready(first), ready(second)) {
         (true, true) => {
@@ -156,7 +153,7 @@ fn better_of_two<T: Tables>(tables: &T, request: &Request, slots: &SlotTable, tu
         }
         (true, false) => first,
         (false, true) => second,
-        (false, false) => NOBODY,
+        (false, false) => BackendId::NONE,
     }
 }
 

@@ -21,14 +21,7 @@ use crate::verdict::{Counter, Forward, Reply, Returned, Verdict};
 pub fn reverse<T: Tables>(tables: &T, segment: &Segment, ifindex: u32, now: Nanos, returned: &mut Option<Returned>) {
     let at = EndpointKey::new(segment.src, ifindex, segment.src_port, segment.proto);
     let Some(endpoint) = tables.endpoint(&at) else { return };
-    let mut key = FlowKey {
-        client: segment.dst,
-        client_port: segment.dst_port,
-        service: endpoint.service,
-        proto: segment.proto,
-        lane: 0,
-        pad: 0,
-    };
+    let mut key = FlowKey::new(segment.dst, segment.dst_port, endpoint.service, segment.proto);
     let Some((table, flow)) = find(tables, &mut key, &endpoint) else {
         restore(tables, &mut key, &Lost { endpoint, flags: segment.flags, now }, returned);
         return;
@@ -43,7 +36,7 @@ pub fn reverse<T: Tables>(tables: &T, segment: &Segment, ifindex: u32, now: Nano
         let _: Verdict = tables.with_work(|new| {
             if may_try_again(tables, &key, &mut new.request) {
                 let picked = pick(tables, &new.request);
-                try_again(tables, &key, picked.unwrap_or(BackendId(0)), now, returned);
+                try_again(tables, &key, picked.unwrap_or(BackendId::NONE), now, returned);
             }
         });
         if returned.is_none() {
@@ -138,7 +131,6 @@ fn may_try_again<T: Tables>(tables: &T, key: &FlowKey, request: &mut Request) ->
     request.client_port = key.client_port;
     request.frontend_port = flow.frontend_port;
     request.not = by;
-    tables.count_resteered(by);
     true
 }
 
@@ -153,19 +145,22 @@ fn tell<T: Tables>(tables: &T, key: &FlowKey, now: Nanos, returned: &mut Option<
 /// the client hears the truth.
 #[inline(never)]
 fn try_again<T: Tables>(tables: &T, key: &FlowKey, id: BackendId, now: Nanos, returned: &mut Option<Returned>) {
+    let Some((by, port_index)) = tables.flow(Table::Pending, key).map(|flow| (flow.backend, flow.port_index)) else {
+        return;
+    };
     let Some(backend) = tables.backend(id) else {
         let may_wait = tables.service(key.service).is_some_and(|service| {
             // The mesh has another one, perhaps; but not for a SYN that has been here.
-            !is_for_mesh(tables, service, now) && may_hold(tables, key.service, service, now)
+            !is_for_mesh(tables, service, now) && may_hold(tables, key.service, port_index, service, now)
         });
         if may_wait && tables.hold_again(key) {
             *returned = Some(Returned::Drop(Counter::DropRefused));
         }
         return;
     };
-    let Some(port_index) = tables.flow(Table::Pending, key).map(|flow| flow.port_index) else { return };
     let Some(target) = backend.target(port_index) else { return };
     if tables.give_again(key, id, backend.generation, now.secs()) {
+        tables.count_resteered(by);
         tables.count_steered(id);
         let forward = Forward { backend: id, target, reason: Counter::SteerRefused };
         *returned = Some(Returned::Resteer { key: *key, forward });

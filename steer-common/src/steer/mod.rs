@@ -30,7 +30,6 @@ use crate::open::{NewFlow, may_open, open};
 use crate::pick::pick;
 use crate::recover::recover;
 use crate::service::{FrontendEntry, FrontendKey, ServiceId};
-use crate::state::BackendState;
 use crate::tables::{Connection, Table, Tables};
 use crate::tcp::{Direction, TcpFlags, TcpState};
 use crate::verdict::{Counter, Forward, Verdict};
@@ -71,14 +70,7 @@ pub fn steer<T: Tables>(tables: &T, segment: &Segment, uplink: u32, now: Nanos) 
     if frontend.flags & FrontendEntry::LOOPBACK != 0 {
         return Verdict::Pass(Counter::PassNotFrontend);
     }
-    let mut key = FlowKey {
-        client: segment.src,
-        client_port: segment.src_port,
-        service: frontend.service,
-        proto: segment.proto,
-        lane: 0,
-        pad: 0,
-    };
+    let mut key = FlowKey::new(segment.src, segment.src_port, frontend.service, segment.proto);
     let Found { flow: found, table, is_shared, extra_lanes } = find(tables, &mut key, segment);
     if !segment.flags.opens()
         && let Some(flow) = found
@@ -113,7 +105,7 @@ pub fn steer<T: Tables>(tables: &T, segment: &Segment, uplink: u32, now: Nanos) 
         if may_open(tables, segment, &key, new) {
             // Called here and not in there: each frame that stands on the stack already, of 512 bytes, is room that `pick` lacks.
             let picked = pick(tables, &new.request);
-            open(tables, segment, &key, new, picked.unwrap_or(BackendId(0)));
+            open(tables, segment, &key, new, picked.unwrap_or(BackendId::NONE));
         }
     })
 }
@@ -165,14 +157,7 @@ fn find<'t, T: Tables>(tables: &'t T, key: &mut FlowKey, segment: &Segment) -> F
 #[inline(always)]
 pub fn flow_about<T: Tables>(tables: &T, turned: &Segment) -> Option<(BackendId, Port)> {
     let frontend = tables.frontend(&FrontendKey::new(turned.dst, turned.dst_port, turned.proto))?;
-    let mut key = FlowKey {
-        client: turned.src,
-        client_port: turned.src_port,
-        service: frontend.service,
-        proto: turned.proto,
-        lane: 0,
-        pad: 0,
-    };
+    let mut key = FlowKey::new(turned.src, turned.src_port, frontend.service, turned.proto);
     let flow = find(tables, &mut key, turned).flow?;
     Some((flow.backend, live_target(tables, &flow, frontend.service)?))
 }
@@ -204,7 +189,10 @@ fn again<T: Tables>(
         Verdict::Forward(Forward { backend: flow.backend, target, reason: Counter::SteerRetransmit })
     };
     let keep = match flow.tcp() {
-        TcpState::SynSent => same_syn && (flow.is_of_mesh() || takes_new(tables.backend_state(flow.backend))),
+        TcpState::SynSent => {
+            let (state, if_listening) = tables.backend_state(flow.backend);
+            same_syn && (flow.is_of_mesh() || state.takes_new(if_listening))
+        }
         // Its SYN-ACK is on the way: moving now would let the client acknowledge one backend to another.
         TcpState::SynReceived | TcpState::FinForward | TcpState::FinReverse => same_syn,
         // Of whoever sent this SYN nobody knows whether it is the client: the backend's socket, if it is there, answers with a challenge
@@ -230,16 +218,6 @@ fn is_open<T: Tables>(tables: &T, segment: &Segment, id: BackendId, port_index: 
         return true;
     }
     matches!(tables.connection(backend, target, segment.src, segment.src_port), Connection::Open)
-}
-
-/// Whether a backend in this state was given the flow as one that is ready, and would be now.
-#[inline(always)]
-fn takes_new((state, if_listening): (BackendState, bool)) -> bool {
-    match state {
-        BackendState::Ready => true,
-        BackendState::Starting | BackendState::Unready => if_listening,
-        _ => false,
-    }
 }
 
 /// The container port of a flow's backend, if that backend is still the one the flow began on.

@@ -1,6 +1,6 @@
 //! Every map, and the only code that touches one: [`Maps`] implements [`Tables`], over the packet at hand.
 //!
-//! All are pinned by name, so that they outlive the agent. Sizes and names are in `steer_common::limits`.
+//! What must outlive the agent is pinned by name (`steer_common::limits::names`, with the sizes); the rest is room to work in.
 
 mod tables;
 
@@ -187,12 +187,21 @@ static COUNTERS: PerCpuArray<u64, { Counter::ALL.len() }> = PerCpuArray::new();
 /// The maps as the tables of a decision about a packet (or a socket).
 pub(crate) struct Maps<P>(pub(crate) P);
 
-/// Adds one for a reason.
+/// Adds one for the reason of a packet.
 #[inline(always)]
 pub(crate) fn count(counter: Counter) {
     if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
-        // SAFETY: the element is this CPU's own, and a program is not preempted by another one of its kind.
+        // SAFETY: the element is this CPU's own, and no program for packets interrupts another.
         unsafe { *value += 1 };
+    }
+}
+
+/// Adds one for the reason of a system call, which a packet may interrupt at any instruction.
+#[inline(always)]
+pub(crate) fn count_call(counter: Counter) {
+    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: array elements are aligned to eight bytes; what interrupts this CPU comes before or after the one instruction.
+        unsafe { atomic::add(value, 1) };
     }
 }
 

@@ -12,14 +12,14 @@ use steer_common::addr::{Addr, Port};
 use steer_common::backend::{BackendEntry, BackendId, BackendStats};
 use steer_common::endpoint::{EndpointEntry, EndpointKey};
 use steer_common::flow::{FlowEntry, FlowKey, ForeignKey, PendingEntry, SocketEntry};
-use steer_common::limits::{MAX_REFUSALS, MAX_SEARCHES};
+use steer_common::limits::{MAX_PORTS, MAX_REFUSALS, MAX_SEARCHES};
 use steer_common::notice::{Notice, NoticeKind};
 use steer_common::open::NewFlow;
-use steer_common::pick::{Fit, NOBODY};
-use steer_common::service::{AllowKey, FrontendEntry, FrontendKey, ServiceEntry, ServiceId, ServiceState};
+use steer_common::pick::Fit;
+use steer_common::service::{AllowKey, FrontendEntry, FrontendKey, NoneSince, ServiceEntry, ServiceId, ServiceState};
 use steer_common::slot::SlotTable;
 use steer_common::state::BackendState;
-use steer_common::tables::{Connection, Listening, NoneSince, Remembers, Table, Tables};
+use steer_common::tables::{Connection, Listening, Remembers, Table, Tables};
 use steer_common::verdict::{Counter, Verdict};
 use steer_common::vip::VipMember;
 
@@ -44,15 +44,25 @@ impl<P> Maps<P> {
         }
     }
 
+    /// Adds one to a backend's figures: once per connection, so always in one instruction, which a packet cannot come between when the
+    /// connection is one of this host's own sockets.
     #[inline(always)]
-    fn stats(id: BackendId) -> Option<&'static mut BackendStats> {
-        // SAFETY: the element is this CPU's own, and no other reference to it exists while this one does.
-        BACKEND_STATS.get_ptr_mut(id.0.into()).map(|stats| unsafe { &mut *stats })
+    fn count(id: BackendId, figure: impl FnOnce(*mut BackendStats) -> *mut u64) {
+        if let Some(stats) = BACKEND_STATS.get_ptr_mut(id.0.into()) {
+            // SAFETY: a field of this CPU's own element, aligned to eight bytes.
+            unsafe { atomic::add(figure(stats), 1) };
+        }
     }
 
     #[inline(always)]
     fn state(id: ServiceId) -> Option<*mut ServiceState> {
         SERVICE_STATES.get_ptr_mut(id.0.into())
+    }
+
+    #[inline(always)]
+    fn none_since_at(id: ServiceId, port_index: u8) -> Option<*mut NoneSince> {
+        // SAFETY: a place within the map value, which is mapped while the program runs.
+        Self::state(id).map(|state| unsafe { &raw mut (*state).none_since[usize::from(port_index) % MAX_PORTS] })
     }
 }
 
@@ -297,20 +307,16 @@ impl<P: Packet> Tables for Maps<P> {
     }
 
     #[inline(always)]
-    fn none_since(&self, id: ServiceId) -> NoneSince {
-        let Some(state) = Self::state(id) else { return NoneSince::default() };
-        // SAFETY: aligned words.
-        unsafe { NoneSince { first: (*state).none_since, last_secs: (*state).none_last_secs } }
+    fn none_since(&self, id: ServiceId, port_index: u8) -> NoneSince {
+        // SAFETY: aligned words of a map value.
+        Self::none_since_at(id, port_index).map_or_else(NoneSince::default, |since| unsafe { *since })
     }
 
     #[inline(always)]
-    fn set_none_since(&self, id: ServiceId, since: NoneSince) {
-        if let Some(state) = Self::state(id) {
-            // SAFETY: aligned words; of two CPUs that write at once either's moment will do.
-            unsafe {
-                (*state).none_since = since.first;
-                (*state).none_last_secs = since.last_secs;
-            }
+    fn set_none_since(&self, id: ServiceId, port_index: u8, since: NoneSince) {
+        if let Some(place) = Self::none_since_at(id, port_index) {
+            // SAFETY: aligned words of a map value; of two CPUs that write at once either's moment will do.
+            unsafe { *place = since };
         }
     }
 
@@ -332,7 +338,7 @@ impl<P: Packet> Tables for Maps<P> {
     fn hold(&self, key: &FlowKey, entry: &FlowEntry) {
         if let Some(pending) = self.with_syn(entry) {
             let _ = HELD.insert(key, pending, 0);
-            tell(NoticeKind::Held, NOBODY, 0);
+            tell(NoticeKind::Held, BackendId::NONE, 0);
         }
     }
 
@@ -352,7 +358,7 @@ impl<P: Packet> Tables for Maps<P> {
             let pending: &PendingEntry = &*pending;
             HELD.insert(key, pending, 0)
         };
-        tell(NoticeKind::Held, NOBODY, 0);
+        tell(NoticeKind::Held, BackendId::NONE, 0);
         held.is_ok() && PENDING.remove(key).is_ok()
     }
 
@@ -412,24 +418,21 @@ impl<P: Packet> Tables for Maps<P> {
 
     #[inline(always)]
     fn count_resteered(&self, id: BackendId) {
-        if let Some(stats) = Self::stats(id) {
-            stats.resteered += 1;
-        }
+        // SAFETY: only where the field lies.
+        Self::count(id, |stats| unsafe { &raw mut (*stats).resteered });
     }
 
     #[inline(always)]
     fn count_steered(&self, id: BackendId) {
-        if let Some(stats) = Self::stats(id) {
-            stats.steered += 1;
-        }
+        // SAFETY: only where the field lies.
+        Self::count(id, |stats| unsafe { &raw mut (*stats).steered });
     }
 
     #[inline(always)]
     fn count_established(&self, id: BackendId) {
         Self::add_live(id, 1);
-        if let Some(stats) = Self::stats(id) {
-            stats.established += 1;
-        }
+        // SAFETY: only where the field lies.
+        Self::count(id, |stats| unsafe { &raw mut (*stats).established });
     }
 
     #[inline(always)]

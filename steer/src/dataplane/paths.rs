@@ -129,9 +129,9 @@ mod tests {
     #[test]
     fn an_instance_has_its_own_directory_in_both_places() {
         let paths = Paths::of("blue");
-        assert_eq!(paths.map("FLOWS"), Path::new("/sys/fs/bpf/blue/v5/maps/FLOWS"));
+        assert_eq!(paths.map("FLOWS"), Path::new("/sys/fs/bpf/blue/v6/maps/FLOWS"));
         assert_eq!(paths.map("SOCKETS"), Path::new("/sys/fs/bpf/blue/sockets-v1/maps/SOCKETS"));
-        assert_eq!(paths.link(&LinkName::Xdp("eth0".into())), Path::new("/sys/fs/bpf/blue/v5/links/xdp-eth0"));
+        assert_eq!(paths.link(&LinkName::Xdp("eth0".into())), Path::new("/sys/fs/bpf/blue/v6/links/xdp-eth0"));
         assert_eq!(paths.socket, Path::new("/run/blue/steer.sock"));
         assert_eq!(paths.lock, Path::new("/run/blue/steer.lock"));
     }

@@ -121,28 +121,21 @@ mod tests {
     #[test]
     fn a_syn_is_put_together_as_its_client_sent_it() {
         let client = Addr::from(Ipv4Addr::new(192, 0, 2, 7));
-        let key = FlowKey {
-            client,
-            client_port: Port::new(40_000),
-            service: ServiceId(1),
-            proto: steer_common::addr::TCP,
-            lane: 0,
-            pad: 0,
-        };
+        let key = FlowKey::new(client, Port::new(40_000), ServiceId(1), steer_common::addr::TCP);
         let mut options = [0; SYN_OPTIONS / 4];
         options[0] = u32::from_ne_bytes([2, 4, 5, 0xb4]);
         let held = PendingEntry {
             flow: FlowEntry {
                 frontend: Ipv4Addr::new(10, 0, 0, 1).into(),
                 frontend_port: Port::new(9000),
-                backend: BackendId(0),
+                backend: BackendId::NONE,
                 generation: 0,
                 isn: 0x0102_0304_u32.to_be(),
                 uplink: 2,
                 last_seen: 0,
                 port_index: 0,
                 refusals: 0,
-                refused: BackendId(0),
+                refused: BackendId::NONE,
                 marks: 0,
             },
             syn: SynEntry {

@@ -263,9 +263,10 @@ impl Bench {
         self.maps.service_states.get(&WEB.0.into(), 0).expect("the id is in range")
     }
 
-    /// As if new flows had found no backend since this moment, in nanoseconds since boot.
-    pub fn none_since(&mut self, none_since: u64) {
-        let state = ServiceState { none_since, ..self.service_state() };
+    /// As if new flows to the first port had found no backend since this moment, in nanoseconds since boot.
+    pub fn none_since(&mut self, first: u64) {
+        let mut state = self.service_state();
+        state.none_since[0].first = first;
         self.maps.service_states.set(WEB.0.into(), state, 0).expect("the id is in range");
     }
 }

@@ -13,6 +13,7 @@ use crate::fixtures::{
 };
 use crate::limits::{ESTABLISHED_SECS, PENDING_SECS};
 use crate::service::{AllowKey, ServiceEntry};
+use crate::state::BackendState;
 use crate::verdict::Counter::*;
 
 fn pass(reason: Counter) -> Verdict {
@@ -70,10 +71,7 @@ fn a_new_flow_is_steered_and_remembered() {
     let world = World::with_backends(&[1]);
     assert_eq!(world.syn(40_000, 7, 5), to(1, SteerNew));
     let (key, entry) = world.pending.borrow().first_key_value().map(|(key, entry)| (*key, *entry)).unwrap();
-    assert_eq!(
-        key,
-        FlowKey { client: addr(CLIENT), client_port: Port::new(40_000), service: WEB, proto: 6, lane: 0, pad: 0 }
-    );
+    assert_eq!(key, FlowKey::new(addr(CLIENT), Port::new(40_000), WEB, 6));
     let expected = FlowEntry {
         frontend: addr(HOST),
         frontend_port: Port::new(9000),
@@ -84,7 +82,7 @@ fn a_new_flow_is_steered_and_remembered() {
         last_seen: 5,
         port_index: 0,
         refusals: 0,
-        refused: BackendId(0),
+        refused: BackendId::NONE,
         marks: 0,
     };
     assert_eq!(entry, expected);
@@ -435,6 +433,23 @@ fn without_a_backend_the_client_is_held_and_then_refused() {
     assert_eq!(world.none_since_secs(), 0, "there is one again");
     world.set(1, BackendState::Unready);
     assert_eq!(world.syn(40_001, 1, 300), drop(DropHold), "the next time begins anew");
+}
+
+#[test]
+fn each_port_of_a_service_waits_by_itself() {
+    let mut world = World::with_backends(&[1]);
+    world.services.get_mut(&WEB).unwrap().hold_ns = 10_000_000_000;
+    world.backends.get_mut(&BackendId(1)).unwrap().targets[1] = Port::NONE;
+    world.publish(HOST, 9001, 1, 0);
+    let unserved =
+        |world: &World, secs| world.send(Segment { dst_port: Port::new(9001), ..from_client(40_000, SYN, 1) }, secs);
+    for secs in 100..110 {
+        assert_eq!(unserved(&world, secs), drop(DropHold), "at {secs} s");
+        assert_eq!(world.syn(41_000 + secs as u16, 1, secs), to(1, SteerNew), "at {secs} s");
+    }
+    assert_eq!(unserved(&world, 110), Verdict::Reset(ResetNoBackend), "the other port's clients do not make it longer");
+    world.set(1, BackendState::Unready);
+    assert_eq!(world.syn(42_000, 1, 111), drop(DropHold), "nor is their own time over");
 }
 
 #[test]

@@ -207,12 +207,12 @@ fn once(paths: &Paths, question: &Question, way_in: &WayIn, hook: Hook, known: &
         _ => bail!("the program answered with {code}, which it never should"),
     };
     let now = since_boot();
-    let service = known.frontend.as_ref().map(|(_, frontend)| frontend.service);
-    let none_for = match service {
-        Some(service) => {
+    let none_for = match &known.frontend {
+        Some((entry, _)) => {
             let states: Array<_, ServiceState> = map(&mut bpf, names::SERVICE_STATES)?;
-            let state = states.get(&service.0.into(), 0).context("reading the service's state")?;
-            (state.none_since != 0).then(|| now.saturating_sub(Duration::from_nanos(state.none_since)))
+            let state = states.get(&entry.service.0.into(), 0).context("reading the service's state")?;
+            let since = state.none_since.get(usize::from(entry.port_index)).map_or(0, |since| since.first);
+            (since != 0).then(|| now.saturating_sub(Duration::from_nanos(since)))
         }
         None => None,
     };

@@ -118,14 +118,7 @@ mod tests {
     }
 
     fn key() -> FlowKey {
-        FlowKey {
-            client: Addr::UNSPECIFIED,
-            client_port: Port::new(40000),
-            service: SERVICE,
-            proto: TCP,
-            lane: 0,
-            pad: 0,
-        }
+        FlowKey::new(Addr::UNSPECIFIED, Port::new(40000), SERVICE, TCP)
     }
 
     fn flow(state: TcpState, idle: u32) -> FlowEntry {
@@ -139,7 +132,7 @@ mod tests {
             last_seen: NOW - idle,
             port_index: 0,
             refusals: 0,
-            refused: BackendId(0),
+            refused: BackendId::NONE,
             marks: state.marks(),
         }
     }
@@ -160,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_flow_of_the_mesh_has_no_backend_and_its_time_all_the_same() {
-        let of_mesh = |idle| FlowEntry { backend: BackendId(0), generation: 0, ..flow(SynSent, idle) };
+        let of_mesh = |idle| FlowEntry { backend: BackendId::NONE, generation: 0, ..flow(SynSent, idle) };
         let tally = tally(Counts::default());
         assert!(!tally.is_over(&key(), &of_mesh(PENDING_SECS), NOW));
         assert!(tally.is_over(&key(), &of_mesh(PENDING_SECS + 1), NOW));

@@ -79,12 +79,8 @@ pub struct AppliedBackend {
 impl AppliedBackend {
     /// Where it takes new flows of a service's port, as soon as somebody listens there; `None` = it takes none.
     pub fn takes(&self, service: ServiceId, port_index: u8) -> Option<u16> {
-        let by_state = match self.state {
-            BackendState::Ready => true,
-            BackendState::Starting | BackendState::Unready => self.gate.if_listening,
-            _ => false,
-        };
-        let is_it = by_state && self.entry.service == service && self.entry.weight > 0;
+        let is_it =
+            self.state.takes_new(self.gate.if_listening) && self.entry.service == service && self.entry.weight > 0;
         is_it.then(|| self.entry.target(port_index)).flatten().map(|target| target.get())
     }
 }

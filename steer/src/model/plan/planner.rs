@@ -97,8 +97,7 @@ impl<'a> Planner<'a> {
         for (key, backend) in &service.backends {
             let Some(id) = self.backend(key, backend, id) else { continue };
             // One that listening decides about has its turns from the start: the kernel asks at each whether it listens.
-            let takes_new = backend.state == BackendState::Ready || backend.gate.if_listening;
-            if takes_new && backend.weight() > 0 {
+            if backend.state.takes_new(backend.gate.if_listening) && backend.weight() > 0 {
                 ready.push((id, key.container.0.clone(), backend.weight()));
             } else {
                 others.push(id);

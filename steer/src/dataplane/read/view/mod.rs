@@ -138,7 +138,7 @@ impl FlowView {
 
     /// Whether Swarm's routing mesh has it.
     pub fn is_of_mesh(&self) -> bool {
-        self.table == FlowTable::Pending && self.backend == BackendId(0)
+        self.table == FlowTable::Pending && self.backend.is_none()
     }
 
     pub(in crate::dataplane) fn of_packets(key: &FlowKey, entry: &FlowEntry, table: FlowTable, now_secs: u32) -> Self {

@@ -165,7 +165,7 @@ fn a_flow_is_current_until_it_ends_or_its_time_is_over(
         marks: state.marks(),
         port_index: 0,
         refusals: 0,
-        refused: BackendId(0),
+        refused: BackendId::NONE,
     };
     let flow = FlowView::of_packets(&key, &entry, FlowTable::Pending, 100_000);
     assert_eq!(flow.is_current(), current);
