@@ -7,7 +7,12 @@ use std::time::Duration;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use serde::Deserialize;
 use steer::dataplane::paths::Paths;
+use steer_common::backend::BackendStats;
+use steer_common::edge::EdgeEntry;
+use steer_common::flow::{FlowEntry, FlowKey, ForeignKey, PendingEntry};
 use steer_common::limits::names;
+use steer_common::service::ServiceState;
+use steer_common::state::StateEntry;
 use steer_tests::agent::{Agent, Attach};
 use steer_tests::greeter::Greeter;
 use steer_tests::http::{Failure, Http, Session};
@@ -138,7 +143,7 @@ impl Stage {
     /// As if the table had evicted every flow.
     fn forget_flows(&self) {
         let flows = open(&Paths::of(self.agent.instance()), names::FLOWS);
-        let mut flows = HashMap::<_, [u8; 24], [u8; 48]>::try_from(flows).expect("keys and values are of that size");
+        let mut flows = HashMap::<_, FlowKey, FlowEntry>::try_from(flows).expect("keys and values are of that size");
         let keys: Vec<_> = flows.keys().map(|key| key.expect("nobody writes")).collect();
         assert_eq!(keys.len(), 1, "one connection is open");
         keys.iter().for_each(|key| flows.remove(key).expect("nobody writes"));
@@ -158,16 +163,16 @@ impl Stage {
     fn bytes(&self) -> BTreeMap<&'static str, Vec<u8>> {
         let paths = Paths::of(self.agent.instance());
         BTreeMap::from([
-            (names::FLOWS, rows::<24, 48>(&paths, names::FLOWS)),
-            (names::PENDING, rows::<24, 96>(&paths, names::PENDING)),
-            (names::FOREIGN, rows::<24, 4>(&paths, names::FOREIGN)),
-            (names::HELD, rows::<24, 96>(&paths, names::HELD)),
-            (names::SERVICE_STATES, values::<24>(&paths, names::SERVICE_STATES)),
+            (names::FLOWS, rows::<{ size_of::<FlowKey>() }, { size_of::<FlowEntry>() }>(&paths, names::FLOWS)),
+            (names::PENDING, rows::<{ size_of::<FlowKey>() }, { size_of::<PendingEntry>() }>(&paths, names::PENDING)),
+            (names::FOREIGN, rows::<{ size_of::<ForeignKey>() }, 4>(&paths, names::FOREIGN)),
+            (names::HELD, rows::<{ size_of::<FlowKey>() }, { size_of::<PendingEntry>() }>(&paths, names::HELD)),
+            (names::SERVICE_STATES, values::<{ size_of::<ServiceState>() }>(&paths, names::SERVICE_STATES)),
             (names::BACKEND_LIVE, values::<8>(&paths, names::BACKEND_LIVE)),
-            (names::BACKEND_STATES, values::<8>(&paths, names::BACKEND_STATES)),
-            (names::BACKEND_EDGES, values::<32>(&paths, names::BACKEND_EDGES)),
+            (names::BACKEND_STATES, values::<{ size_of::<StateEntry>() }>(&paths, names::BACKEND_STATES)),
+            (names::BACKEND_EDGES, values::<{ size_of::<EdgeEntry>() }>(&paths, names::BACKEND_EDGES)),
             (names::COUNTERS, per_cpu::<8>(&paths, names::COUNTERS)),
-            (names::BACKEND_STATS, per_cpu::<24>(&paths, names::BACKEND_STATS)),
+            (names::BACKEND_STATS, per_cpu::<{ size_of::<BackendStats>() }>(&paths, names::BACKEND_STATS)),
         ])
     }
 }
