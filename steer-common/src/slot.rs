@@ -3,7 +3,7 @@
 use crate::backend::BackendId;
 use crate::limits::{MAX_MEMBERS, MAX_SLOTS};
 
-/// One service's table. The agent builds it (`steer/src/model/slots.rs`) and swaps it in whole, by one update of the outer map
+/// One service's table. The agent builds it (`steer/src/model/slots`) and swaps it in whole, by one update of the outer map
 /// `SLOTS`; the kernel only reads it.
 #[derive(Clone, Copy)]
 #[repr(C)]

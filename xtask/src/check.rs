@@ -35,8 +35,6 @@ pub(crate) struct Args {
     portable: bool,
 }
 
-// === impl Args ===
-
 impl Args {
     /// What is built serves the tests that follow.
     pub(crate) fn for_ci() -> Self {

@@ -58,8 +58,6 @@ pub(crate) enum TestBuild {
     Portable,
 }
 
-// === impl TestBuild ===
-
 impl TestBuild {
     pub(crate) fn of(portable: bool) -> Self {
         if portable { Self::Portable } else { Self::Debug }

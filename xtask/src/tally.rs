@@ -23,8 +23,6 @@ pub(crate) struct Tally {
     pub(crate) skipped: u32,
 }
 
-// === impl Tally ===
-
 impl Tally {
     pub(crate) fn total(self) -> u32 {
         self.passed + self.failed + self.skipped

@@ -102,8 +102,6 @@ pub(crate) struct Outcome {
     flaky: Vec<String>,
 }
 
-// === impl Outcome ===
-
 impl Outcome {
     pub(crate) fn is_good(&self) -> bool {
         self.problems.is_empty() && self.tally.failed == 0 && self.flaky.len() <= retry::MOST

@@ -9,7 +9,7 @@
 //! | `observe` | taking in what Docker says of a container |
 //! | `swarm` | what the swarm says of its services and tasks |
 //! | `places` | the tasks here, also those that publish nothing |
-//! | `bindings` | tasks on other nodes that are to stop, where nobody tells |
+//! | `bindings` | tasks on other nodes that are to stop, or are unhealthy: Docker's name server is asked |
 //! | `vips` | virtual addresses inside overlay networks |
 //! | `statics` | the same for the static services of the configuration file |
 //! | `uplinks` | where clients come in: attach, follow the host's interfaces and addresses |

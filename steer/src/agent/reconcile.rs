@@ -9,7 +9,7 @@ use super::tracked::Tracked;
 use super::{Agent, Source};
 use crate::host::clock::{boot_secs, since_boot};
 use crate::model::desired::desired;
-use crate::model::plan::{Blocked, Op, at_one_go, plan};
+use crate::model::plan::{Blocked, Op, in_handover_order, plan};
 use crate::model::{Candidate, Observed};
 
 /// How soon a write that failed is tried again.
@@ -30,7 +30,7 @@ impl Agent {
         let (ops, problems) = plan(&desired, &self.applied, boot_secs());
         self.say(Source::Plan, problems);
         let is_first = matches!(self.takeover, Takeover::Waits(_)) && self.applied.backends.is_empty();
-        let blocked = self.carry_out(if is_first { at_one_go(ops) } else { ops });
+        let blocked = self.carry_out(if is_first { in_handover_order(ops) } else { ops });
         self.sync_swarm();
         self.tell_inits();
         self.replay();

@@ -25,11 +25,11 @@ pub(super) async fn detach(args: &DetachArgs, paths: &Paths) -> anyhow::Result<(
             if !args.now && left > 0 {
                 super::print(&format!("no new connections are taken, {} left\n", count(left, "connection")))?;
             }
-            gone(paths).await?;
+            wait_until_removed(paths).await?;
         }
         Err(ClientError::NotRunning { .. }) => {
             if !args.now {
-                empty(paths).await?;
+                close_and_wait(paths).await?;
             }
             if !paths.all.exists() {
                 bail!(ReadError::NoDataPlane { instance: paths.instance.clone() });
@@ -46,7 +46,7 @@ pub(super) async fn detach(args: &DetachArgs, paths: &Paths) -> anyhow::Result<(
 
 /// Waits until a living agent has removed all pins: it may be of another version than this command, as after an upgrade, and has its
 /// own beside where this one's would be. An agent that dies meanwhile leaves them: that is told.
-async fn gone(paths: &Paths) -> anyhow::Result<()> {
+async fn wait_until_removed(paths: &Paths) -> anyhow::Result<()> {
     while paths.all.exists() {
         if let Err(ClientError::NotRunning { .. }) = Client::connect(paths).await
             && paths.all.exists()
@@ -59,7 +59,7 @@ async fn gone(paths: &Paths) -> anyhow::Result<()> {
 }
 
 /// Without an agent: takes no new flows, then waits for the last flow.
-async fn empty(paths: &Paths) -> anyhow::Result<()> {
+async fn close_and_wait(paths: &Paths) -> anyhow::Result<()> {
     let reader = Reader::open(paths)?;
     dataplane::detach::close(paths)?;
     // Not what is counted: with no agent nobody puts a count right, nor takes away the flows of a backend that is gone.

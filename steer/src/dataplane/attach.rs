@@ -124,16 +124,16 @@ pub fn sockets(bpf: &mut Ebpf, paths: &Paths, cgroup: &Path) -> Result<()> {
     let root = File::open(cgroup).with_context(|| format!("opening the root cgroup {}", cgroup.display()))?;
     for name in program::SOCKET_ADDR {
         let hook: &mut CgroupSockAddr = program_mut(bpf, name)?;
-        let id = hook.attach(&root, CgroupAttachMode::Single).with_context(|| cgroup_refused(name, cgroup))?;
+        let id = hook.attach(&root, CgroupAttachMode::Single).with_context(|| attaching_to(name, cgroup))?;
         replace_pin(FdLink::try_from(hook.take_link(id)?)?, &paths.link(&LinkName::Cgroup(name.to_owned())))?;
     }
     let name = program::ESTABLISHED;
     let hook: &mut SockOps = program_mut(bpf, name)?;
-    let id = hook.attach(&root, CgroupAttachMode::Single).with_context(|| cgroup_refused(name, cgroup))?;
+    let id = hook.attach(&root, CgroupAttachMode::Single).with_context(|| attaching_to(name, cgroup))?;
     replace_pin(FdLink::try_from(hook.take_link(id)?)?, &paths.link(&LinkName::Cgroup(name.to_owned())))?;
     let name = program::RELEASE;
     let hook: &mut CgroupSock = program_mut(bpf, name)?;
-    let id = hook.attach(&root, CgroupAttachMode::Single).with_context(|| cgroup_refused(name, cgroup))?;
+    let id = hook.attach(&root, CgroupAttachMode::Single).with_context(|| attaching_to(name, cgroup))?;
     replace_pin(FdLink::try_from(hook.take_link(id)?)?, &paths.link(&LinkName::Cgroup(name.to_owned())))
 }
 
@@ -148,7 +148,7 @@ pub fn tracepoints(bpf: &mut Ebpf, paths: &Paths) -> Result<()> {
     Ok(())
 }
 
-fn cgroup_refused(name: &str, cgroup: &Path) -> String {
+fn attaching_to(name: &str, cgroup: &Path) -> String {
     format!("attaching {name} to the cgroup {}", cgroup.display())
 }
 

@@ -45,7 +45,7 @@ pub struct Options {
 }
 
 /// Every program.
-pub fn names() -> impl Iterator<Item = &'static str> {
+pub fn program_names() -> impl Iterator<Item = &'static str> {
     let classifiers = [program::UPLINK_TC, program::BACKEND_TC];
     let tracepoints = program::TRACEPOINTS.map(|(name, _)| name);
     let first = [program::UPLINK_XDP, program::REPLAY].into_iter().chain(classifiers);
@@ -55,7 +55,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// Loads the programs; maps that are pinned are taken over with all they hold, the others are created and pinned.
 pub fn load(paths: &Paths, options: Options) -> Result<Ebpf> {
     let mut bpf = open(paths, options)?;
-    for name in names() {
+    for name in program_names() {
         verify(&mut bpf, name)?;
     }
     Ok(bpf)

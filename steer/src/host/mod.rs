@@ -14,6 +14,7 @@
 //! | [`listen`] | whether a port is being listened on |
 //! | [`connections`] | who is connected to a port |
 //! | [`cgroup`] | which cgroup a process is in |
+//! | [`freezer`] | whether a cgroup of version 1 is frozen |
 //! | [`clock`] | how long it has been up, by the kernel's clock |
 //! | [`btf`] | where the kernel's structures have their fields |
 //! | [`filters`] | (it removes) a filter at an interface's ingress |

@@ -19,8 +19,6 @@ pub struct HostAddresses {
     lost: BTreeMap<IpAddr, Duration>,
 }
 
-// === impl HostAddresses ===
-
 impl HostAddresses {
     /// As long as nobody has looked: those that an earlier agent knew may be gone.
     pub fn of_earlier(addresses: impl IntoIterator<Item = IpAddr>, now: Duration) -> Self {

@@ -17,8 +17,6 @@ pub struct Frontend {
     pub protocol: Protocol,
 }
 
-// === impl Frontend ===
-
 impl Frontend {
     pub fn of(spec: &PortSpec) -> Self {
         Self { address: spec.address, port: spec.port, protocol: spec.protocol }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// Name of the virtio serial port that carries it.
 pub(crate) const PORT: &str = "steer.vm";
-/// Label of the disk with the programs, and where the machine mounts it.
+/// Where the machine mounts the disk with the programs.
 pub(crate) const PAYLOAD: &str = "/payload";
 
 /// To the machine.

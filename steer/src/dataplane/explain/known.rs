@@ -49,7 +49,7 @@ impl Known {
         known.state = maps.service_states.get(&service.0.into(), 0).context("reading SERVICE_STATES")?;
         let (client, client_port) = (Addr::from(*client.ip()), Port::new(client.port()));
         for lane in 0..LANES {
-            let key = FlowKey { client, client_port, service, proto: TCP, lane, pad: 0 };
+            let key = FlowKey { lane, ..FlowKey::new(client, client_port, service, TCP) };
             let flow = found(maps.flows.get(&key, 0)).context("reading FLOWS")?;
             known.flows.extend(flow.map(|flow| (key, flow)));
             let pending = found(maps.pending.get(&key, 0)).context("reading PENDING")?;

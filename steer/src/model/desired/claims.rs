@@ -17,8 +17,6 @@ pub(super) struct Claims<'a> {
     problems: Vec<Problem>,
 }
 
-// === impl Claims ===
-
 impl<'a> Claims<'a> {
     /// Who has a frontend in the maps and still wants it keeps it.
     pub(super) fn held(

@@ -106,7 +106,7 @@ pub fn plan(desired: &Desired, applied: &Applied, now_secs: u32) -> (Vec<Op>, Ve
 
 /// Operations on empty tables, in such an order that both directions of a connection change hands in the same moment: who sees one
 /// of them alone would never see it end. All that takes long comes first.
-pub fn at_one_go(mut ops: Vec<Op>) -> Vec<Op> {
+pub fn in_handover_order(mut ops: Vec<Op>) -> Vec<Op> {
     ops.sort_by_key(|op| match op {
         Op::PutEndpoint { .. } => 1,
         Op::PutFrontend { .. } => 2,

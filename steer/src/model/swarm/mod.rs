@@ -3,6 +3,16 @@
 //! A service that publishes ports (in ingress mode) asks for no label: its tasks here serve those ports, on every address of the
 //! node, in front of the routing mesh. A task whose desired state is `shutdown` takes nothing new, however its container runs on.
 //! On a worker nobody tells desired states, nor which protocol a port is for.
+//!
+//! | module | decides |
+//! |---|---|
+//! | [`polls`] | when Docker is asked |
+//! | [`ports`] | which ports a task serves |
+//! | [`standing`] | whether a task that is no backend may be asked for |
+//! | [`moved`] | which ports are another service's by now |
+//! | [`kept`] | what goes on being believed when an answer does not come |
+//! | [`vips`] | which tasks stand behind a virtual address |
+//! | [`disabled`] | which tasks on other nodes take nothing new |
 
 pub mod disabled;
 pub mod kept;

@@ -72,8 +72,6 @@ impl Long {
     }
 }
 
-// === impl Board ===
-
 impl Board {
     pub(crate) fn new() -> Self {
         let state = State {
@@ -195,8 +193,6 @@ impl Board {
         self.changed.notify_all();
     }
 }
-
-// === impl State ===
 
 impl State {
     fn look(&mut self, status: Result<Status, String>) {

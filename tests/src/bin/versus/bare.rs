@@ -33,7 +33,7 @@ pub(crate) fn traces() -> Result<Vec<String>, String> {
 
 /// The program of steer's that the kernel knows by this name.
 fn ours(name: &[u8]) -> Option<&'static str> {
-    load::names().find(|ours| ours.as_bytes()[..ours.len().min(NAME)] == *name)
+    load::program_names().find(|ours| ours.as_bytes()[..ours.len().min(NAME)] == *name)
 }
 
 /// `<instance>/v3` and `<instance>/sockets-v1`, whatever the versions.
@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn a_program_is_known_by_as_much_of_its_name_as_the_kernel_keeps() {
-        for name in load::names() {
+        for name in load::program_names() {
             assert_eq!(ours(&name.as_bytes()[..name.len().min(NAME)]), Some(name));
         }
         for other in ["", "uplink", "sd_fw_egress", "uplink_tc_of_another"] {

@@ -122,7 +122,7 @@ fn a_first_container_is_known_before_it_can_be_picked_and_picked_before_clients_
 #[test]
 fn tables_that_are_filled_at_one_go_get_both_ways_of_a_connection_last() {
     let (planned, _) = Host::default().planned(&observed([candidate("web", 1, "80:1"), candidate("api", 2, "81:1")]));
-    let ops = at_one_go(planned.clone());
+    let ops = in_handover_order(planned.clone());
     let turn = |op: &Op| match op {
         Op::PutEndpoint { .. } => 1,
         Op::PutFrontend { .. } => 2,
