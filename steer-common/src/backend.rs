@@ -83,7 +83,7 @@ pub struct BackendStats {
     pub steered: u64,
     /// New flows that completed their handshake.
     pub established: u64,
-    /// New flows that it refused and that were steered to another backend.
+    /// New flows that it refused and that went to another backend at once.
     pub resteered: u64,
 }
 

@@ -128,7 +128,7 @@ pub(crate) fn may_open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, 
     true
 }
 
-/// Gives a new flow to the backend that was picked for it; 0 = none was.
+/// Gives a new flow to the backend that was picked for it, if one was.
 #[inline(never)]
 pub(crate) fn open<T: Tables>(tables: &T, segment: &Segment, key: &FlowKey, new: &mut NewFlow, id: BackendId) {
     let NewFlow { frontend, uplink, now, reason, ref request, may_replace, ref mut verdict, .. } = *new;

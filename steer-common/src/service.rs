@@ -124,7 +124,8 @@ impl ServiceEntry {
     }
 }
 
-/// What the kernel keeps for a service. Value of `SERVICE_STATES`, index [`ServiceId`]; written by the kernel only.
+/// What the kernel keeps for a service. Value of `SERVICE_STATES`, index [`ServiceId`]; written by the kernel, and set to
+/// nothing by the agent when the id goes to another service.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct ServiceState {

@@ -45,8 +45,8 @@ impl BackendState {
         }
     }
 
-    /// Whether a backend in this state takes new flows, by the state alone. `if_listening`: listening is what decides about it, so that
-    /// the state lags behind its sockets, which are asked at each flow.
+    /// Whether a backend in this state takes new flows, if its sockets do. `if_listening`: listening is what decides about it, so that the
+    /// state lags behind the sockets, which are asked at each flow.
     #[inline(always)]
     pub const fn takes_new(self, if_listening: bool) -> bool {
         match self {

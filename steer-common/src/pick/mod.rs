@@ -27,7 +27,7 @@ pub struct Request {
     pub frontend_port: Port,
     /// Endpoints the client already talks to from this very port.
     pub taken: Taken,
-    /// Has refused this flow already; 0 = nobody has.
+    /// Has refused this flow already; [`BackendId::NONE`]: nobody has.
     pub not: BackendId,
 }
 

@@ -141,7 +141,7 @@ fn tell<T: Tables>(tables: &T, key: &FlowKey, now: Nanos, returned: &mut Option<
     *returned = Some(replied(tables, TcpFlags::RST, key, Table::Pending, &flow, now));
 }
 
-/// Gives the refused SYN to the backend that was picked; with none (0) the client waits, as it does when nobody is ready. `None`:
+/// Gives the refused SYN to the backend that was picked; with none the client waits, as it does when nobody is ready. `None`:
 /// the client hears the truth.
 #[inline(never)]
 fn try_again<T: Tables>(tables: &T, key: &FlowKey, id: BackendId, now: Nanos, returned: &mut Option<Returned>) {

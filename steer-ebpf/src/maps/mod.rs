@@ -196,11 +196,11 @@ pub(crate) fn count(counter: Counter) {
     }
 }
 
-/// Adds one for the reason of a system call, which a packet may interrupt at any instruction.
+/// Adds one for the reason of a system call, between any two instructions of which another one may come on the same CPU.
 #[inline(always)]
 pub(crate) fn count_call(counter: Counter) {
     if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
-        // SAFETY: array elements are aligned to eight bytes; what interrupts this CPU comes before or after the one instruction.
+        // SAFETY: array elements are aligned to eight bytes; whatever comes between comes before or after the one instruction.
         unsafe { atomic::add(value, 1) };
     }
 }

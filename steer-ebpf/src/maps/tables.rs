@@ -2,6 +2,7 @@
 
 use core::ffi::c_void;
 use core::marker::PhantomData;
+use core::mem::offset_of;
 use core::ops::{ControlFlow, Deref};
 use core::ptr::NonNull;
 
@@ -44,13 +45,13 @@ impl<P> Maps<P> {
         }
     }
 
-    /// Adds one to a backend's figures: once per connection, so always in one instruction, which a packet cannot come between when the
-    /// connection is one of this host's own sockets.
+    /// Adds one to the figure at an offset in [`BackendStats`]. Once per connection, so always in one instruction, which no packet can
+    /// interrupt when the connection is one of this host's own sockets.
     #[inline(always)]
-    fn count(id: BackendId, figure: impl FnOnce(*mut BackendStats) -> *mut u64) {
+    fn count(id: BackendId, offset: usize) {
         if let Some(stats) = BACKEND_STATS.get_ptr_mut(id.0.into()) {
             // SAFETY: a field of this CPU's own element, aligned to eight bytes.
-            unsafe { atomic::add(figure(stats), 1) };
+            unsafe { atomic::add(stats.byte_add(offset).cast(), 1) };
         }
     }
 
@@ -418,21 +419,18 @@ impl<P: Packet> Tables for Maps<P> {
 
     #[inline(always)]
     fn count_resteered(&self, id: BackendId) {
-        // SAFETY: only where the field lies.
-        Self::count(id, |stats| unsafe { &raw mut (*stats).resteered });
+        Self::count(id, offset_of!(BackendStats, resteered));
     }
 
     #[inline(always)]
     fn count_steered(&self, id: BackendId) {
-        // SAFETY: only where the field lies.
-        Self::count(id, |stats| unsafe { &raw mut (*stats).steered });
+        Self::count(id, offset_of!(BackendStats, steered));
     }
 
     #[inline(always)]
     fn count_established(&self, id: BackendId) {
         Self::add_live(id, 1);
-        // SAFETY: only where the field lies.
-        Self::count(id, |stats| unsafe { &raw mut (*stats).established });
+        Self::count(id, offset_of!(BackendStats, established));
     }
 
     #[inline(always)]

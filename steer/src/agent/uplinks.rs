@@ -12,7 +12,7 @@ use crate::dataplane::attach;
 use crate::dataplane::paths::LinkName;
 use crate::host::addresses::{HostChange, addresses};
 use crate::host::clock::since_boot;
-use crate::host::links::{Link, bridges, link, links, uplinks};
+use crate::host::links::{Link, link, links, uplinks};
 use crate::model::Problem;
 
 /// What is attached.
@@ -70,7 +70,8 @@ impl Agent {
         if change.addresses {
             self.host_addresses.look(addresses().context("reading the host's addresses")?, since_boot());
         }
-        let mut wanted = self.wanted()?;
+        let all = links().context("listing interfaces")?;
+        let mut wanted = self.wanted(&all)?;
         let in_use = self.in_use(&wanted, change)?;
         self.uplinks.in_use = in_use.iter().map(|link| link.name.clone()).collect();
         wanted.extend(in_use.into_iter().map(|link| (link, true)));
@@ -79,11 +80,14 @@ impl Agent {
         let mut problems = Vec::new();
         for (link, is_uplink) in wanted {
             let before = self.uplinks.attached.get(&link.name).copied().filter(|before| before.index == link.index);
-            let xdp = if is_uplink { self.wants_xdp(&link)? } else { before.is_some_and(|before| before.xdp) };
-            // A refusal is a problem for as long as it lasts: what was asked for is tried again.
-            let is_refused = xdp && self.settings.attach != AttachMode::Auto;
-            if before.is_some_and(|before| before.xdp == xdp || (xdp && !is_refused)) {
+            let mode = self.settings.attach;
+            let has_xdp = before.is_some_and(|before| before.xdp);
+            let xdp = if is_uplink { wants_xdp(mode, &link, &all, has_xdp) } else { has_xdp };
+            if before.is_some_and(|before| stays(before, xdp, mode)) {
                 continue;
+            }
+            if has_xdp && !xdp {
+                tracing::info!(interface = link.name, "it carries VLANs by now, whose tags native XDP may not see");
             }
             let attached = self.attach_uplink(&link, xdp).unwrap_or_else(|error| (before, Some(error)));
             let (attached, refused) = attached;
@@ -123,7 +127,7 @@ impl Agent {
     }
 
     /// Interfaces to attach to; `true` = an uplink, `false` = one of Docker's bridges, which containers call frontends by.
-    fn wanted(&self) -> Result<Vec<(Link, bool)>> {
+    fn wanted(&self, all: &[Link]) -> Result<Vec<(Link, bool)>> {
         let mut wanted = Vec::new();
         if self.settings.interfaces.is_empty() {
             wanted.extend(uplinks().context("looking for uplinks")?.into_iter().map(|link| (link, true)));
@@ -135,9 +139,9 @@ impl Agent {
                 }
             }
         }
-        for bridge in bridges().context("looking for bridges")? {
+        for bridge in all.iter().filter(|link| link.is("bridge")) {
             if !wanted.iter().any(|(link, _)| link.index == bridge.index) {
-                wanted.push((bridge, false));
+                wanted.push((bridge.clone(), false));
             }
         }
         Ok(wanted)
@@ -166,14 +170,6 @@ impl Agent {
         change != HostChange::ALL && self.uplinks.in_use.contains(name)
     }
 
-    fn wants_xdp(&self, link: &Link) -> Result<bool> {
-        Ok(match self.settings.attach {
-            AttachMode::Tc => false,
-            AttachMode::Xdp | AttachMode::Generic => true,
-            AttachMode::Auto => link.kind.is_none() && fits_native_xdp(link, &links().context("looking for VLANs")?),
-        })
-    }
-
     /// tcx always: it takes what XDP leaves (a backend whose veth takes no frames from XDP yet), and is there when XDP is not.
     /// XDP that was asked for and is refused comes back as an error beside what is attached all the same.
     fn attach_uplink(&mut self, link: &Link, xdp: bool) -> Result<(Option<Attached>, Option<anyhow::Error>)> {
@@ -186,7 +182,7 @@ impl Agent {
         attach::uplink(&mut self.bpf, paths, &link.name)?;
         let mut attached = Attached { index: link.index, xdp: false };
         if !xdp {
-            attach::remove(paths, &LinkName::Xdp(link.name.clone()))?;
+            attach::remove_xdp(paths, &link.name)?;
             return Ok((Some(attached), None));
         }
         let mode = if self.settings.attach == AttachMode::Generic { XdpMode::Skb } else { XdpMode::Driver };
@@ -220,12 +216,24 @@ impl Agent {
     }
 }
 
-/// Whether native XDP brings an interface more than it costs, by what else there is: on virtual interfaces it switches segmentation
-/// offload off. And a VLAN tag that the interface takes off itself (`rx-vlan-offload`) it cannot see: where there are VLANs, their
-/// clients would be answered without one.
-fn fits_native_xdp(link: &Link, all: &[Link]) -> bool {
+/// Whether an interface, of all there are, is to have XDP; `has_xdp`: it has.
+///
+/// On its own account steer takes native XDP for hardware alone: on virtual interfaces it switches segmentation offload off. And not where
+/// there are VLANs: it cannot see a tag that the interface takes off itself (`rx-vlan-offload`), and their clients would be answered
+/// without one.
+fn wants_xdp(mode: AttachMode, link: &Link, all: &[Link], has_xdp: bool) -> bool {
     let is_hardware = link.kind.is_none() && link.driver.as_deref().is_some_and(|driver| driver != "virtio_net");
-    is_hardware && link.vlans(all).next().is_none()
+    match mode {
+        AttachMode::Tc => false,
+        AttachMode::Xdp | AttachMode::Generic => true,
+        AttachMode::Auto => (has_xdp || is_hardware) && link.vlans(all).next().is_none(),
+    }
+}
+
+/// Whether what is attached may stay as it is. XDP that was refused is tried again if somebody asked for it: that is a problem for as long
+/// as it lasts.
+fn stays(before: Attached, xdp: bool, mode: AttachMode) -> bool {
+    before.xdp == xdp || (xdp && mode == AttachMode::Auto)
 }
 
 #[cfg(test)]
@@ -260,11 +268,37 @@ mod tests {
     #[case::nobody_knows_what(named(2, "eth0", None), vec![], false)]
     #[case::a_bond(Link { kind: Some("bond".into()), ..named(2, "bond0", Some("ixgbe")) }, vec![], false)]
     #[case::carries_a_vlan(named(2, "eth0", Some("ixgbe")), vec![on_top_of(2, "vlan", None)], false)]
+    #[case::its_bridge_carries_one(
+        Link { master: Some(5), ..named(2, "eth0", Some("ixgbe")) }, vec![on_top_of(5, "vlan", None)], false)]
     #[case::another_carries_it(named(2, "eth0", Some("ixgbe")), vec![on_top_of(3, "vlan", None)], true)]
     #[case::one_of_another_namespace(named(2, "eth0", Some("ixgbe")), vec![on_top_of(2, "vlan", Some(0))], true)]
     #[case::carries_something_else(named(2, "eth0", Some("ixgbe")), vec![on_top_of(2, "macvlan", None)], true)]
-    fn native_xdp_is_for_hardware_without_vlans(#[case] link: Link, #[case] others: Vec<Link>, #[case] fits: bool) {
+    fn native_xdp_is_for_hardware_without_vlans(#[case] link: Link, #[case] others: Vec<Link>, #[case] wanted: bool) {
         let all: Vec<_> = [link.clone()].into_iter().chain(others).collect();
-        assert_eq!(fits_native_xdp(&link, &all), fits);
+        assert_eq!(wants_xdp(AttachMode::Auto, &link, &all, false), wanted);
+        assert!(wants_xdp(AttachMode::Xdp, &link, &all, false), "whoever asks for it gets it");
+        assert!(!wants_xdp(AttachMode::Tc, &link, &all, true));
+    }
+
+    #[test]
+    fn xdp_that_is_there_is_left_for_vlans_alone() {
+        let link = named(2, "eth0", None);
+        assert!(wants_xdp(AttachMode::Auto, &link, &[], true), "its driver could not be read");
+        assert!(!wants_xdp(AttachMode::Auto, &link, &[on_top_of(2, "vlan", None)], true));
+    }
+
+    #[rstest]
+    #[case::nothing_changes(true, true, AttachMode::Auto, true)]
+    #[case::a_vlan_came(true, false, AttachMode::Auto, false)]
+    #[case::refused_or_left(false, true, AttachMode::Auto, true)]
+    #[case::refused_though_asked_for(false, true, AttachMode::Xdp, false)]
+    #[case::over_tc(false, false, AttachMode::Tc, true)]
+    fn what_is_attached_stays_unless_something_else_is_wanted(
+        #[case] has_xdp: bool,
+        #[case] wanted: bool,
+        #[case] mode: AttachMode,
+        #[case] expected: bool,
+    ) {
+        assert_eq!(stays(Attached { index: 2, xdp: has_xdp }, wanted, mode), expected);
     }
 }

@@ -84,8 +84,8 @@ pub(super) fn frontends(service: &ServiceView) -> Vec<String> {
 
 /// How many backends of a service take new flows.
 pub(super) fn ready(service: &ServiceView) -> usize {
-    let takes_new = |backend: &&BackendView| backend.state == BackendState::Ready && backend.weight > 0;
-    service.backends.iter().filter(takes_new).count()
+    let is_ready = |backend: &&BackendView| backend.state == BackendState::Ready && backend.weight > 0;
+    service.backends.iter().filter(is_ready).count()
 }
 
 /// The service of that name.

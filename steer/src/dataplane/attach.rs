@@ -152,6 +152,12 @@ fn attaching_to(name: &str, cgroup: &Path) -> String {
     format!("attaching {name} to the cgroup {}", cgroup.display())
 }
 
+/// Takes XDP off an interface, whichever version's it is: behind it nobody's tc sees what it takes.
+pub fn remove_xdp(paths: &Paths, interface: &str) -> Result<()> {
+    others::inherit_xdp(paths, interface)?;
+    remove(paths, &LinkName::Xdp(interface.to_owned()))
+}
+
 /// Takes one link away, if it is there.
 pub fn remove(paths: &Paths, name: &LinkName) -> Result<()> {
     let pin = paths.link(name);

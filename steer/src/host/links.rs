@@ -75,10 +75,12 @@ impl Link {
         self.mac.is_some()
     }
 
-    /// Of all interfaces, the VLANs on top of this one.
+    /// Of all interfaces, the VLANs whose packets come in by this one: on top of it, or of the bridge or bond it belongs to.
     pub fn vlans<'a>(&self, all: &'a [Self]) -> impl Iterator<Item = &'a Self> {
-        let below = self.index;
-        all.iter().filter(move |link| link.is("vlan") && link.peer == Some(below) && link.peer_netns.is_none())
+        let below = [Some(self.index), self.master];
+        all.iter().filter(move |link| {
+            link.is("vlan") && link.peer_netns.is_none() && link.peer.is_some() && below.contains(&link.peer)
+        })
     }
 }
 
@@ -96,11 +98,6 @@ pub fn link(name: &str) -> io::Result<Option<Link>> {
     let mut question = question();
     question.attributes.push(LinkAttribute::IfName(name.to_owned()));
     Ok(ask(&mut Netlink::route()?, question)?.map(|link| Link { driver: driver(&link.name), ..link }))
-}
-
-/// Bridges: Docker's own and its users'.
-pub fn bridges() -> io::Result<Vec<Link>> {
-    Ok(links()?.into_iter().filter(|link| link.is("bridge")).collect())
 }
 
 /// Interfaces clients come in by: those with a default route. Without any, each one that is up and has an address, but

@@ -16,7 +16,7 @@ use super::{
 };
 
 const PROGRAM: &str = "versus";
-/// In seconds: no row begins after it; emulated they take about 45 minutes.
+/// In seconds: no row begins after it; emulated they take 20 to 45 minutes.
 const LIMIT: u64 = 3600;
 /// What the row that began last may take after it: both ways, and each may wait a few minutes more than once.
 const LAST: u64 = 1800;

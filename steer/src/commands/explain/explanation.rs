@@ -105,7 +105,7 @@ enum Outcome {
     Pass,
 }
 
-/// New flows of the service find no backend.
+/// New flows to the port find no backend.
 #[derive(Serialize, Clone, Copy, PartialEq, Eq, Debug)]
 struct NoneReady {
     for_seconds: u64,
