@@ -33,8 +33,9 @@ use std::time::Duration;
 
 use steer_tests::agent::{Agent, Attach};
 use steer_tests::clients::Host;
-use steer_tests::docker::{Proxy, ServiceSpec};
+use steer_tests::docker::{Proxy, ServiceSpec, has_mesh};
 use steer_tests::http::Http;
+use steer_tests::skip;
 use steer_tests::wait_until;
 use steer_tests::world::{CLIENT, HOST};
 
@@ -117,8 +118,8 @@ fn a_global_service_is_steered() {
 /// Without `ip_vs`, Swarm's own balancing does not work at all.
 #[test]
 fn where_the_mesh_is_dead_steer_alone_makes_published_ports_work() {
-    if std::path::Path::new("/proc/net/ip_vs").exists() {
-        return println!("not to be seen here: this kernel has ip_vs, so the mesh is alive");
+    if has_mesh() {
+        return skip::not_of_this_kind("this kernel has ip_vs, so the mesh is alive");
     }
     let Some(mut host) = manager(Attach::Tc) else { return };
     host.agent.wait_for("the agent knows Docker", |status| status.agent.docker.is_some());

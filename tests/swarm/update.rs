@@ -1,17 +1,20 @@
 //! What operators do to a service, under load: nobody may notice.
 
+use std::slice;
 use std::time::Duration;
 
 use steer_tests::agent::Attach;
 use steer_tests::clients::{Clients, Host, cut};
 use steer_tests::docker::ServiceSpec;
-use steer_tests::long_lived::LongLived;
-use steer_tests::wait_until;
+use steer_tests::long_lived::{LongLived, go_on};
 use steer_tests::world::HOST;
+use steer_tests::{pace, wait_until};
 
 use super::{PORT, client, manager, split, web};
 
 const LIMIT: Duration = Duration::from_secs(30);
+/// For an answer that nobody gives.
+const SHORT: Duration = Duration::from_secs(1);
 /// What `steer.hold` is where no label says otherwise.
 const HOLD_MS: f64 = 10_000.0;
 
@@ -168,21 +171,39 @@ fn scaling_loses_nothing() {
 #[test]
 fn a_changed_port_is_followed_and_what_is_open_on_the_old_one_stays_as_long_as_its_task() {
     let Some(mut host) = manager(Attach::Tc) else { return };
-    host.docker.create_service(web().publish(9001, 5001).serves_on(3).start_first());
+    host.docker.create_service(web().publish(9001, 5001).serves_on(8).start_first());
     settled(&mut host, 1, "greeter:v1");
     let open = LongLived::start(&host.world.client, (HOST, 9001));
-    host.docker.publish("web", &[(9100, 5000), (9001, 5001)]);
+    host.docker.publish("web", &[(9100, 5000)]);
     host.agent.wait_for("the new port is a frontend", |status| {
         status.service("web").is_some_and(|web| web.frontends.iter().any(|frontend| frontend.contains(":9100")))
     });
     host.agent.wait_for("the new task is ready, the old one leaves", |status| {
         status.service("web").is_some_and(|web| web.count("ready") == 1 && web.count("draining") == 1)
     });
+    go_on(slice::from_ref(&open));
     assert_eq!(split(&client(&host, 9100), 5).len(), 1);
-    assert!(!open.is_over(), "the old task runs still");
+    let asked = client(&host, PORT).within(pace::soon(SHORT)).get("/");
+    assert!(asked.is_err(), "nobody publishes that port any more: {asked:?}");
     settled(&mut host, 1, "greeter:v1");
     let frontends = host.agent.status().service("web").map(|web| web.frontends.clone());
-    assert_eq!(frontends, Some(vec!["0.0.0.0:9001/tcp".to_owned(), "0.0.0.0:9100/tcp".to_owned()]));
+    assert_eq!(frontends, Some(vec!["0.0.0.0:9100/tcp".to_owned()]));
+}
+
+#[test]
+fn a_removed_service_gets_nothing_new_and_what_is_open_stays_as_long_as_its_task() {
+    let Some(mut host) = manager(Attach::Tc) else { return };
+    host.docker.create_service(web().publish(9001, 5001).serves_on(8));
+    settled(&mut host, 1, "greeter:v1");
+    let open = LongLived::start(&host.world.client, (HOST, 9001));
+    host.docker.remove_service("web");
+    host.agent
+        .wait_for("its task leaves", |status| status.service("web").is_some_and(|web| web.count("draining") == 1));
+    go_on(slice::from_ref(&open));
+    let steered = host.agent.counter("steer_new");
+    let asked = client(&host, PORT).within(pace::soon(SHORT)).get("/");
+    assert_eq!(host.agent.counter("steer_new"), steered, "{asked:?}");
+    host.agent.wait_for("nothing is left of it", |status| status.services.is_empty());
 }
 
 /// The mesh has given the port away before the first task that serves it is told to end.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use steer_tests::agent::{Agent, Attach};
 use steer_tests::clients::{Clients, cut};
-use steer_tests::docker::Docker;
+use steer_tests::docker::{Docker, has_mesh};
 use steer_tests::http::Http;
 use steer_tests::long_lived::LongLived;
 use steer_tests::skip::{self, Need};
@@ -158,7 +158,7 @@ fn a_worker_follows_an_update_under_load() {
         assert_eq!(cut(report), 0, "{report:#?}");
     }
     // Without `ip_vs` there is no mesh: what is left to it has failed.
-    let may_fail = if std::path::Path::new("/proc/net/ip_vs").exists() { 0 } else { left };
+    let may_fail = if has_mesh() { 0 } else { left };
     assert!(fared.close.failed + fared.keepalive.failed <= may_fail, "{left}: {fared}");
 }
 

@@ -27,7 +27,7 @@ pub use self::engine::Engine;
 pub use self::proxy::Proxy;
 pub use self::service::ServiceSpec;
 pub use self::spec::{ContainerSpec, Health};
-pub use self::swarm::Task;
+pub use self::swarm::{Task, has_mesh};
 use crate::netns::Ns;
 use crate::{World, cleanup, wait_until};
 

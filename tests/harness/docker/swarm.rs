@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use bollard::models::{
@@ -19,6 +21,12 @@ use crate::docker::Container;
 use crate::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// Whether Swarm's own balancing works on this kernel: it has `ip_vs`, which Docker loads when it needs it.
+pub fn has_mesh() -> bool {
+    let may_load = || Command::new("modprobe").args(["--dry-run", "--quiet", "ip_vs"]).status();
+    Path::new("/proc/net/ip_vs").exists() || may_load().is_ok_and(|status| status.success())
+}
 
 /// One task of a service on this Docker's node, or on any.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use super::{Args, qemu::Accelerator};
 
-/// In seconds: of one test binary, and of all that run in one machine.
+/// In seconds: of one test binary, and of all that run in one system, on one machine and on several.
 const TEST: u64 = 900;
 const MACHINE: u64 = 5400;
 /// In software: much of a test's time is waiting, so four times as long, and not ten. The machine's is what a job of CI, which may
@@ -16,7 +16,7 @@ const EMULATED_MACHINE: u64 = 14_400;
 pub(crate) struct Limits {
     /// Of one test binary.
     pub(crate) test: Duration,
-    /// Of all of them together in one machine.
+    /// Of all of them together in one system.
     pub(crate) machine: Duration,
 }
 
@@ -33,7 +33,7 @@ impl Limits {
         }
     }
 
-    /// Of a test binary, in a machine that has run for so long; `None`: its time is over.
+    /// Of a test binary, in a system whose tests have run for so long; `None`: its time is over.
     pub(crate) fn left(self, elapsed: Duration) -> Option<Duration> {
         let left = self.machine.saturating_sub(elapsed);
         (!left.is_zero()).then(|| left.min(self.test))

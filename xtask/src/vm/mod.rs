@@ -240,7 +240,7 @@ impl Harness<'_> {
         let mut column = Column::new(suite.name());
         record.about().clone_into(&mut column.about);
         column.problems.extend_from_slice(record.problems());
-        Ok(System { disk, logs, record, column, consoles: Vec::new() })
+        Ok(System { disk, logs, record, column, consoles: Vec::new(), began: Instant::now() })
     }
 
     /// All that every result in a system depends on, in words: with this program, which knows how machines are started and results
@@ -302,11 +302,10 @@ impl Harness<'_> {
     fn run_all(&self, batch: &Batch, session: &mut Session, system: &mut System) -> Result<()> {
         let Self { args, .. } = self;
         let Batch { tests, env, limits } = batch;
-        let began = Instant::now();
         for (name, of) in tests {
-            let Some(limit) = limits.left(began.elapsed()) else {
+            let Some(limit) = limits.left(system.began.elapsed()) else {
                 let seconds = limits.machine.as_secs();
-                let over = format!("{name} and what follows did not run: the machine's {seconds} s were over");
+                let over = format!("{name} and what follows did not run: the system's {seconds} s were over");
                 system.column.problems.push(over);
                 break;
             };
@@ -350,6 +349,7 @@ struct System {
     column: Column,
     /// Whose machines run, or ran last, and where what their kernels say is kept.
     consoles: Vec<(String, PathBuf)>,
+    began: Instant,
 }
 
 impl System {

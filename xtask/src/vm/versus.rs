@@ -24,7 +24,7 @@ const LAST: u64 = 1800;
 const MARK: &str = "== table\n";
 const END: &str = "== end of the table\n";
 
-/// True when every row could be measured.
+/// True when every row could be measured, and steer was at fault in none.
 pub(super) fn run(harness: &mut Harness<'_>) -> Result<bool> {
     let args = harness.args;
     let suite = match args.suites[..] {

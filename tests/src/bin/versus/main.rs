@@ -5,8 +5,9 @@
 //! ([`scenario`]), with the same app, the same clients and the same [deed](deed). Which comes first changes from row to row: what the
 //! first one leaves warm favours nobody. What clients met is counted ([`measure`]) and becomes a [`table`] for the README.
 //!
-//! It says what it measured and claims nothing: the exit code tells only whether everything could be measured. It needs a kernel
-//! with `ip_vs`; without, the mesh is dead, and `--way steer` measures steer alone.
+//! The exit code tells whether everything could be measured, and steer did nothing that it must not: no client was refused or cut off, and
+//! none met more of any failure than with the mesh alone. It needs a kernel with `ip_vs`; without, the mesh is dead, and `--way steer`
+//! measures steer alone.
 
 mod bare;
 mod deed;
@@ -63,7 +64,9 @@ fn main() -> ExitCode {
     // Guards clean up while a panic of the harness unwinds; its words are on standard error by then.
     match std::panic::catch_unwind(|| run(&rows, &ways, Duration::from_secs(args.seconds))) {
         Ok(Ok(measured)) => {
-            if measured.iter().all(|row| row.is_whole(&ways)) {
+            let faults: Vec<String> = measured.iter().flat_map(Measured::faults).collect();
+            faults.iter().for_each(|fault| eprintln!("steer must not: {fault}"));
+            if faults.is_empty() && measured.iter().all(|row| row.is_whole(&ways)) {
                 ExitCode::SUCCESS
             } else {
                 ExitCode::FAILURE

@@ -94,6 +94,13 @@ impl Figures {
         }
     }
 
+    /// What is there to be none of with steer, whatever the mesh does: failures that no task's end explains.
+    pub(crate) fn needless(&self) -> Vec<&'static str> {
+        let Self { refused, cut, other, .. } = *self;
+        let counts = [("refused", refused), ("cut", cut), ("other", other)];
+        counts.into_iter().filter(|(_, count)| *count > 0).map(|(name, _)| name).collect()
+    }
+
     /// In what clients met more of the bad with steer (`self`) than with the mesh.
     pub(crate) fn worse_than(&self, mesh: &Self) -> Vec<&'static str> {
         let counts = |figures: &Self, other: &Self| {
@@ -139,6 +146,14 @@ mod tests {
             broken: broken.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect(),
             ..Report::default()
         }
+    }
+
+    #[test]
+    fn what_no_tasks_end_explains_is_needless() {
+        let figures = |report| Figures::of(&report, &tasks(&["old"], &[("new", 1005.0)]), None);
+        assert_eq!(figures(report(&[("old", 2)])).needless(), ["refused"]);
+        assert_eq!(figures(report(&[("new", 1)])).needless(), ["refused", "cut"]);
+        assert_eq!(figures(Report::default()).needless(), Vec::<&str>::new());
     }
 
     #[test]

@@ -50,6 +50,21 @@ impl Measured {
         })
     }
 
+    /// What must not be with steer, in words: a failure that it is there to prevent, or more of a kind than with the mesh alone. Not what
+    /// stalled: a machine that is too slow does that, and the table's readers are told.
+    pub(crate) fn faults(&self) -> Vec<String> {
+        let of = |(clients, [mesh, steer]): (&str, [Option<&Figures>; 2])| {
+            let steer = steer?;
+            let mut kinds = steer.needless();
+            kinds.extend(mesh.map(|mesh| steer.worse_than(mesh)).unwrap_or_default());
+            kinds.retain(|kind| *kind != "stalled");
+            kinds.sort_unstable();
+            kinds.dedup();
+            (!kinds.is_empty()).then(|| format!("{}, {clients}: {}", self.row, kinds.join(", ")))
+        };
+        self.pairs().into_iter().filter_map(of).collect()
+    }
+
     fn pairs(&self) -> [(&'static str, [Option<&Figures>; 2]); 2] {
         let pair =
             |figures: fn(&Fared) -> &Figures| [self.mesh.as_ref().map(figures), self.steer.as_ref().map(figures)];
@@ -254,6 +269,18 @@ mod tests {
     fn where_steer_is_worse_the_table_says_so() {
         let text = render(&machine(), &measured(Some(fared(0)), Some(fared(2))));
         assert!(text.contains("\nsteer is worse: none: docker stop of a task, new: refused.\n"), "{text}");
+    }
+
+    #[test]
+    fn what_must_not_be_is_a_fault_and_what_only_the_mesh_does_is_none() {
+        let faults = |mesh, steer| measured(mesh, steer).iter().flat_map(Measured::faults).collect::<Vec<_>>();
+        assert_eq!(faults(Some(fared(50)), Some(fared(0))), Vec::<String>::new());
+        assert_eq!(faults(Some(fared(50)), Some(fared(2))), ["none: docker stop of a task, new: refused"]);
+        assert_eq!(faults(None, Some(fared(2))), ["none: docker stop of a task, new: refused"]);
+        let slow = Fared { keepalive: Figures { stalled: 9, ..fared(0).keepalive }, ..fared(0) };
+        assert_eq!(faults(Some(fared(0)), Some(slow)), Vec::<String>::new());
+        let reset = Fared { keepalive: Figures { reset: 1, ..fared(0).keepalive }, ..fared(0) };
+        assert_eq!(faults(Some(fared(0)), Some(reset)), ["none: docker stop of a task, kept: reset"]);
     }
 
     #[test]
