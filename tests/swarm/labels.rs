@@ -1,7 +1,11 @@
 //! Labels of a service's containers.
 
+use std::time::Duration;
+
 use steer_tests::agent::Attach;
 use steer_tests::docker::ServiceSpec;
+use steer_tests::pace;
+use steer_tests::world::CLIENT;
 
 use super::{client, manager, split, web};
 
@@ -28,4 +32,22 @@ fn labels_refine_what_is_steered_and_bad_ones_hurt_nobody_else() {
     let mut labels: Vec<_> = status.problems.iter().filter_map(|problem| problem.label.as_deref()).collect();
     labels.sort_unstable();
     assert_eq!(labels, ["steer.weight"], "{status}");
+}
+
+/// Whom the list leaves out is not the mesh's either, which would let everybody in.
+#[test]
+fn an_allow_list_keeps_out_of_a_task_whom_it_does_not_name() {
+    let Some(mut host) = manager(Attach::Tc) else { return };
+    let service =
+        |name: &str, port: u16, allow: &str| ServiceSpec::greeter(name).publish(port, 5000).label("steer.allow", allow);
+    host.docker.create_service(service("open", 9001, &format!("192.0.2.0/24, {CLIENT}")));
+    host.docker.create_service(service("shut", 9002, "192.0.2.0/24"));
+    host.agent.wait_ready("open", 1);
+    host.agent.wait_ready("shut", 1);
+    assert_eq!(split(&client(&host, 9001), 5).len(), 1);
+    let passed = host.agent.counter("pass_mesh");
+    let asked = client(&host, 9002).within(pace::soon(Duration::from_secs(1))).get("/");
+    assert!(asked.is_err(), "{asked:?}");
+    assert!(host.agent.counter("drop_not_allowed") > 0);
+    assert_eq!(host.agent.counter("pass_mesh"), passed);
 }

@@ -63,9 +63,32 @@ fn a_task_that_is_stopped_or_killed_behind_swarms_back_is_out_at_once_and_replac
     for report in [&fared.close, &fared.keepalive] {
         assert_eq!((report.failed, report.stalled), (0, 0), "{report:#?}");
     }
+    let clients = steer_tests::clients::Clients::start(&host.world, PORT);
     let killed = first(&host);
     killed.kill("KILL");
     host.agent.wait_state(&killed.name, "gone");
     host.agent.wait_ready("web", 3);
+    clients.flow_on();
+    let fared = clients.finish();
+    eprintln!("kill -9: {fared}");
+    for report in [&fared.close, &fared.keepalive] {
+        // What was open to it has ended with it.
+        assert_eq!((report.failures.refused, report.stalled), (0, 0), "{report:#?}");
+    }
     assert_eq!(split(&client(&host, PORT), 12).len(), 3);
+}
+
+#[test]
+fn a_paused_task_gets_nothing_until_it_goes_on() {
+    let Some(mut host) = manager(Attach::Tc) else { return };
+    host.docker.create_service(web().replicas(2));
+    host.agent.wait_ready("web", 2);
+    let paused = host.docker.task_containers("web").remove(0);
+    paused.pause();
+    host.agent.wait_state(&paused.name, "unready");
+    let answered = split(&client(&host, PORT), 10);
+    assert!(answered.len() == 1 && !answered.contains_key(&paused.name), "{answered:?}");
+    paused.unpause();
+    host.agent.wait_ready("web", 2);
+    assert_eq!(split(&client(&host, PORT), 10).len(), 2);
 }
