@@ -62,7 +62,7 @@ impl Agent {
                     format!("{error:#}; what is steered stays as it is, and is read anew when Docker is back");
                 tracing::error!(error = message, "Docker's event stream is lost");
                 self.docker = Link::Lost;
-                let problem = Problem { container: "Docker".to_owned(), label: None, message };
+                let problem = Problem::of("Docker", message);
                 self.problems.insert(Source::Docker, vec![problem]);
             }
             Feed::Event(Event { kind: EventKind::Swarm, .. }) => self.swarm_told(),
@@ -165,7 +165,7 @@ impl Agent {
             Answer::List(turn, Err(error)) => {
                 if self.questions.listed(turn) && self.docker.is_connected() {
                     let message = format!("{error:#}; what is known stays, and the next resync asks again");
-                    let problem = Problem { container: "Docker".to_owned(), label: None, message };
+                    let problem = Problem::of("Docker", message);
                     self.say(Source::Docker, vec![problem]);
                 }
             }

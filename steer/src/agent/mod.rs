@@ -144,7 +144,7 @@ impl Agent {
                  `steer detach`"
             );
             tracing::warn!("{message}");
-            problems.insert(Source::Settings, vec![Problem { container: "steer".to_owned(), label: None, message }]);
+            problems.insert(Source::Settings, vec![Problem::of("steer", message)]);
         }
         let host_addresses = HostAddresses::of_earlier(applied.wildcard_addresses(), clock::since_boot());
         let (questions, answers) = questions::Questions::new();

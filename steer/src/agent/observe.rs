@@ -58,7 +58,7 @@ impl Agent {
                 self.insert(tracked);
             }
             Err(error) => {
-                let problem = Problem { container: container.name.clone(), label: None, message: format!("{error:#}") };
+                let problem = Problem::of(container.name.clone(), format!("{error:#}"));
                 self.keep_or_refuse(&container.id, problem, |before| before.run == container.started_at);
             }
         }

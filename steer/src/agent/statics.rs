@@ -36,7 +36,7 @@ impl Agent {
                 let id = ContainerId::of_netns(&backend.netns);
                 if let Err(error) = self.read_static(&id, service, backend) {
                     let message = format!("{error:#}");
-                    let problem = Problem { container: backend.name.clone(), label: None, message };
+                    let problem = Problem::of(backend.name.clone(), message);
                     let there = identity(&backend.netns);
                     let is_same = |before: &Tracked| there.is_some() && before.netns.identity() == there;
                     self.keep_or_refuse(&id, problem, is_same);

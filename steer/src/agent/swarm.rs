@@ -88,7 +88,7 @@ impl Agent {
             Err(error) => {
                 let message =
                     format!("{error:#}; what is known of its services and tasks stays, and is asked for anew");
-                self.say(Source::Swarm, vec![Problem { container: "Swarm".to_owned(), label: None, message }]);
+                self.say(Source::Swarm, vec![Problem::of("Swarm", message)]);
                 return false;
             }
         };
@@ -250,7 +250,7 @@ fn untold(swarm: &Swarm, is_kept: bool) -> impl Iterator<Item = Problem> {
     };
     let problem = move |Untold { why, .. }: &Untold| {
         let message = format!("{why}; {outcome}, and it is asked for anew");
-        Problem { container: "Swarm".to_owned(), label: None, message }
+        Problem::of("Swarm", message)
     };
     swarm.untold.iter().map(problem)
 }

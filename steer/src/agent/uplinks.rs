@@ -96,7 +96,7 @@ impl Agent {
                 self.uplinks.attached.insert(link.name.clone(), attached);
             }
             if let Some(error) = refused {
-                problems.push(Problem { container: link.name, label: None, message: format!("{error:#}") });
+                problems.push(Problem::of(link.name, format!("{error:#}")));
             }
         }
         self.uplinks.attached.retain(|name, _| names.contains(name));

@@ -3,14 +3,13 @@
 //! A pinned link outlives the agent: that is what keeps packets flowing while there is none.
 
 use std::fs::File;
-use std::io;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
 use aya::Ebpf;
-use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::links::FdLink;
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::xdp::{XdpLink, XdpMode};
 use aya::programs::{
@@ -18,10 +17,9 @@ use aya::programs::{
 };
 use steer_common::limits::ABI;
 
-use super::detach::remove_file;
 use super::load::{program, program_mut};
 use super::paths::{LinkName, Paths};
-use super::{clsact, others};
+use super::{clsact, others, pins};
 use crate::host::links;
 
 /// Attaches to an uplink by XDP. Where another version's program is, this one's takes its place in one step.
@@ -31,10 +29,10 @@ pub fn xdp(bpf: &mut Ebpf, paths: &Paths, interface: &str, mode: XdpMode) -> Res
     let xdp: &mut Xdp = program_mut(bpf, program::UPLINK_XDP)?;
     if runs_otherwise(interface, mode)? {
         // A link keeps the mode that it was made with.
-        remove_file(&pin)?;
+        pins::remove(&pin)?;
         wait_until_off(interface)?;
     }
-    if let Some(link) = pinned(&pin)? {
+    if let Some(link) = pins::open(&pin)? {
         let adopted =
             XdpLink::try_from(link).map_err(anyhow::Error::from).and_then(|link| Ok(xdp.attach_to_link(link)?));
         match adopted {
@@ -43,7 +41,7 @@ pub fn xdp(bpf: &mut Ebpf, paths: &Paths, interface: &str, mode: XdpMode) -> Res
                 drop(FdLink::try_from(xdp.take_link(id)?)?);
                 return Ok(());
             }
-            Err(error) => unpin_defunct(&pin, &error)?,
+            Err(error) => pins::remove_defunct(&pin, &error)?,
         }
     }
     let id = xdp.attach(interface, mode).with_context(|| {
@@ -54,7 +52,7 @@ pub fn xdp(bpf: &mut Ebpf, paths: &Paths, interface: &str, mode: XdpMode) -> Res
     let link = FdLink::try_from(xdp.take_link(id)?).map_err(|_| {
         anyhow!("the kernel gave no link for XDP on {interface}: such an attachment would end with the agent")
     })?;
-    pin_link(link, &pin)
+    pins::put(link, &pin)
 }
 
 /// Attaches a program to an interface's tcx ingress, before other programs, those of other versions of steer among them; to clsact,
@@ -66,7 +64,7 @@ fn tcx(bpf: &mut Ebpf, name: &str, paths: &Paths, link: &LinkName, interface: &s
         return clsact::attach(tc, &paths.instance, pin, interface)
             .with_context(|| format!("attaching {name} to {interface}"));
     }
-    if let Some(link) = pinned(pin)? {
+    if let Some(link) = pins::open(pin)? {
         let adopted = SchedClassifierLink::try_from(link)
             .map_err(anyhow::Error::from)
             .and_then(|link| Ok(tc.attach_to_link(link)?));
@@ -76,26 +74,21 @@ fn tcx(bpf: &mut Ebpf, name: &str, paths: &Paths, link: &LinkName, interface: &s
                 return Ok(());
             }
             // The interface is gone, or has come back under the same name: the old link leads nowhere.
-            Err(error) => unpin_defunct(pin, &error)?,
+            Err(error) => pins::remove_defunct(pin, &error)?,
         }
     }
     let order = TcAttachOptions::TcxOrder(LinkOrder::first());
     let id = tc
         .attach_with_options(interface, TcAttachType::Ingress, order)
         .with_context(|| format!("attaching {name} to tcx ingress of {interface}"))?;
-    pin_link(FdLink::try_from(tc.take_link(id)?)?, pin)
+    pins::put(FdLink::try_from(tc.take_link(id)?)?, pin)
 }
 
 /// An interface that is attached to has another name now: its links stay as they are, and are called after it.
 pub fn rename(paths: &Paths, from: &str, to: &str) -> Result<()> {
     for link in [LinkName::Xdp, LinkName::Tcx] {
         let [from, to] = [from, to].map(|interface| paths.link(&link(interface.to_owned())));
-        match std::fs::rename(&from, &to) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("renaming the pin {} to {}", from.display(), to.display()));
-            }
-            _ => {}
-        }
+        pins::rename(&from, &to)?;
     }
     Ok(())
 }
@@ -125,16 +118,16 @@ pub fn sockets(bpf: &mut Ebpf, paths: &Paths, cgroup: &Path) -> Result<()> {
     for name in program::SOCKET_ADDR {
         let hook: &mut CgroupSockAddr = program_mut(bpf, name)?;
         let id = hook.attach(&root, CgroupAttachMode::Single).with_context(|| attaching_to(name, cgroup))?;
-        replace_pin(FdLink::try_from(hook.take_link(id)?)?, &paths.link(&LinkName::Cgroup(name.to_owned())))?;
+        pins::replace(FdLink::try_from(hook.take_link(id)?)?, &paths.link(&LinkName::Cgroup(name.to_owned())))?;
     }
     let name = program::ESTABLISHED;
     let hook: &mut SockOps = program_mut(bpf, name)?;
     let id = hook.attach(&root, CgroupAttachMode::Single).with_context(|| attaching_to(name, cgroup))?;
-    replace_pin(FdLink::try_from(hook.take_link(id)?)?, &paths.link(&LinkName::Cgroup(name.to_owned())))?;
+    pins::replace(FdLink::try_from(hook.take_link(id)?)?, &paths.link(&LinkName::Cgroup(name.to_owned())))?;
     let name = program::RELEASE;
     let hook: &mut CgroupSock = program_mut(bpf, name)?;
     let id = hook.attach(&root, CgroupAttachMode::Single).with_context(|| attaching_to(name, cgroup))?;
-    replace_pin(FdLink::try_from(hook.take_link(id)?)?, &paths.link(&LinkName::Cgroup(name.to_owned())))
+    pins::replace(FdLink::try_from(hook.take_link(id)?)?, &paths.link(&LinkName::Cgroup(name.to_owned())))
 }
 
 /// Attaches to the kernel's tracepoints, likewise: for a moment two sets are attached, and an edge that both see counts twice.
@@ -143,7 +136,7 @@ pub fn tracepoints(bpf: &mut Ebpf, paths: &Paths) -> Result<()> {
         let hook: &mut RawTracePoint = program_mut(bpf, name)?;
         let id = hook.attach(tracepoint).with_context(|| format!("attaching to the tracepoint {tracepoint}"))?;
         let link = FdLink::from(hook.take_link(id)?);
-        replace_pin(link, &paths.link(&LinkName::Tracepoint(tracepoint.to_owned())))?;
+        pins::replace(link, &paths.link(&LinkName::Tracepoint(tracepoint.to_owned())))?;
     }
     Ok(())
 }
@@ -164,23 +157,12 @@ pub fn remove(paths: &Paths, name: &LinkName) -> Result<()> {
     if pin.exists() {
         clsact::detach(&paths.instance, name, ABI)?;
     }
-    remove_file(&pin)
+    pins::remove(&pin)
 }
 
 /// The links that are pinned.
 pub fn links(paths: &Paths) -> Result<Vec<LinkName>> {
-    links_in(&paths.links)
-}
-
-/// The links that are pinned in a directory.
-pub(super) fn links_in(directory: &Path) -> Result<Vec<LinkName>> {
-    let entries = match std::fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("listing {}", directory.display())),
-    };
-    let names = entries.filter_map(|entry| LinkName::parse(entry.ok()?.file_name().to_str()?));
-    Ok(names.collect())
+    pins::links(&paths.links)
 }
 
 /// The kernel takes a link off a moment after its pin is gone, and tells nobody when: there is room for one program alone.
@@ -207,33 +189,4 @@ fn runs_otherwise(interface: &str, wanted: XdpMode) -> Result<bool> {
         Some(links::XdpMode::Native) => wanted == XdpMode::Skb,
         Some(links::XdpMode::Offloaded | links::XdpMode::Several) | None => false,
     })
-}
-
-fn pinned(pin: &Path) -> Result<Option<FdLink>> {
-    if !pin.exists() {
-        return Ok(None);
-    }
-    match PinnedLink::from_pin(pin) {
-        Ok(link) => Ok(Some(link.into())),
-        Err(error) => bail!("opening the pinned link {}: {error}", pin.display()),
-    }
-}
-
-fn unpin_defunct(pin: &Path, error: &anyhow::Error) -> Result<()> {
-    tracing::debug!(pin = %pin.display(), error = format!("{error:#}"), "pinned link leads nowhere, attaching anew");
-    std::fs::remove_file(pin).with_context(|| format!("removing the pin {}", pin.display()))
-}
-
-fn pin_link(link: FdLink, pin: &Path) -> Result<()> {
-    link.pin(pin).map(drop).with_context(|| format!("pinning the link at {}", pin.display()))
-}
-
-/// Pins a new link in the place of an old one, which ends by it. At no moment is neither of them pinned: an agent may be killed at any.
-fn replace_pin(link: FdLink, pin: &Path) -> Result<()> {
-    let name = pin.file_name().unwrap_or_default().to_string_lossy();
-    // No name of a link's: whatever is left of it is not taken for one.
-    let new = pin.with_file_name(format!("new-{name}"));
-    remove_file(&new)?;
-    pin_link(link, &new)?;
-    std::fs::rename(&new, pin).with_context(|| format!("renaming the pin {} to {name}", new.display()))
 }

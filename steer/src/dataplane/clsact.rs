@@ -17,8 +17,8 @@ use aya::util::KernelVersion;
 use nix::libc;
 use steer_common::limits::ABI;
 
-use super::detach::remove_file;
 use super::paths::{DEFAULT_INSTANCE, LinkName};
+use super::pins;
 use crate::host::filters;
 
 /// Before the filters of others: clients of frontends are nobody else's business.
@@ -64,7 +64,7 @@ pub(super) fn attach(program: &mut SchedClassifier, instance: &str, pin: &Path, 
     };
     // It is to outlive this process; dropping it would detach the program.
     std::mem::forget(program.take_link(id)?);
-    remove_file(pin)?;
+    pins::remove(pin)?;
     program.pin(pin).with_context(|| format!("pinning the program at {}", pin.display()))
 }
 

@@ -1,6 +1,5 @@
 //! Takes everything away: the host is as it was before.
 
-use std::io;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -11,7 +10,7 @@ use steer_common::service::{FrontendEntry, FrontendKey};
 use super::absent::found;
 use super::paths::{LinkName, MAPS, Paths};
 use super::read::{open, walk};
-use super::{attach, clsact, others, vips};
+use super::{clsact, others, pins, vips};
 
 /// Closes every frontend to new flows, and leaves virtual addresses to Swarm; what is known is followed. For a host whose agent is
 /// gone: a living one does this itself, and the next one opens them again when it reconciles.
@@ -30,19 +29,19 @@ pub fn now(paths: &Paths) -> Result<()> {
     // Links first: a program without maps is no use, maps without a program do no harm.
     remove_links(&paths.instance, &paths.links, Some(ABI))?;
     others::remove(paths)?;
-    remove_all(&paths.memory.join(MAPS))?;
-    remove_directory(&paths.memory)?;
-    remove_all(&paths.maps)?;
-    remove_directory(&paths.pins)?;
-    remove_directory(&paths.all)?;
+    pins::remove_all(&paths.memory.join(MAPS))?;
+    pins::remove_directory(&paths.memory)?;
+    pins::remove_all(&paths.maps)?;
+    pins::remove_directory(&paths.pins)?;
+    pins::remove_directory(&paths.all)?;
     for file in [&paths.socket, &paths.lock] {
-        remove_file(file)?;
+        pins::remove(file)?;
     }
     if let Some(run) = paths.socket.parent() {
         let own_cgroup = run.join("cgroup2");
         if own_cgroup.exists() {
             let _ = nix::mount::umount(&own_cgroup);
-            remove_directory(&own_cgroup)?;
+            pins::remove_directory(&own_cgroup)?;
         }
         let _ = std::fs::remove_dir(run);
     }
@@ -52,47 +51,13 @@ pub fn now(paths: &Paths) -> Result<()> {
 /// Takes all links of a version away; `None` = there are none that are filters. Where clients come in, then where replies do: what the
 /// one lets in, the other must let out. Where a pin is not all there is to a link (see [`clsact`]), the rest goes first.
 pub(super) fn remove_links(instance: &str, directory: &Path, version: Option<u32>) -> Result<()> {
-    let mut names = attach::links_in(directory)?;
+    let mut names = pins::links(directory)?;
     names.sort_by_key(|name| matches!(name, LinkName::Veth(_)));
     for name in names {
         if let Some(version) = version {
             clsact::detach(instance, &name, version).with_context(|| format!("detaching {name}"))?;
         }
-        remove_file(&directory.join(name.to_string()))?;
+        pins::remove(&directory.join(name.to_string()))?;
     }
-    remove_all(directory)
-}
-
-/// Removes a directory of pins, with all that is in it.
-pub(super) fn remove_all(directory: &Path) -> Result<()> {
-    let entries = match std::fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).with_context(|| format!("listing {}", directory.display())),
-    };
-    for entry in entries {
-        let path = entry.with_context(|| format!("listing {}", directory.display()))?.path();
-        remove_file(&path)?;
-    }
-    remove_directory(directory)
-}
-
-/// Removes a file, if it is there.
-pub(super) fn remove_file(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing {}", path.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Removes a directory, if it is there.
-pub(super) fn remove_directory(path: &Path) -> Result<()> {
-    match std::fs::remove_dir(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing {}", path.display()))
-        }
-        _ => Ok(()),
-    }
+    pins::remove_all(directory)
 }

@@ -3,6 +3,7 @@
 //! | module | does |
 //! |---|---|
 //! | [`paths`] | where the pins are |
+//! | `pins` | the pins: listed, put, replaced, removed |
 //! | [`prepare`] | mounts what is not mounted |
 //! | [`load`] | puts the programs into the kernel, with the maps that are pinned already |
 //! | [`attach`] | puts them on their hooks, or replaces what is there, atomically |
@@ -39,6 +40,7 @@ pub mod maps;
 pub mod notices;
 pub mod others;
 pub mod paths;
+mod pins;
 pub mod prepare;
 pub mod read;
 pub mod replay;

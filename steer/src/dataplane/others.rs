@@ -3,13 +3,13 @@
 //! Its programs steer on until this version's do: see `agent::takeover`. What both know is what the sockets of backends remember,
 //! which is pinned beside the versions: by that this one knows the other's connections again.
 
-use std::io;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
-use super::detach::{remove_all, remove_directory, remove_links};
+use super::detach::remove_links;
 use super::paths::{LINKS, LinkName, MAPS, Paths};
+use super::pins;
 
 /// A directory beside this version's.
 struct Other {
@@ -29,12 +29,7 @@ pub(super) fn inherit_xdp(paths: &Paths, interface: &str) -> Result<()> {
     let name = LinkName::Xdp(interface.to_owned());
     for other in list(paths)? {
         let (from, to) = (other.path.join(LINKS).join(name.to_string()), paths.link(&name));
-        match std::fs::rename(&from, &to) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("moving {} to {}", from.display(), to.display()));
-            }
-            _ => {}
-        }
+        pins::rename(&from, &to)?;
     }
     Ok(())
 }
@@ -43,21 +38,15 @@ pub(super) fn inherit_xdp(paths: &Paths, interface: &str) -> Result<()> {
 pub fn remove(paths: &Paths) -> Result<()> {
     for Other { path, version } in list(paths)? {
         remove_links(&paths.instance, &path.join(LINKS), version)?;
-        remove_all(&path.join(MAPS))?;
-        remove_directory(&path)?;
+        pins::remove_all(&path.join(MAPS))?;
+        pins::remove_directory(&path)?;
     }
     Ok(())
 }
 
 fn list(paths: &Paths) -> Result<Vec<Other>> {
-    let entries = match std::fs::read_dir(&paths.all) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("listing {}", paths.all.display())),
-    };
     let mut others = Vec::new();
-    for entry in entries {
-        let entry = entry.with_context(|| format!("listing {}", paths.all.display()))?;
+    for entry in pins::entries(&paths.all)? {
         let path = entry.path();
         // What is no directory is nobody's: versions have one each.
         let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());

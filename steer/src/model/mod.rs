@@ -242,6 +242,13 @@ pub struct Problem {
     pub message: String,
 }
 
+impl Problem {
+    /// One that is no label's.
+    pub fn of(container: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { container: container.into(), label: None, message: message.into() }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.label {

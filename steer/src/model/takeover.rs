@@ -30,7 +30,7 @@ pub fn problems<'a>(undescribed: impl Iterator<Item = &'a ContainerId>, waited: 
             "Docker does not describe it; until it does, or {LIMIT:?} are over, another version of steer goes on as it was \
              left. Then this one takes its place: connections of this container that are used before it is described are reset"
         );
-        Problem { container: id.to_string(), label: None, message }
+        Problem::of(id.to_string(), message)
     };
     undescribed.filter(|_| waited >= TOLD_AFTER).map(problem).collect()
 }

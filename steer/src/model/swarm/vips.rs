@@ -145,7 +145,7 @@ pub fn tables(observed: &VipFacts<'_>, ids: &mut Ids) -> (VipTables, Vec<Problem
     for (vip, askers) in asked {
         let mut problem = |message: String| {
             let message = format!("virtual address {} in network {}: {message}", vip.address, vip.network);
-            problems.push(Problem { container: vip.service.clone(), label: None, message });
+            problems.push(Problem::of(vip.service.clone(), message));
         };
         let Some(id) = ids.of(vip) else {
             problem(format!("{MAX_VIPS} are steered already: this one is left to Swarm"));
