@@ -30,7 +30,8 @@ fn name(mut stream: &TcpStream) -> String {
     String::from_utf8_lossy(&name).trim_end().to_owned()
 }
 
-fn upgrades(attach: Attach) {
+/// `next` is how the newer versions attach.
+fn upgrades(attach: Attach, next: Attach) {
     let Some(mut host) = Host::set(attach) else { return };
     host.docker.run_all(["one", "two", "three"].map(replica));
     let slow = ContainerSpec::greeter("slow").label("steer.port", "9003:5001").label("steer.service", "slow");
@@ -53,6 +54,7 @@ fn upgrades(attach: Attach) {
         host.agent.kill9();
         host.agent.grow_old();
         clients.flow_on();
+        host.agent.change_attach(next);
         host.agent.restart();
         host.agent.wait_ready(SERVICE, 3);
         host.agent.wait_alone();
@@ -63,7 +65,11 @@ fn upgrades(attach: Attach) {
         (&says_nothing).write_all(b"?").expect("it is open");
         assert_eq!(name(&says_nothing), "slow", "after upgrade {upgrade}");
         let [by_packets, by_replies] = ["follow_recovered", "reply_recovered"].map(|name| host.agent.counter(name));
-        eprintln!("{} upgrade {upgrade}: known again by a packet {by_packets}, by a reply {by_replies}", attach.word());
+        eprintln!(
+            "{} upgrade {upgrade}, over {}: known again by a packet {by_packets}, by a reply {by_replies}",
+            attach.word(),
+            next.word()
+        );
         assert!(by_packets + by_replies > lives.len() as u64, "{by_packets} and {by_replies}");
     }
     let fared = clients.finish();
@@ -79,12 +85,18 @@ fn upgrades(attach: Attach) {
 
 #[test]
 fn an_upgrade_with_another_layout_breaks_and_refuses_no_connection_over_tc() {
-    upgrades(Attach::Tc);
+    upgrades(Attach::Tc, Attach::Tc);
 }
 
 #[test]
 fn an_upgrade_with_another_layout_breaks_and_refuses_no_connection_over_xdp() {
-    upgrades(Attach::Xdp);
+    upgrades(Attach::Xdp, Attach::Xdp);
+}
+
+/// The old version's XDP stands before whatever the new one attaches.
+#[test]
+fn an_upgrade_with_another_layout_breaks_and_refuses_no_connection_where_xdp_becomes_tc() {
+    upgrades(Attach::Xdp, Attach::Tc);
 }
 
 /// Meanwhile whoever starts gets nothing, and whoever is described waits for one who is not.
