@@ -74,12 +74,14 @@ fn upgrades(attach: Attach, next: Attach) {
     }
     let fared = clients.finish();
     eprintln!("{}: {fared}", attach.word());
+    // What native XDP of a veth has taken in and not yet given on is lost when it is switched off: a SYN comes again after a second.
+    let may_stall = attach != next;
     for report in [&fared.close, &fared.keepalive].into_iter().chain(&fared.local) {
-        assert_eq!((report.failed, report.stalled), (0, 0), "{report:#?}");
+        assert!(report.failed == 0 && (report.stalled == 0 || may_stall), "{report:#?}");
     }
     for life in lives {
         let life = life.finish_unharmed();
-        assert!(life.slowest < pace::soon(Duration::from_secs(1)), "{life:?}");
+        assert!(may_stall || life.slowest < pace::soon(Duration::from_secs(1)), "{life:?}");
     }
 }
 

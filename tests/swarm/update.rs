@@ -37,6 +37,13 @@ fn settled(host: &mut Host, n: usize, image: &str) {
     });
 }
 
+/// Waits until Swarm was asked after the tasks that there are: what these serve is no guess any more.
+#[track_caller]
+fn wait_until_ports_are_known(host: &mut Host) {
+    host.docker.create_service(ServiceSpec::greeter("later").publish(9002, 5000));
+    host.agent.wait_ready("later", 1);
+}
+
 /// How many of the service's tasks have a healthcheck.
 fn probed(host: &Host) -> usize {
     let tasks = host.docker.task_containers("web");
@@ -173,6 +180,7 @@ fn a_changed_port_is_followed_and_what_is_open_on_the_old_one_stays_as_long_as_i
     let Some(mut host) = manager(Attach::Tc) else { return };
     host.docker.create_service(web().publish(9001, 5001).serves_on(8).start_first());
     settled(&mut host, 1, "greeter:v1");
+    wait_until_ports_are_known(&mut host);
     let open = LongLived::start(&host.world.client, (HOST, 9001));
     host.docker.publish("web", &[(9100, 5000)]);
     host.agent.wait_for("the new port is a frontend", |status| {
@@ -212,9 +220,7 @@ fn a_port_that_another_service_has_now_is_answered_by_nobody_else() {
     let Some(mut host) = manager(Attach::Tc) else { return };
     host.docker.create_service(web().publish(9001, 5001).serves_on(15).start_first());
     settled(&mut host, 1, "greeter:v1");
-    // Swarm has been asked since the task came: what that serves is no guess any more.
-    host.docker.create_service(ServiceSpec::greeter("later").publish(9002, 5000));
-    host.agent.wait_ready("later", 1);
+    wait_until_ports_are_known(&mut host);
     let open = LongLived::start(&host.world.client, (HOST, 9001));
     host.docker.publish("web", &[(9100, 5000)]);
     host.docker.create_service(ServiceSpec::greeter("next").publish(PORT, 5000).publish(9001, 5001));

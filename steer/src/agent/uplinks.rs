@@ -87,7 +87,10 @@ impl Agent {
                 continue;
             }
             if has_xdp && !xdp {
-                tracing::info!(interface = link.name, "it carries VLANs by now, whose tags native XDP may not see");
+                tracing::info!(
+                    interface = link.name,
+                    "there are VLANs on it by now, or on its bridge or bond: native XDP may not see their tags"
+                );
             }
             let attached = self.attach_uplink(&link, xdp).unwrap_or_else(|error| (before, Some(error)));
             let (attached, refused) = attached;

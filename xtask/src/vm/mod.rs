@@ -81,7 +81,7 @@ pub(crate) struct Args {
     /// How long one test binary may run [default: 900, emulated 3600], or after what time no row of --versus begins [default: 3600]
     #[arg(long, value_name = "SECONDS")]
     limit: Option<u64>,
-    /// How long all of them together may run in one machine [default: 5400, emulated 14400]
+    /// How long all of them together may run in one system [default: 5400, emulated 14400]
     #[arg(long, value_name = "SECONDS")]
     machine_limit: Option<u64>,
     /// Memory of a machine

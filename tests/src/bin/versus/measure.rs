@@ -20,6 +20,8 @@ pub(crate) struct Figures {
     pub(crate) cut: u64,
     /// Requests that took a second or longer, those that were given up included.
     pub(crate) stalled: u64,
+    /// Of these, the ones that were given up.
+    pub(crate) given_up: u64,
     pub(crate) longest_ms: f64,
     /// From the start of a new task's process to the first request it answered: the median of the new tasks.
     pub(crate) first_ms: Option<f64>,
@@ -88,26 +90,33 @@ impl Figures {
             reset: cut(report),
             cut: cut_off,
             stalled: report.stalled,
+            given_up: report.failures.timeout,
             longest_ms: report.slowest_ms,
             first_ms: median(first.collect()),
             other: report.failures.status + report.failures.other,
         }
     }
 
-    /// What is there to be none of with steer, whatever the mesh does: failures that no task's end explains.
+    /// What no client must meet with steer, whatever the mesh does: failures that no task's end explains.
     pub(crate) fn needless(&self) -> Vec<&'static str> {
-        let Self { refused, cut, other, .. } = *self;
-        let counts = [("refused", refused), ("cut", cut), ("other", other)];
+        let counts = [("refused", self.refused), ("cut", self.cut)];
         counts.into_iter().filter(|(_, count)| *count > 0).map(|(name, _)| name).collect()
     }
 
     /// In what clients met more of the bad with steer (`self`) than with the mesh.
     pub(crate) fn worse_than(&self, mesh: &Self) -> Vec<&'static str> {
         let counts = |figures: &Self, other: &Self| {
-            let Self { refused, reset, cut, stalled, other: rest, .. } = *figures;
+            let Self { refused, reset, cut, stalled, given_up, other: rest, .. } = *figures;
             // Of connections to a task that ends, how many there were is chance: what counts is the part that was reset.
             let reset = reset * other.held.unwrap_or(1).max(1);
-            [("refused", refused), ("reset", reset), ("cut", cut), ("stalled", stalled), ("other", rest)]
+            [
+                ("refused", refused),
+                ("reset", reset),
+                ("cut", cut),
+                ("stalled", stalled),
+                ("given up", given_up),
+                ("other", rest),
+            ]
         };
         let both = counts(self, mesh).into_iter().zip(counts(mesh, self));
         both.filter(|((_, steer), (_, mesh))| steer > mesh).map(|((name, _), _)| name).collect()

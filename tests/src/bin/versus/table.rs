@@ -51,13 +51,13 @@ impl Measured {
     }
 
     /// What must not be with steer, in words: a failure that it is there to prevent, or more of a kind than with the mesh alone. Not what
-    /// stalled: a machine that is too slow does that, and the table's readers are told.
+    /// chance decides: who stalls where the machine is too slow, and whether one request more is under way to a task that ends.
     pub(crate) fn faults(&self) -> Vec<String> {
         let of = |(clients, [mesh, steer]): (&str, [Option<&Figures>; 2])| {
             let steer = steer?;
             let mut kinds = steer.needless();
             kinds.extend(mesh.map(|mesh| steer.worse_than(mesh)).unwrap_or_default());
-            kinds.retain(|kind| *kind != "stalled");
+            kinds.retain(|kind| !["stalled", "reset"].contains(kind));
             kinds.sort_unstable();
             kinds.dedup();
             (!kinds.is_empty()).then(|| format!("{}, {clients}: {}", self.row, kinds.join(", ")))
@@ -202,11 +202,12 @@ fn markdown(out: &mut String, rows: &[Vec<String>]) -> std::fmt::Result {
 
 /// For whoever watches.
 pub(crate) fn one_line(figures: &Figures) -> String {
-    let Figures { requests, held, refused, reset, cut, stalled, longest_ms, first_ms, other } = figures;
+    let Figures { requests, held, refused, reset, cut, stalled, given_up, longest_ms, first_ms, other } = figures;
     let held = held.map(|held| format!(" ({held} kept to the victim)")).unwrap_or_default();
     let first = first_ms.map(|ms| format!(", first after {ms:.0} ms")).unwrap_or_default();
     format!(
-        "{requests} requests{held}, refused {refused}, reset {reset} (cut {cut}), stalled {stalled}, longest {longest_ms:.0} ms{first}, \
+        "{requests} requests{held}, refused {refused}, reset {reset} (cut {cut}), stalled {stalled} (given up {given_up}), \
+         longest {longest_ms:.0} ms{first}, \
          other {other}"
     )
 }
@@ -224,6 +225,7 @@ mod tests {
             reset: 0,
             cut: 0,
             stalled: 1,
+            given_up: 0,
             longest_ms: 1040.0,
             first_ms: None,
             other: 0,
@@ -279,8 +281,11 @@ mod tests {
         assert_eq!(faults(None, Some(fared(2))), ["none: docker stop of a task, new: refused"]);
         let slow = Fared { keepalive: Figures { stalled: 9, ..fared(0).keepalive }, ..fared(0) };
         assert_eq!(faults(Some(fared(0)), Some(slow)), Vec::<String>::new());
-        let reset = Fared { keepalive: Figures { reset: 1, ..fared(0).keepalive }, ..fared(0) };
-        assert_eq!(faults(Some(fared(0)), Some(reset)), ["none: docker stop of a task, kept: reset"]);
+        let kept = |figures| Some(Fared { keepalive: figures, ..fared(0) });
+        let chance = Figures { reset: 1, ..fared(0).keepalive };
+        assert_eq!(faults(Some(fared(0)), kept(chance)), Vec::<String>::new());
+        let dead = Figures { given_up: 1, ..fared(0).keepalive };
+        assert_eq!(faults(Some(fared(0)), kept(dead)), ["none: docker stop of a task, kept: given up"]);
     }
 
     #[test]
